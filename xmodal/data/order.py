@@ -1,0 +1,185 @@
+"""Which rows come at step s: a pure function of (extent sizes, seed, step), and of nothing else.
+
+An epoch is a sequence of extents, cut into *read tasks* of a fixed number of rows; each task's rows are permuted.
+Concatenated, the tasks are the epoch; global batch s is its s-th run of `global_batch` rows. The number of workers
+appears nowhere. The last batch of an epoch is filled up with padding (row -1), so nothing wraps and nothing is dropped.
+
+Random numbers are raw 64-bit draws of Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"),
+keyed through numpy's SeedSequence: both streams are frozen by numpy, so an order outlives a numpy upgrade.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+EPOCH, TASK, AUGMENT = range(3)  # what a random stream is for: streams of different purpose never meet
+
+
+def philox(seed: int, *key: int) -> np.random.Philox:
+    """The counter-based bit generator of one purpose; `seed` and `key` are non-negative integers."""
+    return np.random.Philox(np.random.SeedSequence((seed, *key)))
+
+
+def row_generator(seed: int, epoch: int, row: int) -> np.random.Generator:
+    """The randomness of one row in one epoch (crop, flip, caption): the same on whichever worker it is decoded."""
+    return np.random.Generator(philox(seed, AUGMENT, epoch, row))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of rows of one extent, before the permutation of its task."""
+
+    extent: int
+    first: int  # row inside the extent
+    rows: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """One read task: `rows` consecutive rows of an epoch, of which `skip` were delivered before a restart."""
+
+    epoch: int
+    index: int  # within the epoch
+    parts: tuple[Part, ...]
+    rows: int  # with padding; a multiple of every block size
+    skip: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The order of one corpus under one seed and one global batch size.
+
+    `extent_rows` and `extent_shard` are int arrays with one entry per extent. `shuffle=False` keeps the corpus order
+    (evaluation).
+    """
+
+    extent_rows: np.ndarray
+    extent_shard: np.ndarray
+    seed: int
+    global_batch: int
+    shuffle: bool = True
+    task_rows_wanted: int = 1024  # rows permuted together and read by one task; bounds its memory
+
+    def __post_init__(self) -> None:
+        if self.global_batch < 1:
+            raise ValueError(f"global_batch must be at least 1, not {self.global_batch}")
+        if len(self.extent_rows) != len(self.extent_shard) or not len(self.extent_rows):
+            raise ValueError("a plan needs at least one extent, and one shard number per extent")
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows of the corpus: what one epoch delivers, each exactly once."""
+        return int(self.extent_rows.sum(dtype=np.int64))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.rows // self.global_batch)
+
+    @cached_property
+    def task_rows(self) -> int:
+        """Rows of a full read task: a multiple or a divisor of the global batch, whatever the number of workers."""
+        wanted, batch = self.task_rows_wanted, self.global_batch
+        if batch <= wanted:
+            return batch * (wanted // batch)
+        return next(size for size in range(wanted, 0, -1) if batch % size == 0)
+
+    @property
+    def tasks_per_epoch(self) -> int:
+        return -(-self.steps_per_epoch * self.global_batch // self.task_rows)
+
+    def task(self, epoch: int, index: int) -> Task:
+        """The `index`-th read task of `epoch`."""
+        order, ends = epoch_order(self, epoch)
+        start = index * self.task_rows
+        rows = min(self.task_rows, self.steps_per_epoch * self.global_batch - start)
+        stop = min(start + rows, self.rows)
+        slots = range(int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, stop)) + 1)
+        parts = []
+        for slot in slots if stop > start else ():
+            end = int(ends[slot])
+            extent = int(order[slot])
+            begin = end - int(self.extent_rows[extent])
+            first = max(start, begin)
+            parts.append(Part(extent, first - begin, min(stop, end) - first))
+        return Task(epoch, index, tuple(parts), rows)
+
+    def tasks(self, start_step: int, stop_step: int) -> Iterator[Task]:
+        """The read tasks that deliver steps `start_step` to `stop_step` - 1; the first one skips what came before.
+
+        The last task may deliver more than was asked for: a reader stops at its step.
+        """
+        epoch, step = divmod(start_step, self.steps_per_epoch)
+        index, skip = divmod(step * self.global_batch, self.task_rows)
+        while epoch * self.steps_per_epoch + index * self.task_rows // self.global_batch < stop_step:
+            task = self.task(epoch, index)
+            yield Task(task.epoch, task.index, task.parts, task.rows, skip) if skip else task
+            epoch, index, skip = (epoch, index + 1, 0) if index + 1 < self.tasks_per_epoch else (epoch + 1, 0, 0)
+
+    def permutation(self, task: Task) -> np.ndarray:
+        """Positions of the task's rows (counted along `parts`) in the order of delivery; -1 is padding."""
+        real = sum(part.rows for part in task.parts)
+        order = np.arange(real)
+        if self.shuffle:
+            order = np.argsort(philox(self.seed, TASK, task.epoch, task.index).random_raw(real), kind="stable")
+        return np.concatenate([order, np.full(task.rows - real, -1)])
+
+
+@lru_cache(maxsize=2)
+def epoch_order(plan: Plan, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """The extents of `epoch` in their order, and the running sum of their rows; the last two epochs are kept."""
+    order = np.arange(len(plan.extent_rows))
+    if plan.shuffle:
+        order = spread(plan.extent_shard, philox(plan.seed, EPOCH, epoch))
+    return order, np.cumsum(plan.extent_rows[order], dtype=np.int64)
+
+
+def spread(shard: np.ndarray, bits: np.random.Philox) -> np.ndarray:
+    """A random permutation of extents in which each shard's extents lie evenly over the whole epoch.
+
+    So neighbours come from different shards, which is what a read task wants to mix: shards written source by source
+    or class by class do not arrive in lumps. The j-th of a shard's n extents (in random order) falls at (j + u) / n.
+    """
+    extents = len(shard)
+    draw = bits.random_raw(extents)
+    by_shard = np.lexsort((draw, shard))
+    counts = np.bincount(shard)
+    starts = np.cumsum(counts) - counts
+    of_shard = shard[by_shard]
+    jitter = bits.random_raw(extents) / 2.0**64
+    position = (np.arange(extents) - starts[of_shard] + jitter) / counts[of_shard]
+    return by_shard[np.argsort(position, kind="stable")]
+
+
+def block_rows(global_batch: int, world_size: int, task_rows: int, row_bytes: int, target_bytes: int = 8 << 20) -> int:
+    """Rows of a block: the largest that divides a rank's share and a task and stays near `target_bytes`.
+
+    `world_size` must divide `global_batch`. The order of rows does not depend on it: blocks only cut the stream.
+    """
+    share = int(np.gcd(global_batch // world_size, task_rows))
+    most = max(1, target_bytes // row_bytes)
+    return next(size for size in range(min(share, most), 0, -1) if share % size == 0)
+
+
+def shares(global_batch: int, weights: Sequence[float | int]) -> list[int]:
+    """Split a global batch over corpora in proportion to `weights`, by largest remainder.
+
+    The unit is the largest power of two up to 16 that divides the batch and leaves every corpus at least one unit,
+    so that the usual worker counts divide every share. The result depends on batch and weights alone.
+    """
+    scale = global_batch / sum(weights)
+    for unit in (16, 8, 4, 2, 1):
+        if global_batch % unit or global_batch // unit < len(weights):
+            continue
+        exact = [weight * scale / unit for weight in weights]
+        whole = [max(1, int(x)) for x in exact]
+        missing = global_batch // unit - sum(whole)
+        if missing < 0:
+            continue
+        by_remainder = sorted(range(len(weights)), key=lambda i: whole[i] - exact[i])
+        for i in by_remainder[:missing]:
+            whole[i] += 1
+        if sum(whole) * unit == global_batch:
+            return [size * unit for size in whole]
+    raise ValueError(f"a global batch of {global_batch} cannot be split by the weights {list(weights)}")
