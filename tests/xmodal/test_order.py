@@ -25,12 +25,12 @@ def delivered(plan, tasks):
         rows = np.concatenate(
             [starts[p.extent] + p.first + np.arange(p.rows) for p in task.parts] or [np.empty(0, int)]
         )
-        for position in plan.permutation(task)[task.skip :]:
+        for position in task.permutation()[task.skip : task.stop]:
             yield int(rows[position]) if position >= 0 else -1
 
 
 def global_batches(plan, start, stop):
-    rows = list(delivered(plan, plan.tasks(start, stop)))[: (stop - start) * plan.global_batch]
+    rows = list(delivered(plan, plan.tasks(start, stop)))
     return [rows[i : i + plan.global_batch] for i in range(0, len(rows), plan.global_batch)]
 
 

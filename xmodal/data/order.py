@@ -9,7 +9,7 @@ keyed through numpy's SeedSequence: both streams are frozen by numpy, so an orde
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -38,13 +38,24 @@ class Part:
 
 @dataclass(frozen=True)
 class Task:
-    """One read task: `rows` consecutive rows of an epoch, of which `skip` were delivered before a restart."""
+    """One read task: `rows` consecutive rows of an epoch, of which those from `skip` to `stop` are delivered."""
 
     epoch: int
     index: int  # within the epoch
     parts: tuple[Part, ...]
     rows: int  # with padding; a multiple of every block size
-    skip: int = 0
+    seed: int
+    shuffle: bool
+    skip: int  # what lies before was delivered before a restart
+    stop: int  # what lies behind is not wanted
+
+    def permutation(self) -> np.ndarray:
+        """Positions of the task's rows (counted along `parts`) in the order of delivery; -1 is padding."""
+        real = sum(part.rows for part in self.parts)
+        order = np.arange(real)
+        if self.shuffle:
+            order = np.argsort(philox(self.seed, TASK, self.epoch, self.index).random_raw(real), kind="stable")
+        return np.concatenate([order, np.full(self.rows - real, -1)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,27 +114,19 @@ class Plan:
             begin = end - int(self.extent_rows[extent])
             first = max(start, begin)
             parts.append(Part(extent, first - begin, min(stop, end) - first))
-        return Task(epoch, index, tuple(parts), rows)
+        return Task(epoch, index, tuple(parts), rows, self.seed, self.shuffle, skip=0, stop=rows)
 
     def tasks(self, start_step: int, stop_step: int) -> Iterator[Task]:
-        """The read tasks that deliver steps `start_step` to `stop_step` - 1; the first one skips what came before.
-
-        The last task may deliver more than was asked for: a reader stops at its step.
-        """
-        epoch, step = divmod(start_step, self.steps_per_epoch)
-        index, skip = divmod(step * self.global_batch, self.task_rows)
-        while epoch * self.steps_per_epoch + index * self.task_rows // self.global_batch < stop_step:
-            task = self.task(epoch, index)
-            yield Task(task.epoch, task.index, task.parts, task.rows, skip) if skip else task
-            epoch, index, skip = (epoch, index + 1, 0) if index + 1 < self.tasks_per_epoch else (epoch + 1, 0, 0)
-
-    def permutation(self, task: Task) -> np.ndarray:
-        """Positions of the task's rows (counted along `parts`) in the order of delivery; -1 is padding."""
-        real = sum(part.rows for part in task.parts)
-        order = np.arange(real)
-        if self.shuffle:
-            order = np.argsort(philox(self.seed, TASK, task.epoch, task.index).random_raw(real), kind="stable")
-        return np.concatenate([order, np.full(task.rows - real, -1)])
+        """The read tasks that deliver exactly steps `start_step` to `stop_step` - 1."""
+        row, stop = start_step * self.global_batch, stop_step * self.global_batch
+        per_epoch = self.steps_per_epoch * self.global_batch
+        while row < stop:
+            epoch, position = divmod(row, per_epoch)
+            task = self.task(epoch, position // self.task_rows)
+            skip = position % self.task_rows
+            end = min(task.rows, skip + stop - row)
+            yield replace(task, skip=skip, stop=end)
+            row += end - skip
 
 
 @lru_cache(maxsize=2)
