@@ -1,0 +1,15 @@
+"""The storage errors that a caller may want to tell apart; all are StorageError."""
+
+from xmodal.errors import StorageError
+
+
+class NotFound(StorageError):
+    """Nothing is stored under the URI."""
+
+
+class ShortRead(StorageError):
+    """The file ends before the bytes that were asked for."""
+
+
+class Changed(StorageError):
+    """The file is no longer the one with the expected etag."""

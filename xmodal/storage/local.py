@@ -1,0 +1,231 @@
+"""One local path comes in; its bytes, its entry, or the files below it go out."""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from stat import S_ISREG
+
+from xmodal.errors import StorageError
+from xmodal.storage.failures import Changed, NotFound, ShortRead
+
+PARTIAL = ".xmodal-partial"  # the suffix of a file that is being written; no listing shows it
+COPY_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored file: `size` in bytes; `etag` changes when the content does.
+
+    Locally the etag is made from the time of modification (in ns) and the size; on S3 it is the server's.
+    """
+
+    uri: str
+    size: int
+    etag: str
+
+
+@contextmanager
+def _errors_name(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFound(f"{uri} does not exist; check the path") from error
+    except OSError as error:
+        raise StorageError(f"{uri}: {error.strerror or error}; {_mend(error)}") from error
+
+
+def _mend(error: OSError) -> str:
+    return {
+        errno.EACCES: "check the permissions of the file and its directories",
+        errno.EPERM: "check the permissions of the file and its directories",
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "free some space",
+        errno.EROFS: "use a directory on a file system mounted for writing",
+        errno.EISDIR: "name a file",
+        errno.ENOTDIR: "one of the directories in the path is a file",
+        errno.ENAMETOOLONG: "use a shorter name",
+    }.get(error.errno or 0, "check the file system")
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: str) -> Iterator[int]:
+    """A descriptor to write to; `path` becomes what was written at the end, at once, or stays as it was."""
+    directory, name = os.path.split(os.path.abspath(path))
+    os.makedirs(directory, exist_ok=True)
+    partial = os.path.join(directory, f".{name[:180]}.{secrets.token_hex(6)}{PARTIAL}")
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            yield descriptor
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+    _sync_directory(directory)
+
+
+def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`; a single system call may write less."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def read_all(descriptor: int, length: int, offset: int) -> bytes:
+    """`length` bytes from `offset`, fewer only at the end of the file; a single system call may return less."""
+    parts = []
+    while length and (part := os.pread(descriptor, min(length, 1 << 30), offset)):
+        parts.append(part)
+        length, offset = length - len(part), offset + len(part)
+    return b"".join(parts)
+
+
+def copy(source: str, target: str, target_path: str) -> None:
+    """Copy one local file to `target_path`, called `target` in errors; StorageError when the source changes."""
+    with _errors_name(source), open(source, "rb", buffering=0) as file:
+        size, offset = os.fstat(file.fileno()).st_size, 0
+        with _errors_name(target), replacing(target_path) as descriptor:
+            while part := file.read(COPY_BYTES):
+                write_all(descriptor, part, offset)
+                offset += len(part)
+            if offset != size:
+                raise Changed(f"{source} changed while it was copied; copy it when nobody writes to it")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStore:
+    """The file or directory at `path`; `uri` is how the user wrote it and `prefix` starts the URIs below it."""
+
+    uri: str
+    prefix: str
+    path: str
+
+    def list_files(self) -> list[Entry]:
+        with _errors_name(self.uri):
+            if not os.path.isdir(self.path):
+                return [self.stat()]
+            return sorted(self._walk(self.path, frozenset()), key=lambda entry: entry.uri)
+
+    def _walk(self, directory: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
+        """Regular files below `directory`, through links too; `above` holds the directories on the way, so that a
+        link to one of them ends the walk there."""
+        status = os.stat(directory)
+        inside = above | {(status.st_dev, status.st_ino)}
+        if len(inside) == len(above):
+            return
+        with os.scandir(directory) as found:
+            children = list(found)
+        for child in children:
+            if child.is_dir():
+                yield from self._walk(child.path, inside)
+            elif not child.name.endswith(PARTIAL):
+                yield from self._entry(child)
+
+    def _entry(self, child: "os.DirEntry[str]") -> Iterator[Entry]:
+        try:
+            status = child.stat()
+        except FileNotFoundError:
+            if child.is_symlink() and os.path.lexists(child.path):
+                raise StorageError(
+                    f"{child.path} is a link to nothing; remove it or restore its target"
+                ) from None
+            return  # deleted since the directory was read
+        if S_ISREG(status.st_mode):
+            yield Entry(self.prefix + child.path, status.st_size, _etag(status))
+
+    def stat(self) -> Entry:
+        with _errors_name(self.uri):
+            status = os.stat(self.path)
+            if not S_ISREG(status.st_mode):
+                raise NotFound(f"{self.uri} is not a file; name a file")
+            return Entry(self.uri, status.st_size, _etag(status))
+
+    def exists(self) -> bool:
+        with _errors_name(self.uri):
+            try:
+                return bool(self.list_files())
+            except NotFound:
+                return False
+
+    def read(self, offset: int, length: int | None, etag: str | None) -> bytes:
+        with _errors_name(self.uri):
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return self._read(descriptor, offset, length, etag)
+            finally:
+                os.close(descriptor)
+
+    def _read(self, descriptor: int, offset: int, length: int | None, etag: str | None) -> bytes:
+        status = os.fstat(descriptor)
+        if etag is not None and etag != _etag(status):
+            raise Changed(f"{self.uri} has changed since it was listed; index it again")
+        wanted = status.st_size - offset if length is None else length
+        data = read_all(descriptor, wanted, offset) if wanted > 0 else b""
+        if len(data) != wanted:
+            raise ShortRead(
+                f"{self.uri} ends at byte {status.st_size}, before byte {offset + max(wanted, 0)}"
+            )
+        return data
+
+    def write(self, data: bytes) -> None:
+        with _errors_name(self.uri), replacing(self.path) as descriptor:
+            write_all(descriptor, data, 0)
+
+    def upload(self, local_path: str) -> None:
+        copy(local_path, self.uri, self.path)
+
+    def download(self, local_path: str) -> None:
+        copy(self.path, local_path, local_path)
+
+    def delete(self) -> None:
+        with _errors_name(self.uri), suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+    def delete_tree(self) -> None:
+        if os.path.abspath(self.path) == "/":
+            raise StorageError(f"{self.uri} is the root of the file system; name a directory below it")
+        if not os.path.isdir(self.path) or os.path.islink(self.path):
+            self.delete()
+            return
+        with _errors_name(self.uri):
+            while os.path.isdir(self.path):
+                with suppress(FileNotFoundError):  # somebody else deletes the same tree: go on with the rest
+                    shutil.rmtree(self.path)
+
+    def check(self, *, writable: bool) -> None:
+        with _errors_name(self.uri):
+            if writable:
+                self._probe()
+            elif os.path.isdir(self.path):
+                os.scandir(self.path).close()
+            else:
+                self.read(0, 0, None)
+
+    def _probe(self) -> None:
+        """Make and remove an empty file in the nearest directory that exists."""
+        parent = os.path.abspath(self.path)
+        while not os.path.isdir(parent) and (parent == self.path or not os.path.lexists(parent)):
+            parent = os.path.dirname(parent)
+        probe = os.path.join(parent, f".{secrets.token_hex(6)}{PARTIAL}")
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        os.unlink(probe)
