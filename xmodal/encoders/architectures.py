@@ -1,0 +1,46 @@
+"""The name of an architecture and its sizes in, towers out."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from xmodal.encoders.clip import clip_towers
+from xmodal.encoders.tower import Tower
+from xmodal.errors import ConfigError, nearest
+
+_VIT_B: dict[str, Any] = {"width": 768, "depth": 12, "heads": 12, "text_width": 512, "text_depth": 12, "text_heads": 8}
+_VIT_L: dict[str, Any] = {
+    "width": 1024,
+    "depth": 24,
+    "heads": 16,
+    "text_width": 768,
+    "text_depth": 12,
+    "text_heads": 12,
+}
+_VIT_TINY: dict[str, Any] = {"width": 128, "depth": 6, "heads": 2, "text_width": 128, "text_depth": 3, "text_heads": 2}
+
+ARCHITECTURES: dict[str, Callable[..., dict[str, Tower]]] = {
+    "vit-tiny": partial(clip_towers, image_size=64, patch_size=8, context=32, dim=256, **_VIT_TINY),
+    "vit-b-32": partial(clip_towers, image_size=224, patch_size=32, context=77, dim=512, **_VIT_B),
+    "vit-b-16": partial(clip_towers, image_size=224, patch_size=16, context=77, dim=512, **_VIT_B),
+    "vit-l-14": partial(clip_towers, image_size=224, patch_size=14, context=77, dim=768, **_VIT_L),
+}
+
+
+def build(architecture: str, **arguments: Any) -> dict[str, Tower]:
+    """The towers of `architecture`; `arguments` are its factory's, over the sizes that the name stands for.
+
+    Raises ConfigError for an unknown architecture or argument (with the nearest) and for one that is missing.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(f"unknown architecture {architecture!r}; {nearest(architecture, ARCHITECTURES)}")
+    factory = ARCHITECTURES[architecture]
+    parameters = inspect.signature(factory).parameters
+    for name in arguments:
+        if name not in parameters:
+            raise ConfigError(f"{architecture} has no argument {name!r}; {nearest(name, parameters)}")
+    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in arguments]
+    if missing:
+        raise ConfigError(f"{architecture} needs {', '.join(missing)}")
+    return factory(**arguments)

@@ -1,0 +1,143 @@
+"""Two towers and a temperature: a batch of any two modalities in, unit vectors in one space out."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from xmodal.batch import Batch
+from xmodal.encoders import architectures, layout
+from xmodal.encoders.patches import PatchDropout
+from xmodal.encoders.tower import Tower
+from xmodal.errors import ConfigError, nearest
+
+INITIAL_LOG_SCALE = math.log(1 / 0.07)  # Radford et al. 2021, §2.5
+LARGEST_LOG_SCALE = math.log(100)  # the same
+INITIAL_BIAS = -10.0  # Zhai et al. 2023, §3.2: most pairs of a batch are negatives
+SMALLEST_NORM = 1e-6  # a row shorter than this stays shorter than one, and its gradient finite
+
+
+class DualEncoder(nn.Module):
+    """Two towers named by their modalities.
+
+    `log_scale` is ln of the factor on cosine similarities: a Parameter, or a buffer where the temperature is fixed.
+    `logit_bias` exists for the sigmoid loss only; it is None otherwise.
+    """
+
+    log_scale: Tensor
+    logit_bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        towers: dict[str, Tower],
+        *,
+        log_scale: float = INITIAL_LOG_SCALE,
+        learnable_temperature: bool = True,
+        logit_bias: float | None = None,
+    ) -> None:
+        super().__init__()
+        if len(towers) != 2:
+            raise ConfigError(f"a dual encoder has two towers, not {len(towers)}: {', '.join(towers)}")
+        self.towers = nn.ModuleDict(towers)
+        scale = torch.tensor(log_scale)
+        if learnable_temperature:
+            self.log_scale = nn.Parameter(scale)
+        else:
+            self.register_buffer("log_scale", scale)
+        bias = None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
+        self.register_parameter("logit_bias", bias)
+        self._patch_hook: RemovableHandle | None = None
+
+    @classmethod
+    def create(
+        cls,
+        architecture: str,
+        *,
+        learnable_temperature: bool = True,
+        with_logit_bias: bool = False,
+        **arguments: Any,
+    ) -> "DualEncoder":
+        """A new model of a named architecture; `arguments` are those of its factory in `architectures`."""
+        towers = architectures.build(architecture, **arguments)
+        bias = INITIAL_BIAS if with_logit_bias else None
+        return cls(towers, learnable_temperature=learnable_temperature, logit_bias=bias)
+
+    @property
+    def modalities(self) -> tuple[str, str]:
+        first, second = self.towers
+        return first, second
+
+    @property
+    def dim(self) -> int:
+        """D, the width of the shared space."""
+        return self.tower(self.modalities[0]).projection.out_features
+
+    def tower(self, modality: str) -> Tower:
+        if modality not in self.towers:
+            raise ConfigError(f"no tower for {modality!r}; {nearest(modality, self.towers)}")
+        return self.towers[modality]  # type: ignore[return-value]
+
+    def encode(self, modality: str, batch: Batch) -> Float[Tensor, "B D"]:
+        """Embeddings of unit length in float32, also under autocast; features of zero length stay zero."""
+        return F.normalize(self.tower(modality)(batch).float(), dim=-1, eps=SMALLEST_NORM)
+
+    def forward(self, batch: Batch) -> dict[str, Float[Tensor, "B D"]]:
+        """The embeddings of both modalities."""
+        return {modality: self.encode(modality, batch) for modality in self.modalities}
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Bring the temperature back to 1/100..1; called after each optimizer step (Radford et al. 2021, §2.5)."""
+        self.log_scale.clamp_(0, LARGEST_LOG_SCALE)
+
+    def drop_patches(self, rate: float, modality: str = "image") -> None:
+        """Train on a random `1 - rate` of the patches (FLIP); 0 drops none. Only for vision transformers."""
+        if not 0 <= rate < 1:
+            raise ConfigError(f"patch_dropout={rate} is outside [0, 1)")
+        backbone = self.tower(modality).backbone
+        if rate and backbone.config.model_type not in ("clip_vision_model", "vit"):
+            raise ConfigError(
+                f"patch_dropout needs a vision transformer, not {backbone.config.model_type}: set it to 0"
+            )
+        if self._patch_hook is not None:
+            self._patch_hook.remove()
+            self._patch_hook = None
+        if rate:
+            embeddings: Any = backbone.embeddings
+            self._patch_hook = embeddings.register_forward_hook(PatchDropout(rate))
+
+    def checkpoint_activations(self) -> tuple[str, ...]:
+        """Recompute activations in the backward pass where a tower can; names those towers.
+
+        Raises ConfigError when none can. Convolutional towers cannot: their batch statistics would be counted twice.
+        """
+        able = tuple(m for m in self.modalities if self.tower(m).backbone.supports_gradient_checkpointing)
+        if not able:
+            raise ConfigError("no tower of this model can recompute activations: switch gradient checkpointing off")
+        for modality in able:
+            self.tower(modality).backbone.activation_checkpointing_enable({"use_reentrant": False})
+        return able
+
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        *,
+        tokenizer_json: str | None = None,
+        tokenizer_directory: str | Path | None = None,
+    ) -> None:
+        """Write the Hugging Face layout into `directory`; `layout` says which files."""
+        layout.write(self, Path(directory), tokenizer_json, tokenizer_directory)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> "DualEncoder":
+        """A directory written by `save_pretrained` or by `CLIPModel`, or the Hub name of a CLIP."""
+        return cls(**layout.read(str(source)))
+
+    def load_weights(self, source: str | Path) -> None:
+        """Take over the weights of a checkpoint of the same architecture; CheckpointError names what differs."""
+        layout.load_state(self, DualEncoder.from_pretrained(source).state_dict(), str(source))

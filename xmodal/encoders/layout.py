@@ -1,0 +1,199 @@
+"""A dual encoder to and from a directory that Hugging Face readers know.
+
+    config.json               `clip` for CLIP-shaped models, which `transformers.CLIPModel` loads;
+                              `xmodal-dual-encoder` for all others: the description of each tower
+    model.safetensors         the weights, never a pickle
+    preprocessor_config.json  how an image becomes pixels
+    tokenizer.json, ...       how a caption becomes ids, where the caller gives a tokenizer
+
+One tower of any model alone: `DualEncoder.from_pretrained(directory).tower("text").backbone.save_pretrained(other)`,
+which `AutoModel.from_pretrained(other)` loads.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPModel
+from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
+
+from xmodal.encoders.clip import clip_config, clip_name, is_clip_shaped, towers_of_clip
+from xmodal.encoders.intake import Pixels
+from xmodal.encoders.preprocessing import (
+    copy_tokenizer,
+    read_normalisation,
+    write_image_processor,
+    write_json,
+    write_tokenizer,
+)
+from xmodal.encoders.tower import Tower, freeze_unused, tower_of
+from xmodal.errors import CheckpointError
+
+MODEL_TYPE = "xmodal-dual-encoder"
+WEIGHTS = "model.safetensors"
+
+
+def write(model: Any, directory: Path, tokenizer_json: str | None, tokenizer_directory: str | Path | None) -> None:
+    """All files of one model; `directory` is made where it is missing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_weights = _write_clip if is_clip_shaped(model.towers) else _write_described
+    write_weights(model, directory)
+    for tower in model.towers.values():
+        if isinstance(tower.intake, Pixels):
+            write_image_processor(directory, tower.intake)
+        elif tokenizer_json is not None:
+            write_tokenizer(directory, tokenizer_json, tower.backbone.config, tower.intake.size)
+    if tokenizer_directory is not None:
+        copy_tokenizer(directory, Path(tokenizer_directory))
+
+
+def read(source: str) -> dict[str, Any]:
+    """The arguments of DualEncoder for the checkpoint in a directory or under a Hub name, weights included."""
+    config = _read_config(source)
+    kind = config.get("model_type")
+    if kind == "clip":
+        return _read_clip(source, config)
+    if kind == MODEL_TYPE:
+        return _read_described(source, config)
+    raise CheckpointError(
+        f"{source} holds a model of type {kind!r}, not a dual encoder (clip, {MODEL_TYPE}): "
+        "start a tower from it with the architecture 'hub'"
+    )
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Copy `state` into `module`; CheckpointError names the first keys or shapes that differ."""
+    expected = module.state_dict()
+    differences = list(islice(_differences(expected, state), 4))
+    if differences:
+        more = ", ..." if len(differences) == 4 else ""
+        raise CheckpointError(
+            f"{source} is a checkpoint of another model: {'; '.join(differences[:3])}{more}. "
+            "Use the architecture and sizes it was saved with"
+        )
+    module.load_state_dict(state)
+
+
+def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[str]:
+    for name, tensor in expected.items():
+        if name not in found:
+            yield f"{name} is missing"
+        elif found[name].shape != tensor.shape:
+            yield f"{name} is {list(found[name].shape)}, expected {list(tensor.shape)}"
+    yield from (f"{name} is not expected" for name in found if name not in expected)
+
+
+def _write_clip(model: Any, directory: Path) -> None:
+    config = clip_config(model.towers)
+    config.xmodal = {  # CLIPModel has no place for these
+        "learnable_temperature": isinstance(model.log_scale, nn.Parameter),
+        "logit_bias": None if model.logit_bias is None else model.logit_bias.item(),
+    }
+    config.save_pretrained(directory)
+    state = {clip_name(n): t for n, t in model.state_dict().items() if n != "logit_bias"}
+    _save(state, directory)
+
+
+def _read_clip(source: str, config: dict[str, Any]) -> dict[str, Any]:
+    with _quiet(source), _explained(source):
+        loaded: Any = CLIPModel.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    clip, report = loaded
+    _refuse_partial(source, report)
+    pixels = Pixels("image", size=clip.config.vision_config.image_size, **read_normalisation(source))
+    return {
+        "towers": towers_of_clip(clip, pixels),
+        "log_scale": clip.logit_scale.item(),
+        **config.get("xmodal", {}),
+    }
+
+
+def _refuse_partial(source: str, report: Mapping[str, Any]) -> None:
+    """CLIPModel leaves what it does not find at random; a checkpoint must be whole."""
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if report[kind]:
+            names = ", ".join(str(k) for k in sorted(report[kind])[:3])
+            raise CheckpointError(f"{source} does not fit its own config.json: {kind.replace('_', ' ')} {names}")
+
+
+def _write_described(model: Any, directory: Path) -> None:
+    config = {
+        "model_type": MODEL_TYPE,
+        "learnable_temperature": isinstance(model.log_scale, nn.Parameter),
+        "with_logit_bias": model.logit_bias is not None,
+        "towers": {name: tower.describe() for name, tower in model.towers.items()},
+    }
+    write_json(directory / "config.json", config)
+    _save(model.state_dict(), directory)
+
+
+def _read_described(source: str, config: dict[str, Any]) -> dict[str, Any]:
+    with _explained(source):
+        state = load_file(_file(source, WEIGHTS))
+    towers = {name: tower_of(description) for name, description in config["towers"].items()}
+    load_state(_as_saved(towers, config), state, source)
+    for tower in towers.values():
+        freeze_unused(tower)
+    return {
+        "towers": towers,
+        "log_scale": state["log_scale"].item(),
+        "learnable_temperature": config["learnable_temperature"],
+        "logit_bias": state["logit_bias"].item() if config["with_logit_bias"] else None,
+    }
+
+
+def _as_saved(towers: dict[str, Tower], config: dict[str, Any]) -> nn.Module:
+    """A module with the names of the file."""
+    module = nn.Module()
+    module.towers = nn.ModuleDict(towers)
+    module.register_buffer("log_scale", torch.zeros(()))
+    if config["with_logit_bias"]:
+        module.register_buffer("logit_bias", torch.zeros(()))
+    return module
+
+
+def _save(state: Mapping[str, Tensor], directory: Path) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+
+
+def _read_config(source: str) -> dict[str, Any]:
+    with _explained(source):
+        return json.loads(_file(source, "config.json").read_text(encoding="utf-8"))
+
+
+def _file(source: str, name: str) -> Path:
+    """A file of a directory, or of a Hub name (downloaded, or from the cache when offline)."""
+    return Path(str(cached_file(source, name)))  # raises OSError where there is none
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """What reading a checkpoint may raise, as one CheckpointError."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"cannot read a model from {source}: {cause}") from error
+
+
+@contextmanager
+def _quiet(source: str) -> Iterator[None]:
+    """No progress bar for a local directory; downloads keep theirs."""
+    if not Path(source).is_dir() or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()

@@ -1,0 +1,90 @@
+"""What turns raw images and captions into a model's inputs, written beside its weights as transformers expects it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedConfig
+from transformers.utils import cached_file
+
+from xmodal.encoders.intake import CLIP_MEAN, CLIP_STD, Pixels
+from xmodal.errors import CheckpointError
+
+IMAGE_FILE = "preprocessor_config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
+
+
+def write_image_processor(directory: Path, pixels: Pixels) -> None:
+    """CLIP's: shorter side to `size` (bicubic), centre crop, RGB, 0..1, mean and variance."""
+    size = pixels.size
+    settings = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 3,  # PIL's number of bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": pixels.mean,
+        "image_std": pixels.std,
+    }
+    write_json(directory / IMAGE_FILE, settings)
+
+
+def read_normalisation(source: str) -> dict[str, list[float]]:
+    """`mean` and `std` that a directory or Hub name states for its images; CLIP's own where it states none."""
+    path = cached_file(source, IMAGE_FILE, _raise_exceptions_for_missing_entries=False)
+    settings = json.loads(Path(path).read_text()) if path else {}
+    return {
+        "mean": settings.get("image_mean") or list(CLIP_MEAN),
+        "std": settings.get("image_std") or list(CLIP_STD),
+    }
+
+
+def write_tokenizer(directory: Path, tokenizer_json: str, config: PreTrainedConfig, length: int) -> None:
+    """`tokenizer.json` as it is, and the names of the special ids of `config`, for AutoTokenizer."""
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    (directory / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+    # The class that takes tokenizer.json as it is: CLIPTokenizer would rebuild it with OpenAI's normalisation.
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length}
+    for role in ("bos", "eos", "pad"):
+        token_id = getattr(config, f"{role}_token_id", None)
+        if token_id is not None:
+            settings[f"{role}_token"] = _token(tokenizer, role, token_id)
+    write_json(directory / "tokenizer_config.json", settings)
+
+
+def _token(tokenizer: Tokenizer, role: str, token_id: int) -> str:
+    token = tokenizer.id_to_token(token_id)
+    if token is None:
+        raise CheckpointError(f"the model's {role} id {token_id} is not in its tokenizer; give its own tokenizer")
+    return token
+
+
+def copy_tokenizer(directory: Path, source: Path) -> None:
+    """The tokenizer files of another directory, as they are."""
+    found = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if not found:
+        raise CheckpointError(f"{source} holds no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}")
+    for path in found:
+        shutil.copyfile(path, directory / path.name)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

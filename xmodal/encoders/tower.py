@@ -1,0 +1,102 @@
+"""One modality of a batch in, features in the shared space out: intake, backbone, pooling, linear head."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from xmodal.batch import Batch
+from xmodal.encoders.intake import Pixels, Tokens, intake_of
+from xmodal.encoders.pooling import Pooling, pool
+
+
+class Tower(nn.Module):
+    """`projection(pool(backbone(intake(batch))))`, not normalised.
+
+    The backbone is any transformers model with `last_hidden_state` or `pooler_output`; alone it is saved and loaded
+    by its own `save_pretrained` and `AutoModel`.
+    """
+
+    def __init__(
+        self, intake: Pixels | Tokens, backbone: PreTrainedModel, projection: nn.Linear, *, pooling: Pooling
+    ) -> None:
+        super().__init__()
+        self.intake, self.backbone, self.projection, self.pooling = intake, backbone, projection, pooling
+        if pooling != "pooler" and getattr(backbone, "pooler", None) is not None:
+            # An unused head would make DDP wait for its gradients.
+            backbone.pooler = None  # type: ignore[assignment]
+
+    @classmethod
+    def with_head(
+        cls, intake: Pixels | Tokens, backbone: PreTrainedModel, dim: int, *, pooling: Pooling, bias: bool
+    ) -> "Tower":
+        """A tower with a new head. Its rows start orthogonal in expectation, of the features' own scale."""
+        width = width_of(backbone.config)
+        projection = nn.Linear(width, dim, bias=bias)
+        nn.init.normal_(projection.weight, std=width**-0.5)
+        if bias:
+            nn.init.zeros_(projection.bias)
+        return cls(intake, backbone, projection, pooling=pooling)
+
+    def forward(self, batch: Batch) -> Float[Tensor, "B D"]:
+        inputs = self.intake(batch)
+        output = self.backbone(**inputs)
+        return self.projection(pool(output, self.pooling, inputs.get("attention_mask")))
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the weights, as JSON; `tower_of` builds it again."""
+        return {
+            "intake": self.intake.describe(),
+            "backbone": _described(self.backbone.config),
+            "pooling": self.pooling,
+            "dim": self.projection.out_features,
+            "bias": self.projection.bias is not None,
+        }
+
+
+def tower_of(description: dict[str, Any]) -> Tower:
+    """The tower that `Tower.describe` described, with new weights."""
+    backbone = AutoModel.from_config(AutoConfig.for_model(**description["backbone"]))
+    return Tower.with_head(
+        intake_of(description["intake"]),
+        backbone,
+        description["dim"],
+        pooling=description["pooling"],
+        bias=description["bias"],
+    )
+
+
+def width_of(config: PreTrainedConfig) -> int:
+    """The width of a backbone's features: `hidden_size`, or the last stage's where stages differ."""
+    stages = getattr(config, "hidden_sizes", None)
+    return stages[-1] if stages else config.hidden_size
+
+
+def _described(config: PreTrainedConfig) -> dict[str, Any]:
+    passing = {
+        "transformers_version",
+        "_name_or_path",
+        "architectures",
+    }  # they say who wrote it, not what it is
+    return {name: value for name, value in config.to_dict().items() if name not in passing}
+
+
+def freeze_unused(tower: Tower) -> list[str]:
+    """Freeze the parameters that the features do not depend on, and name them.
+
+    A checkpoint from the Hub may bring heads or mask tokens that one embedding never uses; DDP would wait for their
+    gradients forever. Found by one backward pass on one row.
+    """
+    fields = tower.intake.example(next(tower.parameters()).device)
+    training = tower.training
+    tower.eval()  # batch statistics stay untouched
+    batch = Batch(row=torch.zeros(1, dtype=torch.int64), valid=torch.ones(1, dtype=torch.bool), fields=fields)
+    tower(batch).sum().backward()
+    unused = [(name, p) for name, p in tower.named_parameters() if p.grad is None]
+    for _, parameter in unused:
+        parameter.requires_grad_(False)
+    tower.zero_grad(set_to_none=True)
+    tower.train(training)
+    return [name for name, _ in unused]
