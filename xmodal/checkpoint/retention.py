@@ -1,0 +1,95 @@
+"""Which checkpoints stay: a checkpoints directory and a policy in, the superseded ones deleted.
+
+Nothing goes before `keep` newer checkpoints were read back and verified, so a damaged one never counts as kept.
+"""
+
+from dataclasses import dataclass
+
+from xmodal.checkpoint.commit import delete_checkpoint
+from xmodal.checkpoint.listing import (
+    DEFAULT,
+    Directory,
+    Found,
+    Notify,
+    list_directories,
+    open_directory,
+)
+from xmodal.checkpoint.restore import verify
+from xmodal.errors import CheckpointError, ConfigError
+from xmodal.storage import StorageOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """Keep the newest `keep` checkpoints that verify, and besides them every multiple of `keep_every` steps."""
+
+    keep: int = 2
+    keep_every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep < 2:
+            raise ConfigError(
+                f"keep={self.keep}: with fewer than 2 kept, a checkpoint damaged in storage leaves none to "
+                "fall back to; use 2 or more"
+            )
+        if self.keep_every is not None and self.keep_every < 1:
+            raise ConfigError(f"keep_every={self.keep_every}: a number of steps, at least 1; leave it out for none")
+
+    def pins(self, step: int) -> bool:
+        """Whether this step stays for good."""
+        return self.keep_every is not None and step % self.keep_every == 0
+
+
+def prune(
+    checkpoints_uri: str,
+    newest: Found,
+    retention: Retention,
+    *,
+    verified: set[str] | None = None,
+    notify: Notify = lambda message: None,
+    options: StorageOptions = DEFAULT,
+) -> None:
+    """Delete what `newest`, just committed, supersedes: old checkpoints and unfinished leftovers older than it.
+
+    Directories of a later step than `newest` are left alone: another process may be writing them. `verified`
+    remembers URIs that were read back, so that each is read once. A checkpoint that does not verify is reported,
+    does not count as kept, and goes when `keep` newer ones verify.
+    """
+    verified = set() if verified is None else verified
+    kept_steps: set[int] = set()
+    for directory in list_directories(checkpoints_uri, options=options):
+        if directory.order > newest.order:
+            continue
+        if not directory.committed:
+            delete_checkpoint(directory.uri, options=options)
+        elif directory.step in kept_steps:
+            delete_checkpoint(directory.uri, options=options)  # an earlier attempt at a step that is kept
+        elif len(kept_steps) < retention.keep:
+            if _sound(directory, newest, verified, notify, options):
+                kept_steps.add(directory.step)
+        elif not retention.pins(directory.step) and not _foreign(directory, newest, options):
+            delete_checkpoint(directory.uri, options=options)
+
+
+def _sound(directory: Directory, newest: Found, verified: set[str], notify: Notify, options: StorageOptions) -> bool:
+    if directory.uri in verified:
+        return True
+    try:
+        verify(
+            open_directory(directory, run_id=newest.marker.run_id, options=options),
+            options=options,
+        )
+    except CheckpointError as error:
+        notify(f"{error}; it does not count as kept")
+        return False
+    verified.add(directory.uri)
+    return True
+
+
+def _foreign(directory: Directory, newest: Found, options: StorageOptions) -> bool:
+    """Another run's checkpoint is never ours to delete, however it came here."""
+    try:
+        found = open_directory(directory, run_id=None, options=options)
+    except CheckpointError:
+        return False
+    return found.marker.run_id != newest.marker.run_id
