@@ -3,8 +3,10 @@
 Nothing goes before `keep` newer checkpoints were read back and verified, so a damaged one never counts as kept.
 """
 
+import os
 from dataclasses import dataclass
 
+from xmodal import storage
 from xmodal.checkpoint.commit import delete_checkpoint
 from xmodal.checkpoint.listing import (
     DEFAULT,
@@ -14,9 +16,11 @@ from xmodal.checkpoint.listing import (
     list_directories,
     open_directory,
 )
+from xmodal.checkpoint.marker import parse_directory_name
 from xmodal.checkpoint.restore import verify
 from xmodal.errors import CheckpointError, ConfigError
 from xmodal.storage import StorageOptions
+from xmodal.storage.address import S3Address, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,7 @@ def prune(
     does not count as kept, and goes when `keep` newer ones verify.
     """
     verified = set() if verified is None else verified
+    _delete_empty(checkpoints_uri, newest, options)
     kept_steps: set[int] = set()
     for directory in list_directories(checkpoints_uri, options=options):
         if directory.order > newest.order:
@@ -69,6 +74,18 @@ def prune(
                 kept_steps.add(directory.step)
         elif not retention.pins(directory.step) and not _foreign(directory, newest, options):
             delete_checkpoint(directory.uri, options=options)
+
+
+def _delete_empty(checkpoints_uri: str, newest: Found, options: StorageOptions) -> None:
+    """On a local disk a kill can leave a directory with no file that a listing shows; S3 has no such thing."""
+    address = parse(checkpoints_uri)
+    if isinstance(address, S3Address):
+        return
+    listed = {directory.order for directory in list_directories(checkpoints_uri, options=options)}
+    for name in os.listdir(address.path):
+        order = parse_directory_name(name)
+        if order and order < newest.order and order not in listed:
+            storage.delete_tree(storage.join(checkpoints_uri, name), options=options)
 
 
 def _sound(directory: Directory, newest: Found, verified: set[str], notify: Notify, options: StorageOptions) -> bool:
