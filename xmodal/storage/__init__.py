@@ -6,7 +6,7 @@ Requests that fail for a passing reason are repeated (`retries` counts them); na
 exist only through the files below them.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from xmodal.errors import StorageError
 from xmodal.storage.address import LocalAddress, join, parse
@@ -39,6 +39,7 @@ __all__ = [
 DEFAULT = StorageOptions()
 
 
+@runtime_checkable
 class _Store(Protocol):
     def list_files(self) -> list[Entry]: ...
     def stat(self) -> Entry: ...

@@ -2,6 +2,8 @@
 
 from botocore import exceptions as boto
 
+from xmodal.storage.retry import CutBody, InvalidEndpoint
+
 _KEY = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile"
 _RIGHTS = (
     "grant them s3:ListBucket, s3:GetObject and, to write, s3:PutObject and s3:DeleteObject, or use others"
@@ -26,10 +28,18 @@ _ANSWERS = {
     "IllegalLocationConstraintException": ("the bucket is in another region", _REGION),
     "SlowDown": ("the server asks for fewer requests", "lower the number of readers"),
     "KeyTooLongError": ("the key is longer than S3 allows", "use a shorter one"),
-    "PreconditionFailed": ("the object was replaced while it was being used", "index the corpus again"),
+    "PreconditionFailed": ("the object was replaced since it was listed", "index the corpus again"),
 }
+_REFUSALS = {
+    "AccessDenied",
+    "401",
+    "403",
+    "412",
+}  # 412: Swift takes an unsigned request for one of its own interface
 # exception of the client -> (cause, mend), first match
 _FAILURES: tuple[tuple[type[BaseException], str, str], ...] = (
+    (InvalidEndpoint, "the endpoint is not a URL", "write AWS_ENDPOINT_URL as http(s)://host[:port]"),
+    (CutBody, "the server cut its answers short", "check the server and the network"),
     (boto.NoCredentialsError, "there are no credentials", _WITHOUT),
     (boto.PartialCredentialsError, "the credentials are incomplete", _WITHOUT),
     (boto.ProfileNotFound, "the AWS configuration files have no such profile", "add it or name another one"),
@@ -58,9 +68,14 @@ def is_missing(error: Exception) -> bool:
     return code(error) in ("NoSuchKey", "404", "NoSuchBucket")
 
 
-def cause_and_mend(error: Exception) -> tuple[str, str]:
+def cause_and_mend(error: Exception, *, anonymous: bool) -> tuple[str, str]:
     """Both as parts of a sentence. The text of the server is used only for codes that this module does not know."""
     if isinstance(error, boto.ClientError):
+        if anonymous and code(error) in _REFUSALS:
+            return (
+                f"the server refuses unsigned requests ({code(error)})",
+                "use credentials, or make the bucket public",
+            )
         said = error.response.get("Error", {}).get("Message", "")
         cause, mend = _ANSWERS.get(code(error), (f"the server said: {said}", "see the server's log"))
         return f"{cause} ({code(error)})", mend

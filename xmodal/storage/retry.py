@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import aiohttp
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 
 from xmodal.storage.counts import retries
 
@@ -21,7 +22,24 @@ BACKOFF_S = 0.5  # first delay; doubles after each attempt
 LONGEST_BACKOFF_S = 32.0
 ATTEMPT_LIMIT_S = 60.0  # for one request of at most 16 MiB, however slowly its bytes drip in
 
-CLIENT_ERRORS = (boto.BotoCoreError, boto.ClientError, aiohttp.ClientError, OSError, TimeoutError)
+
+class CutBody(Exception):
+    """A response that ended before the length it announced."""
+
+
+class InvalidEndpoint(Exception):
+    """An endpoint of which no client can be made; botocore says so with a bare ValueError."""
+
+
+CLIENT_ERRORS = (
+    boto.BotoCoreError,
+    boto.ClientError,
+    aiohttp.ClientError,
+    OSError,
+    CutBody,
+    InvalidEndpoint,
+    ResponseParserError,
+)
 _BUSY = {"SlowDown", "ServiceUnavailable", "Throttling", "TooManyRequests", "RequestLimitExceeded"}
 _BROKEN_ON_THE_WAY = {
     "BadDigest",
@@ -31,10 +49,6 @@ _BROKEN_ON_THE_WAY = {
     "InternalError",
 }
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
-
-
-class CutBody(Exception):
-    """A response that ended before the length it announced."""
 
 
 def cause_for_retry(error: Exception) -> str | None:
@@ -47,7 +61,7 @@ def cause_for_retry(error: Exception) -> str | None:
         error, CutBody | boto.IncompleteReadError | boto.ResponseStreamingError | aiohttp.ClientPayloadError
     ):
         return "cut body"
-    if isinstance(error, boto.FlexibleChecksumError | boto.ResponseParserError):
+    if isinstance(error, boto.FlexibleChecksumError | ResponseParserError):
         return "cut body"
     if isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError | TimeoutError):
         return "timeout"
@@ -89,7 +103,7 @@ async def persist(
         try:
             async with asyncio.timeout(ATTEMPT_LIMIT_S):
                 return await request()
-        except (*CLIENT_ERRORS, CutBody) as error:
+        except CLIENT_ERRORS as error:
             cause = cause_for_retry(error)
             if cause is None or attempt == attempts:
                 raise

@@ -20,7 +20,7 @@ from xmodal.storage.explain import cause_and_mend, code, is_missing
 from xmodal.storage.failures import Changed, NotFound
 from xmodal.storage.local import PARTIAL, Entry, read_all, replacing, write_all
 from xmodal.storage.options import StorageOptions
-from xmodal.storage.retry import CLIENT_ERRORS, CutBody
+from xmodal.storage.retry import CLIENT_ERRORS
 from xmodal.storage.session import credential_source, file_system, place
 from xmodal.storage.transfer import Requests, Transfer
 
@@ -125,13 +125,13 @@ class S3Store:
         requests = Requests(system, attempts)
         try:
             return await act(requests)
-        except (*CLIENT_ERRORS, CutBody) as error:
+        except CLIENT_ERRORS as error:
             raise await self._explain(error, system, requests) from error
         except NotFound as error:
             raise NotFound(f"{error} ({await self._whereabouts(system, requests)})") from error.__cause__
 
     async def _explain(self, error: Exception, system: S3FileSystem, requests: Requests) -> StorageError:
-        cause, mend = cause_and_mend(error)
+        cause, mend = cause_and_mend(error, anonymous=self.options.anonymous)
         kind = (
             NotFound
             if is_missing(error)

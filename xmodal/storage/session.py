@@ -88,9 +88,10 @@ async def credential_source(options: StorageOptions, system: S3FileSystem) -> st
             credentials = await system.session.get_credentials()
     except (*CLIENT_ERRORS, AttributeError):  # AttributeError: the session could not be made
         credentials = None
+    profile = options.profile or os.environ.get("AWS_PROFILE")
     if credentials is None:
-        return f"profile {options.profile!r}" if options.profile else "none found"
-    profile = options.profile or system.session.profile or "default"
+        return f"profile {profile!r}" if profile else "none found"
+    profile = profile or "default"
     return {
         "env": "environment variable AWS_ACCESS_KEY_ID",
         "shared-credentials-file": f"profile {profile!r}",

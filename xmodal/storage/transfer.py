@@ -16,7 +16,7 @@ from xmodal.errors import StorageError
 from xmodal.storage.explain import code
 from xmodal.storage.failures import ShortRead
 from xmodal.storage.local import Entry
-from xmodal.storage.retry import CLIENT_ERRORS, CutBody, persist
+from xmodal.storage.retry import CLIENT_ERRORS, CutBody, InvalidEndpoint, persist
 
 T = TypeVar("T")
 
@@ -43,8 +43,8 @@ class Requests:
     async def _connect(self) -> Any:
         try:
             return await self._system.set_session()
-        except ValueError as error:  # botocore's word for an endpoint that is no URL
-            raise StorageError(f"{error}; write AWS_ENDPOINT_URL as http(s)://host[:port]") from error
+        except ValueError as error:
+            raise InvalidEndpoint from error
 
     async def _renew(self) -> None:
         await self._system.set_session(refresh=True)
