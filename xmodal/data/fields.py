@@ -9,7 +9,7 @@ A *field* is what a model gets (`image`, `text`). A field map joins them, altern
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Column:
     shape: tuple[int, ...]
 
 
+@runtime_checkable
 class Field(Protocol):
     """Decodes one field of one sample into fixed-shape columns.
 

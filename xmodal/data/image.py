@@ -6,7 +6,7 @@ JPEG is decoded by simplejpeg at the smallest scale that serves, all else by Pil
 import functools
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +18,6 @@ from xmodal.data.fields import Column
 from xmodal.data.limits import Limits
 from xmodal.errors import BadSample, ConfigError, nearest
 
-Fit = Literal["crop", "squash", "pad"]
 FITS = ("crop", "squash", "pad")
 
 
@@ -36,7 +35,7 @@ class ImageField:
     size: int = 224
     name: str = "image"
     augment: Augment | None = None
-    fit: Fit = "crop"
+    fit: str = "crop"
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from xmodal.data.tokenizer import special_ids
 from xmodal.errors import BadSample, ConfigError
 
 MAX_CHARACTERS = 2048  # at most 8 KiB of UTF-8; byte-pair encoding is super-linear in a word's length
-_LOOK = 4 * MAX_CHARACTERS  # what is looked at before white space collapses
+_LOOK = 2 * MAX_CHARACTERS  # what is looked at before white space collapses
 _SPACES = (
     set(range(0x1C, 0x20)) | set(b"\t\n\v\f\r") | {0x85}
 )  # controls that `str.split` takes as white space

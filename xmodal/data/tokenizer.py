@@ -148,7 +148,8 @@ def _transformers_config(tokenizer_json: str, length: int) -> dict[str, Any]:
 
 
 def _is_clip(tokenizer_json: str) -> bool:
-    return _WORDS in str(json.loads(tokenizer_json).get("pre_tokenizer"))
+    steps = (json.loads(tokenizer_json).get("pre_tokenizer") or {}).get("pretokenizers", [])
+    return any(step.get("pattern") == {"Regex": _WORDS} for step in steps)
 
 
 def load_directory(directory: str | Path) -> str:

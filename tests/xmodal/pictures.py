@@ -1,0 +1,55 @@
+"""Pictures for the decoder tests: photograph-like pixels, and encoders for formats both sound and hostile."""
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+from PIL import Image
+
+
+def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth colour at several scales with edges: the spectrum of a photograph, roughly."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        rng.normal(size=(max(2, height // cell), max(2, width // cell), 3)) * cell for cell in (4, 16, 64)
+    ]
+    pixels = sum(cv2.resize(layer, (width, height), interpolation=cv2.INTER_CUBIC) for layer in layers)
+    pixels[: height // 3, width // 2 :] += 60  # one hard edge
+    return Image.fromarray(np.clip(128 + pixels, 0, 255).astype(np.uint8))
+
+
+def encode(picture: Image.Image, format: str = "JPEG", **options: object) -> bytes:
+    target = io.BytesIO()
+    picture.save(target, format, **options)
+    return target.getvalue()
+
+
+def jpeg(width: int = 500, height: int = 340, seed: int = 0, **options: object) -> bytes:
+    return encode(photograph(width, height, seed), "JPEG", **{"quality": 90, **options})
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def bomb_png(width: int, height: int, row_bytes: int) -> bytes:
+    """A PNG of one-bit zeros that is real, and about a thousandth of its pixels' size."""
+    packer = zlib.compressobj(9)
+    body = b"".join(packer.compress(bytes(row_bytes + 1)) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", body) + png_chunk(b"IEND", b"")
+    )
+
+
+def png_16_bit_grey(pixels: np.ndarray) -> bytes:
+    return encode(Image.fromarray(pixels.astype(np.uint16)), "PNG")
+
+
+def png_16_bit_colour(pixels: np.ndarray) -> bytes:
+    """uint16 [H, W, 3]; OpenCV writes what Pillow cannot."""
+    ok, data = cv2.imencode(".png", pixels[:, :, ::-1])
+    assert ok
+    return data.tobytes()
