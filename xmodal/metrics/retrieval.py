@@ -90,7 +90,7 @@ def ranks(
     no positive.
     """
     _check(queries, items, query_id, item_id)
-    tolerance = TIE * queries.double().norm(dim=1) * items.double().norm(dim=1).max()
+    tolerance = TIE * queries.norm(dim=1, dtype=torch.float64) * items.norm(dim=1, dtype=torch.float64).max()
     best, place = _best_positives(queries, items, query_id, item_id, tolerance)
     before = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
     for rows in _tiles(len(queries), QUERY_TILE):
