@@ -2,10 +2,13 @@
 
 import json
 import re
+import tarfile
 from itertools import islice
+from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,11 +64,7 @@ def _understand(text: str, scene: Scene) -> tuple[str, set[int]]:
 
 
 def _claims(text: str) -> list[tuple[int, str, int]]:
-    return [
-        (int(m["a"]), kinds[m["rel"]], int(m["b"]))
-        for pattern, kinds in CLAIMS
-        for m in pattern.finditer(text)
-    ]
+    return [(int(m["a"]), kinds[m["rel"]], int(m["b"])) for pattern, kinds in CLAIMS for m in pattern.finditer(text)]
 
 
 def _mask(thing: Thing, size: int = 128) -> np.ndarray:
@@ -80,17 +79,9 @@ def _is_true(scene: Scene, a: int, kind: str, b: int) -> bool:
     overlap = (_mask(one) & _mask(two)).sum()
     match kind:
         case "left_of" | "right_of":
-            return (
-                overlap == 0
-                and (one.x < two.x) == (kind == "left_of")
-                and abs(one.y - two.y) < abs(one.x - two.x)
-            )
+            return overlap == 0 and (one.x < two.x) == (kind == "left_of") and abs(one.y - two.y) < abs(one.x - two.x)
         case "above" | "below":
-            return (
-                overlap == 0
-                and (one.y < two.y) == (kind == "above")
-                and abs(one.x - two.x) < abs(one.y - two.y)
-            )
+            return overlap == 0 and (one.y < two.y) == (kind == "above") and abs(one.x - two.x) < abs(one.y - two.y)
         case "inside":
             return a > b and gap + one.radius < two.radius
         case "around":
@@ -149,9 +140,7 @@ def test_samples_are_the_same_bytes_in_any_order(domain: str) -> None:
     whole = list(synthetic.samples(domain, 12, 7, size=64))
     tail = list(synthetic.samples(domain, 4, 7, start=8, size=64))
     assert whole[8:] == tail
-    assert [next(synthetic.samples(domain, 1, 7, start=i, size=64)) for i in reversed(range(12))] == whole[
-        ::-1
-    ]
+    assert [next(synthetic.samples(domain, 1, 7, start=i, size=64)) for i in reversed(range(12))] == whole[::-1]
     assert list(synthetic.samples(domain, 12, 8, size=64)) != whole
 
 
@@ -239,3 +228,34 @@ def test_unknown_domain_names_the_nearest() -> None:
         synthetic.draw(synthetic.scene(0, 0), "foto")
     with pytest.raises(ConfigError, match="valid: photo, sketch"):
         list(islice(synthetic.samples("painting", 3, 0), 1))
+
+
+def test_a_written_corpus_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+    for copy in ("a", "b"):
+        synthetic.write_corpus(str(tmp_path / copy), "sketch", 10, 5, rows_per_shard=4, size=32, start=90)
+    names = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert names == ["sketch-00000.tar", "sketch-00001.tar", "sketch-00002.tar"]
+    assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
+
+
+def test_both_formats_hold_the_samples(tmp_path: Path) -> None:
+    expected = list(synthetic.samples("photo", 5, 1, size=32))
+    for shard_format in ("tar", "parquet"):
+        synthetic.write_corpus(str(tmp_path), "photo", 5, 1, rows_per_shard=3, size=32, format=shard_format)
+    held = {}
+    for i in range(2):
+        with tarfile.open(tmp_path / f"photo-0000{i}.tar") as tar:
+            held |= {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
+    assert held == {f"{key}.{ext}": data for key, members in expected for ext, data in members.items()}
+    rows = pq.read_table([tmp_path / f"photo-0000{i}.parquet" for i in range(2)]).to_pylist()
+    assert [(r["key"], r["image"]["bytes"], r["text"].encode(), r["json"].encode()) for r in rows] == [
+        (key, m["jpg"], m["txt"], m["json"]) for key, m in expected
+    ]
+
+
+def test_write_corpus_refuses_what_it_cannot_write(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'parquet'"):
+        synthetic.write_corpus(str(tmp_path), "photo", 5, 1, format="parket")
+    with pytest.raises(ConfigError, match="must be at least 1"):
+        synthetic.write_corpus(str(tmp_path), "photo", 0, 1)
+    assert not list(tmp_path.iterdir())

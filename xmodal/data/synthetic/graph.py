@@ -118,9 +118,7 @@ def _pair(rng: np.random.Generator, colours: list[str]) -> list[Thing]:
     centres = _apart(rng, radii, str(layout))
     return [
         _thing(rng, shape, colour, size, xy, radius)
-        for shape, colour, size, xy, radius in zip(
-            (first, second), colours, sizes, centres, radii, strict=False
-        )
+        for shape, colour, size, xy, radius in zip((first, second), colours, sizes, centres, radii, strict=False)
     ]
 
 
@@ -170,13 +168,9 @@ def _extra(rng: np.random.Generator, things: list[Thing], colour: str) -> list[T
     return []
 
 
-def _thing(
-    rng: np.random.Generator, shape: str, colour: str, size: str, xy: np.ndarray, radius: float
-) -> Thing:
+def _thing(rng: np.random.Generator, shape: str, colour: str, size: str, xy: np.ndarray, radius: float) -> Thing:
     tilt = 0.15 if shape in UPRIGHT else 0.35
     angle = float(rng.uniform(-tilt, tilt))
     if shape == "arrow":
         angle += float(rng.integers(4)) * np.pi / 2
-    return Thing(
-        shape=shape, colour=colour, size=size, x=float(xy[0]), y=float(xy[1]), radius=radius, angle=angle
-    )
+    return Thing(shape=shape, colour=colour, size=size, x=float(xy[0]), y=float(xy[1]), radius=radius, angle=angle)

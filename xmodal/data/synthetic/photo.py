@@ -119,8 +119,7 @@ def _wood(rng: np.random.Generator, size: int) -> Picture:
     grain += 0.12 * rng.standard_normal(planks + 1)[row.astype(int), None].astype(np.float32)
     gap = np.minimum(row % 1, 1 - row % 1) < 0.6 * planks / size
     return (
-        _tint(grain, (0.50, 0.34, 0.20), (0.86, 0.68, 0.47))
-        * np.where(gap, 0.55, 1).astype(np.float32)[:, None, None]
+        _tint(grain, (0.50, 0.34, 0.20), (0.86, 0.68, 0.47)) * np.where(gap, 0.55, 1).astype(np.float32)[:, None, None]
     )
 
 

@@ -22,9 +22,7 @@ def sketch(scene: Scene, size: int) -> np.ndarray:
     _press(paper, _motif(rng, scene.background, large) * tooth, _GRAPHITE, 0.36)
     for thing in scene.things:
         _draw(paper, blank, thing, tooth, rng)
-    small = cv2.resize(
-        np.ascontiguousarray(paper.transpose(1, 2, 0)), (size, size), interpolation=cv2.INTER_AREA
-    )
+    small = cv2.resize(np.ascontiguousarray(paper.transpose(1, 2, 0)), (size, size), interpolation=cv2.INTER_AREA)
     return (np.clip(small, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -51,9 +49,7 @@ def _draw(paper: Paper, blank: Paper, thing: Thing, tooth: np.ndarray, rng: np.r
         inside = fill(outline, tooth.shape)
         hatching = _hatching(rng, thing, part, heading, size) - corner(view)
         lines = [_wobble(rng, c, thing.radius * size) for c in outline for _ in range(2)]
-        colour = np.maximum(
-            0.36 * tooth * tooth, 0.86 * tooth * strokes(hatching, tooth.shape, width=_width(size))
-        )
+        colour = np.maximum(0.36 * tooth * tooth, 0.86 * tooth * strokes(hatching, tooth.shape, width=_width(size)))
         patch += inside * (blank - patch)  # what lies in front leaves the paper white
         _press(patch, inside * colour, lead, 1.0)
         _press(patch, strokes(lines, tooth.shape, width=_width(size), closed=True) * tooth, edge, 0.9)
