@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from xmodal.checkpoint.commit import commit
 from xmodal.checkpoint.listing import DEFAULT, Found, Notify
@@ -105,7 +105,7 @@ class CheckpointWriter:
                 f"the last checkpoint could not be written: {self._error}; {self._standing()}"
             ) from self._error
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "CheckpointWriter":
         return self
 
     def __exit__(
