@@ -48,7 +48,7 @@ def read_header(encoded: bytes) -> Header | None:
     """The header, or None where Pillow must decide: a colour space or subsampling simplejpeg cannot decode."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(encoded, strict=False)
-    except ValueError:
+    except (ValueError, KeyError):  # KeyError: no colour space, in a header that is cut
         return None
     if space not in RGB_SPACES:
         return None

@@ -38,7 +38,7 @@ def _open(encoded: bytes) -> Image.Image:
     except UnidentifiedImageError as cause:
         raise BadSample("not_an_image", f"begins with {encoded[:16]!r}") from cause
     except Exception as cause:  # Pillow's parsers let any exception escape on hostile headers
-        raise BadSample("decode_corrupt", f"header: {cause}") from cause
+        raise BadSample(_damage(cause), f"header: {cause}") from cause
 
 
 def _pixels(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
@@ -48,8 +48,11 @@ def _pixels(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     except BadSample:
         raise
     except Exception as cause:  # as above, with hostile pixel data
-        reason = "decode_truncated" if "truncated" in str(cause) else "decode_corrupt"
-        raise BadSample(reason, f"{picture.format}: {cause}") from cause
+        raise BadSample(_damage(cause), f"{picture.format}: {cause}") from cause
+
+
+def _damage(cause: Exception) -> str:
+    return "decode_truncated" if "truncated" in str(cause).lower() else "decode_corrupt"
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
