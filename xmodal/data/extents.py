@@ -7,7 +7,7 @@ are in `corpus.py` and below it.
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -77,8 +77,8 @@ class Extents:
 
     def take(self, which: np.ndarray) -> "Extents":
         """The chosen extents (indices or a mask), shard numbers unchanged."""
-        columns = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return Extents(**{name: None if array is None else array[which] for name, array in columns})
+        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: array[which] for name, array in columns.items() if array is not None})
 
     @staticmethod
     def of(spans: Iterable[tuple[int, int, int, int, int]], sha256: np.ndarray | None = None) -> "Extents":
@@ -91,10 +91,28 @@ class Extents:
     def join(parts: Iterable["Extents"]) -> "Extents":
         """One after the other; hashes are kept only if all parts have them."""
         parts = list(parts) or [Extents.of(())]
-        names = [field.name for field in fields(Extents)]
-        columns = {name: [getattr(part, name) for part in parts] for name in names}
-        missing = {name for name, arrays in columns.items() if any(array is None for array in arrays)}
-        return Extents(**{n: None if n in missing else np.concatenate(arrays) for n, arrays in columns.items()})
+        columns: dict[str, Any] = {}
+        for name in (field.name for field in fields(Extents)):
+            arrays = [getattr(part, name) for part in parts]
+            columns[name] = None if any(array is None for array in arrays) else np.concatenate(arrays)
+        return Extents(**columns)
+
+
+Span = tuple[int, int, int, int]  # first row, rows, offset, length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What walking one shard found: runs of samples, what the samples hold (see `Shard`), and the damage."""
+
+    spans: tuple[Span, ...] = ()
+    fields: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    damage: tuple[Damage, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return sum(rows for _, rows, _, _ in self.spans)
 
 
 @dataclass(frozen=True)
@@ -161,7 +179,7 @@ class Corpus:
             digest.update(f"{shard.path}\0{shard.size}\0{shard.rows}\n".encode(errors="backslashreplace"))
         for field in fields(self.extents):
             array = getattr(self.extents, field.name)
-            digest.update(b"" if array is None else np.ascontiguousarray(array))
+            digest.update(b"" if array is None else np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
     def __getstate__(self) -> dict[str, Any]:
