@@ -6,6 +6,8 @@ from functools import partial
 from typing import Any
 
 from xmodal.encoders.clip import clip_towers
+from xmodal.encoders.convolutional import conv_towers, resnet_bert_towers
+from xmodal.encoders.hub import hub_towers
 from xmodal.encoders.tower import Tower
 from xmodal.errors import ConfigError, nearest
 
@@ -18,13 +20,18 @@ _VIT_L: dict[str, Any] = {
     "text_depth": 12,
     "text_heads": 12,
 }
-_VIT_TINY: dict[str, Any] = {"width": 128, "depth": 6, "heads": 2, "text_width": 128, "text_depth": 3, "text_heads": 2}
+_VIT_TINY: dict[str, Any] = {"width": 128, "depth": 6, "heads": 2}
+_CONV_TINY: dict[str, Any] = {"hidden_sizes": (64, 128, 256), "depths": (1, 2, 1)}
+_TEXT_TINY: dict[str, Any] = {"text_width": 128, "text_depth": 3, "text_heads": 2}
 
 ARCHITECTURES: dict[str, Callable[..., dict[str, Tower]]] = {
-    "vit-tiny": partial(clip_towers, image_size=64, patch_size=8, context=32, dim=256, **_VIT_TINY),
+    "vit-tiny": partial(clip_towers, image_size=64, patch_size=8, context=32, dim=256, **_VIT_TINY, **_TEXT_TINY),
+    "conv-tiny": partial(conv_towers, image_size=64, context=32, dim=256, **_CONV_TINY, **_TEXT_TINY),
     "vit-b-32": partial(clip_towers, image_size=224, patch_size=32, context=77, dim=512, **_VIT_B),
     "vit-b-16": partial(clip_towers, image_size=224, patch_size=16, context=77, dim=512, **_VIT_B),
     "vit-l-14": partial(clip_towers, image_size=224, patch_size=14, context=77, dim=768, **_VIT_L),
+    "resnet50-bert": resnet_bert_towers,
+    "hub": hub_towers,
 }
 
 

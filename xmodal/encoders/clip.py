@@ -43,7 +43,7 @@ def clip_towers(
     Raises ConfigError for sizes that do not divide and for the end token's id 2.
     """
     _check_sizes(image_size, patch_size, {"width": (width, heads), "text_width": (text_width, text_heads)})
-    _check_eos(eos_id, vocab_size)
+    check_eos(eos_id, vocab_size)
     vision = {
         "image_size": image_size,
         "patch_size": patch_size,
@@ -80,14 +80,11 @@ def towers_of_clip(clip: CLIPModel, pixels: Pixels | None = None) -> dict[str, T
     }
 
 
-def is_clip_shaped(towers: Mapping[str, object]) -> bool:
+def is_clip_shaped(towers: Mapping[str, Tower]) -> bool:
     """Whether CLIPModel holds these towers: its two backbones, pooled their own way, heads without bias."""
     shapes = {"image": CLIPVisionModel, "text": CLIPTextModel}
     return set(towers) == set(shapes) and all(
-        isinstance(tower, Tower)
-        and isinstance(tower.backbone, shapes[name])
-        and tower.pooling == "pooler"
-        and tower.projection.bias is None
+        isinstance(tower.backbone, shapes[name]) and tower.pooling == "pooler" and tower.projection.bias is None
         for name, tower in towers.items()
     )
 
@@ -121,7 +118,8 @@ def _check_sizes(image_size: int, patch_size: int, widths: dict[str, tuple[int, 
             raise ConfigError(f"{name}={width} does not divide into {heads} heads: change one of them")
 
 
-def _check_eos(eos_id: int, vocab_size: int) -> None:
+def check_eos(eos_id: int, vocab_size: int) -> None:
+    """Raises ConfigError for an end token that CLIP's text model would not pool at."""
     if eos_id == 2:
         # transformers takes the id 2 for a mark of old checkpoints and pools at the highest id instead
         # (huggingface/transformers pull request 24773).

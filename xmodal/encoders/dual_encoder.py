@@ -140,4 +140,10 @@ class DualEncoder(nn.Module):
 
     def load_weights(self, source: str | Path) -> None:
         """Take over the weights of a checkpoint of the same architecture; CheckpointError names what differs."""
-        layout.load_state(self, DualEncoder.from_pretrained(source).state_dict(), str(source))
+        other = DualEncoder.from_pretrained(source)
+        layout.compare(self, other, str(source))
+        self.load_state_dict(other.state_dict())
+
+    def describe(self) -> dict[str, Any]:
+        """Each tower without its weights, as JSON."""
+        return {modality: self.tower(modality).describe() for modality in self.modalities}

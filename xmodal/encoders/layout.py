@@ -12,18 +12,13 @@ which `AutoModel.from_pretrained(other)` loads.
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPModel
-from transformers.utils import cached_file
-from transformers.utils import logging as transformers_logging
 
 from xmodal.encoders.clip import clip_config, clip_name, is_clip_shaped, towers_of_clip
 from xmodal.encoders.intake import Pixels
@@ -34,6 +29,7 @@ from xmodal.encoders.preprocessing import (
     write_json,
     write_tokenizer,
 )
+from xmodal.encoders.reading import explained, file_of, quiet
 from xmodal.encoders.tower import Tower, freeze_unused, tower_of
 from xmodal.errors import CheckpointError
 
@@ -44,9 +40,12 @@ WEIGHTS = "model.safetensors"
 def write(model: Any, directory: Path, tokenizer_json: str | None, tokenizer_directory: str | Path | None) -> None:
     """All files of one model; `directory` is made where it is missing."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_weights = _write_clip if is_clip_shaped(model.towers) else _write_described
-    write_weights(model, directory)
-    for tower in model.towers.values():
+    towers = {modality: model.tower(modality) for modality in model.modalities}
+    if is_clip_shaped(towers):
+        _write_clip(model, towers, directory)
+    else:
+        _write_described(model, directory)
+    for tower in towers.values():
         if isinstance(tower.intake, Pixels):
             write_image_processor(directory, tower.intake)
         elif tokenizer_json is not None:
@@ -69,20 +68,22 @@ def read(source: str) -> dict[str, Any]:
     )
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Copy `state` into `module`; CheckpointError names the first keys or shapes that differ."""
-    expected = module.state_dict()
-    differences = list(islice(_differences(expected, state), 4))
+def compare(expected: Any, found: Any, source: str) -> None:
+    """Raises CheckpointError naming the first parameters, then settings, in which two dual encoders differ."""
+    _refuse(list(_state_differences(expected.state_dict(), found.state_dict())), source)
+    _refuse(list(_differences(expected.describe(), found.describe(), "")), source)
+
+
+def _refuse(differences: list[str], source: str) -> None:
     if differences:
-        more = ", ..." if len(differences) == 4 else ""
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise CheckpointError(
             f"{source} is a checkpoint of another model: {'; '.join(differences[:3])}{more}. "
             "Use the architecture and sizes it was saved with"
         )
-    module.load_state_dict(state)
 
 
-def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[str]:
+def _state_differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[str]:
     for name, tensor in expected.items():
         if name not in found:
             yield f"{name} is missing"
@@ -91,8 +92,18 @@ def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) ->
     yield from (f"{name} is not expected" for name in found if name not in expected)
 
 
-def _write_clip(model: Any, directory: Path) -> None:
-    config = clip_config(model.towers)
+def _differences(expected: dict[str, Any], found: dict[str, Any], path: str) -> Iterator[str]:
+    """The leaves of two descriptions that differ: equal shapes may still hide another number of heads."""
+    for name in sorted(expected.keys() | found.keys()):
+        ours, theirs, here = expected.get(name), found.get(name), f"{path}{name}"
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            yield from _differences(ours, theirs, f"{here}.")
+        elif ours != theirs:
+            yield f"{here} is {theirs!r}, expected {ours!r}"
+
+
+def _write_clip(model: Any, towers: dict[str, Tower], directory: Path) -> None:
+    config = clip_config(towers)
     config.xmodal = {  # CLIPModel has no place for these
         "learnable_temperature": isinstance(model.log_scale, nn.Parameter),
         "logit_bias": None if model.logit_bias is None else model.logit_bias.item(),
@@ -103,7 +114,7 @@ def _write_clip(model: Any, directory: Path) -> None:
 
 
 def _read_clip(source: str, config: dict[str, Any]) -> dict[str, Any]:
-    with _quiet(source), _explained(source):
+    with quiet(source), explained(source):
         loaded: Any = CLIPModel.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
@@ -130,17 +141,19 @@ def _write_described(model: Any, directory: Path) -> None:
         "model_type": MODEL_TYPE,
         "learnable_temperature": isinstance(model.log_scale, nn.Parameter),
         "with_logit_bias": model.logit_bias is not None,
-        "towers": {name: tower.describe() for name, tower in model.towers.items()},
+        "towers": model.describe(),
     }
     write_json(directory / "config.json", config)
     _save(model.state_dict(), directory)
 
 
 def _read_described(source: str, config: dict[str, Any]) -> dict[str, Any]:
-    with _explained(source):
-        state = load_file(_file(source, WEIGHTS))
+    with explained(source):
+        state = load_file(file_of(source, WEIGHTS))
     towers = {name: tower_of(description) for name, description in config["towers"].items()}
-    load_state(_as_saved(towers, config), state, source)
+    saved = _as_saved(towers, config)
+    _refuse(list(_state_differences(saved.state_dict(), state)), source)
+    saved.load_state_dict(state)
     for tower in towers.values():
         freeze_unused(tower)
     return {
@@ -167,33 +180,5 @@ def _save(state: Mapping[str, Tensor], directory: Path) -> None:
 
 
 def _read_config(source: str) -> dict[str, Any]:
-    with _explained(source):
-        return json.loads(_file(source, "config.json").read_text(encoding="utf-8"))
-
-
-def _file(source: str, name: str) -> Path:
-    """A file of a directory, or of a Hub name (downloaded, or from the cache when offline)."""
-    return Path(str(cached_file(source, name)))  # raises OSError where there is none
-
-
-@contextmanager
-def _explained(source: str) -> Iterator[None]:
-    """What reading a checkpoint may raise, as one CheckpointError."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        cause = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"cannot read a model from {source}: {cause}") from error
-
-
-@contextmanager
-def _quiet(source: str) -> Iterator[None]:
-    """No progress bar for a local directory; downloads keep theirs."""
-    if not Path(source).is_dir() or not transformers_logging.is_progress_bar_enabled():
-        yield
-        return
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.enable_progress_bar()
+    with explained(source):
+        return json.loads(file_of(source, "config.json").read_text(encoding="utf-8"))

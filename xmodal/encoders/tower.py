@@ -1,5 +1,6 @@
 """One modality of a batch in, features in the shared space out: intake, backbone, pooling, linear head."""
 
+import json
 from typing import Any
 
 import torch
@@ -75,12 +76,10 @@ def width_of(config: PreTrainedConfig) -> int:
 
 
 def _described(config: PreTrainedConfig) -> dict[str, Any]:
-    passing = {
-        "transformers_version",
-        "_name_or_path",
-        "architectures",
-    }  # they say who wrote it, not what it is
-    return {name: value for name, value in config.to_dict().items() if name not in passing}
+    """What this kind of model adds to the fields of every configuration, which say nothing about its shape."""
+    shared = PreTrainedConfig().to_dict().keys() - {"model_type"}
+    own = {name: value for name, value in config.to_dict().items() if name not in shared}
+    return json.loads(json.dumps(own))  # as a reader will find it: lists for tuples
 
 
 def freeze_unused(tower: Tower) -> list[str]:

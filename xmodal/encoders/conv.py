@@ -1,0 +1,84 @@
+"""A small residual network: pixels in, one feature vector per image out; for little data and small pictures."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+
+class ConvConfig(PreTrainedConfig):
+    """`hidden_sizes[i]` channels and `depths[i]` blocks in stage i; the stem and each stage halve the resolution."""
+
+    model_type = "xmodal-conv"
+    __no_type_check__ = True  # transformers writes an __init__ that takes more than its signature says
+
+    hidden_sizes: list[int] | tuple[int, ...] = (64, 128, 256)
+    depths: list[int] | tuple[int, ...] = (1, 1, 1)
+    stem_size: int = 32
+    group_size: int = 16  # channels normalised together
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016).
+
+    Groups of channels of one image are normalised together, not channels of the batch: an embedding then depends on
+    its own row only, whatever the worker, the chunk or the padding it travels with.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, group_size: int) -> None:
+        super().__init__()
+        groups = max(1, outputs // group_size)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.GroupNorm(groups, outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.GroupNorm(groups, outputs)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
+        inner = torch.relu(self.norm1(self.conv1(x)))
+        return torch.relu(self.norm2(self.conv2(inner)) + self.shortcut(x))
+
+
+class ConvModel(PreTrainedModel):
+    """Stem, stages of blocks, mean over positions."""
+
+    config: ConvConfig
+    config_class = ConvConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: ConvConfig) -> None:
+        super().__init__(config)
+        stem = config.stem_size
+        self.stem = nn.Conv2d(3, stem, 3, 2, 1, bias=False)
+        self.stages = nn.Sequential(*_stages(config))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            initialization.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.GroupNorm):
+            initialization.ones_(module.weight)
+            initialization.zeros_(module.bias)
+
+    def forward(self, pixel_values: Float[Tensor, "B C H W"], **_: Any) -> BaseModelOutputWithPooling:
+        hidden = self.stages(torch.relu(self.stem(pixel_values)))
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=hidden.mean((2, 3)))
+
+
+def _stages(config: ConvConfig) -> list[Block]:
+    blocks, inputs = [], config.stem_size
+    for outputs, depth in zip(config.hidden_sizes, config.depths, strict=True):
+        for index in range(depth):
+            stride = 2 if index == 0 else 1
+            blocks.append(Block(inputs, outputs, stride=stride, group_size=config.group_size))
+            inputs = outputs
+    return blocks
+
+
+AutoConfig.register(ConvConfig.model_type, ConvConfig)
+AutoModel.register(ConvConfig, ConvModel)

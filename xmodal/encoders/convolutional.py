@@ -1,0 +1,93 @@
+"""Sizes in, a convolutional image tower and a text tower out: the tiny one for little data, and ResNet-50 + BERT."""
+
+from collections.abc import Sequence
+
+from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, ResNetConfig, ResNetModel
+
+from xmodal.encoders.clip import check_eos
+from xmodal.encoders.conv import ConvConfig, ConvModel
+from xmodal.encoders.intake import Pixels, Tokens
+from xmodal.encoders.tower import Tower
+
+
+def conv_towers(
+    *,
+    vocab_size: int,
+    bos_id: int,
+    eos_id: int,
+    pad_id: int,
+    image_size: int,
+    hidden_sizes: Sequence[int],
+    depths: Sequence[int],
+    text_width: int,
+    text_depth: int,
+    text_heads: int,
+    context: int,
+    dim: int,
+) -> dict[str, Tower]:
+    """A small residual network (`hidden_sizes` channels and `depths` blocks per stage) and CLIP's text transformer.
+
+    Convolutions learn from thousands of pairs where a vision transformer wants millions.
+    """
+    check_eos(eos_id, vocab_size)
+    text = CLIPTextConfig(
+        vocab_size=vocab_size,
+        bos_token_id=bos_id,
+        eos_token_id=eos_id,
+        pad_token_id=pad_id,
+        max_position_embeddings=context,
+        hidden_size=text_width,
+        intermediate_size=4 * text_width,
+        num_hidden_layers=text_depth,
+        num_attention_heads=text_heads,
+        projection_dim=dim,
+        hidden_act="gelu",
+    )
+    image = ConvModel(ConvConfig(hidden_sizes=list(hidden_sizes), depths=list(depths)))
+    pixels, tokens = Pixels("image", size=image_size), Tokens("text", size=context, masked=False)
+    return {
+        "image": Tower.with_head(pixels, image, dim, pooling="pooler", bias=False),
+        "text": Tower.with_head(tokens, CLIPTextModel(text), dim, pooling="pooler", bias=False),
+    }
+
+
+def resnet_bert_towers(
+    *,
+    vocab_size: int,
+    bos_id: int,
+    eos_id: int,
+    pad_id: int,
+    image_size: int = 224,
+    stem_size: int = 64,
+    hidden_sizes: Sequence[int] = (256, 512, 1024, 2048),
+    depths: Sequence[int] = (3, 4, 6, 3),
+    text_width: int = 768,
+    text_depth: int = 12,
+    text_heads: int = 12,
+    context: int = 77,
+    dim: int = 256,
+) -> dict[str, Tower]:
+    """ResNet-50 (mean over positions) and BERT (first token), each with a linear head; no dropout, new weights.
+
+    With pretrained weights it is the architecture `hub` of `microsoft/resnet-50` and `google-bert/bert-base-uncased`.
+    ResNet normalises over the rows of a worker's batch, so padding rows and the size of a chunk touch its statistics.
+    """
+    image = ResNetConfig(embedding_size=stem_size, hidden_sizes=list(hidden_sizes), depths=list(depths))
+    text = BertConfig(
+        vocab_size=vocab_size,
+        bos_token_id=bos_id,
+        eos_token_id=eos_id,
+        pad_token_id=pad_id,
+        max_position_embeddings=context,
+        hidden_size=text_width,
+        intermediate_size=4 * text_width,
+        num_hidden_layers=text_depth,
+        num_attention_heads=text_heads,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    pixels, tokens = Pixels("image", size=image_size), Tokens("text", size=context, masked=True)
+    return {
+        "image": Tower.with_head(pixels, ResNetModel(image), dim, pooling="pooler", bias=True),
+        "text": Tower.with_head(tokens, BertModel(text), dim, pooling="cls", bias=True),
+    }
