@@ -24,7 +24,5 @@ def load_tokenizer(name_or_directory: str) -> str:
         ) from cause
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise ConfigError(
-            f"tokenizer: {name_or_directory!r} has no fast version; convert it to a tokenizer.json"
-        )
+        raise ConfigError(f"tokenizer: {name_or_directory!r} has no fast version; convert it to a tokenizer.json")
     return with_padding(backend, tokenizer.pad_token)

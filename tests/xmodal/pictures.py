@@ -12,9 +12,7 @@ from PIL import Image
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
     """Smooth colour at several scales with edges: the spectrum of a photograph, roughly."""
     rng = np.random.default_rng(seed)
-    layers = [
-        rng.normal(size=(max(2, height // cell), max(2, width // cell), 3)) * cell for cell in (4, 16, 64)
-    ]
+    layers = [rng.normal(size=(max(2, height // cell), max(2, width // cell), 3)) * cell for cell in (4, 16, 64)]
     pixels = sum(cv2.resize(layer, (width, height), interpolation=cv2.INTER_CUBIC) for layer in layers)
     pixels[: height // 3, width // 2 :] += 60  # one hard edge
     return Image.fromarray(np.clip(128 + pixels, 0, 255).astype(np.uint8))

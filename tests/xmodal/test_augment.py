@@ -34,9 +34,7 @@ def test_probabilities_of_0_and_1_are_never_and_always() -> None:
     rng = np.random.default_rng(0)
     calm = [Augment().draw(rng, 100, 100) for _ in range(50)]
     assert all(view.plain for view in calm)
-    wild = [
-        Augment(mirror=1.0, greyscale=1.0, rotate=5.0, translate=0.1).draw(rng, 100, 100) for _ in range(50)
-    ]
+    wild = [Augment(mirror=1.0, greyscale=1.0, rotate=5.0, translate=0.1).draw(rng, 100, 100) for _ in range(50)]
     assert all(view.mirror and view.tint and view.tint.saturation == 0 for view in wild)
     assert max(abs(view.angle) for view in wild) <= 5
     assert max(max(map(abs, view.shift)) for view in wild) <= 0.1
@@ -74,10 +72,7 @@ def test_tints_are_what_their_names_say() -> None:
 def test_hue_turns_the_colour_circle_and_keeps_grey() -> None:
     red = np.full((4, 4, 3), (180, 60, 60), np.uint8)
     turned = apply(view(tint=Tint(hue=1 / 3)), red)[0, 0] / 255
-    assert (
-        abs(colorsys.rgb_to_hsv(*turned)[0] - 1 / 3) < 0.12
-        or abs(colorsys.rgb_to_hsv(*turned)[0] - 2 / 3) < 0.12
-    )
+    assert abs(colorsys.rgb_to_hsv(*turned)[0] - 1 / 3) < 0.12 or abs(colorsys.rgb_to_hsv(*turned)[0] - 2 / 3) < 0.12
     grey = np.full((4, 4, 3), 128, np.uint8)
     assert np.abs(apply(view(tint=Tint(hue=0.3)), grey).astype(int) - 128).max() <= 1
 

@@ -41,9 +41,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
-@pytest.mark.parametrize(
-    "width,height", [(500, 340), (340, 500), (1600, 1200), (1201, 453), (160, 120), (224, 224)]
-)
+@pytest.mark.parametrize("width,height", [(500, 340), (340, 500), (1600, 1200), (1201, 453), (160, 120), (224, 224)])
 def test_jpeg_equals_the_pillow_reference_within_3_of_255(width: int, height: int, fit: str) -> None:
     encoded = jpeg(width, height)
     ours = decode(encoded, ImageField(size=224, fit=fit))
@@ -62,9 +60,7 @@ def test_every_other_format_equals_the_reference(format: str) -> None:
 )
 def test_each_kind_of_jpeg_decodes(options: dict) -> None:
     encoded = jpeg(400, 300, **options)
-    assert (
-        distance(decode(encoded, ImageField(size=96)), reference(Image.open(io.BytesIO(encoded)), 96)) < 3.0
-    )
+    assert distance(decode(encoded, ImageField(size=96)), reference(Image.open(io.BytesIO(encoded)), 96)) < 3.0
 
 
 def test_scaled_decode_reads_less_than_the_full_picture() -> None:
@@ -99,9 +95,7 @@ def test_big_endian_and_little_endian_exif_give_the_same_orientation() -> None:
 @settings(max_examples=200, deadline=None)
 def test_any_exif_gives_an_orientation_between_1_and_8(junk: bytes) -> None:
     for body in (junk, b"Exif\0\0" + junk, b"Exif\0\0II*\0\x08\0\0\0" + junk):
-        assert (
-            1 <= jpeg_codec.orientation(b"\xff\xd8\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body) <= 8
-        )
+        assert 1 <= jpeg_codec.orientation(b"\xff\xd8\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body) <= 8
 
 
 def test_transparency_is_composited_on_white() -> None:
@@ -132,9 +126,7 @@ def test_grey_bilevel_palette_and_cmyk_become_rgb(mode: str) -> None:
     picture = photograph(120, 80).convert(mode, dither=Image.Dither.NONE)
     format = "JPEG" if mode in ("L", "CMYK") else "PNG"
     encoded = encode(picture, format)
-    assert (
-        distance(decode(encoded, ImageField(size=32)), reference(Image.open(io.BytesIO(encoded)), 32)) < 3.0
-    )
+    assert distance(decode(encoded, ImageField(size=32)), reference(Image.open(io.BytesIO(encoded)), 32)) < 3.0
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -181,9 +173,7 @@ def test_any_picture_within_the_limits_fills_the_whole_square(
 
 def test_a_view_is_decided_by_the_generator_alone() -> None:
     encoded = jpeg(640, 480)
-    field = ImageField(
-        size=64, augment=Augment(scale=(0.1, 1.0), mirror=0.5, jitter=1.0, brightness=0.4, rotate=10.0)
-    )
+    field = ImageField(size=64, augment=Augment(scale=(0.1, 1.0), mirror=0.5, jitter=1.0, brightness=0.4, rotate=10.0))
     again = pickle.loads(pickle.dumps(field))
     keyed = [decode(encoded, field, seed) for seed in range(6)]
     assert all(np.array_equal(a, decode(encoded, again, seed)) for seed, a in enumerate(keyed))

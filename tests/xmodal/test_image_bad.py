@@ -107,9 +107,7 @@ def test_huge_webp_gif_bmp_and_tiff_headers_allocate_nothing() -> None:
     small["GIF"][6:10] = (16_000).to_bytes(2, "little") * 2
     small["BMP"][18:26] = (16_000).to_bytes(4, "little") * 2
     webp = (
-        b"VP8X\x0a\0\0\0\0\0\0\0"
-        + (16_000).to_bytes(3, "little") * 2
-        + encode(Image.new("RGB", (8, 8)), "WEBP")[12:]
+        b"VP8X\x0a\0\0\0\0\0\0\0" + (16_000).to_bytes(3, "little") * 2 + encode(Image.new("RGB", (8, 8)), "WEBP")[12:]
     )
     small["WEBP"] = bytearray(b"RIFF" + (len(webp) + 4).to_bytes(4, "little") + b"WEBP" + webp)
     for format, encoded in small.items():
@@ -152,9 +150,7 @@ def test_extreme_shapes_follow_the_limits_and_never_crash(format: str, augment: 
     assert reason(encode(Image.new("RGB", (300, 1)), format), field) == "bad_aspect"
     for size in ((1, 1), (1, 2), (200, 1), (1, 200)):
         block = allocate([field], 1)
-        field.decode(
-            encode(Image.new("RGB", size, "white"), format), np.random.default_rng(0), row_of(block, 0)
-        )
+        field.decode(encode(Image.new("RGB", size, "white"), format), np.random.default_rng(0), row_of(block, 0))
         assert (block["image"] >= 250).all()
 
 
@@ -183,9 +179,7 @@ def test_any_damage_gives_a_picture_or_a_bad_sample(kind: str, changes: list, ke
         encoded[int(where * len(encoded))] = value
     block = allocate([FIELD], 1)
     try:
-        FIELD.decode(
-            bytes(encoded[: int(keep * len(encoded)) + 1]), np.random.default_rng(0), row_of(block, 0)
-        )
+        FIELD.decode(bytes(encoded[: int(keep * len(encoded)) + 1]), np.random.default_rng(0), row_of(block, 0))
     except BadSample as bad:
         assert bad.reason in {"not_an_image", "too_large", "bad_aspect", "decode_truncated", "decode_corrupt"}
         assert not block["image"].any()

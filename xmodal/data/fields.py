@@ -133,9 +133,7 @@ class FieldMap:
         if present:
             return None
         wanted = "|".join(map(str, self.sources[field]))
-        raise BadSample(
-            "missing_member", f"no {wanted}; the sample has {', '.join(sorted(members)) or 'nothing'}"
-        )
+        raise BadSample("missing_member", f"no {wanted}; the sample has {', '.join(sorted(members)) or 'nothing'}")
 
     def check(self, available: set[str]) -> None:
         """CorpusError when a field can never be found among `available` (see `available_members`)."""
@@ -173,9 +171,7 @@ def parse_field_map(specs: Iterable[str]) -> FieldMap:
     for spec in specs:
         field, equals, places = (part.strip() for part in spec.partition("="))
         if not equals or not field.isidentifier():
-            raise ConfigError(
-                f"field map: {spec!r} is not FIELD=MEMBER, e.g. image=jpg|png or text=json:caption"
-            )
+            raise ConfigError(f"field map: {spec!r} is not FIELD=MEMBER, e.g. image=jpg|png or text=json:caption")
         if field in sources:
             raise ConfigError(f"field map: {field!r} is given twice; join alternatives with '|' in one spec")
         sources[field] = tuple(_parse_source(place, spec) for place in places.split("|"))

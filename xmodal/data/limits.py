@@ -25,8 +25,6 @@ class Limits:
         if width < 1 or height < 1:
             raise BadSample("not_an_image", size)
         if max(width, height) > self.max_side or width * height > self.max_pixels:
-            raise BadSample(
-                "too_large", f"{size}, limits {self.max_side} a side and {self.max_pixels} in all"
-            )
+            raise BadSample("too_large", f"{size}, limits {self.max_side} a side and {self.max_pixels} in all")
         if max(width, height) > self.max_aspect * min(width, height):
             raise BadSample("bad_aspect", f"{size}, limit {self.max_aspect:g}:1")

@@ -57,9 +57,7 @@ def _damage(cause: Exception) -> str:
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in _UNSCALED_MODES:
-        raise BadSample(
-            "decode_corrupt", f"{picture.format} pixels of mode {picture.mode} have no 8-bit scale"
-        )
+        raise BadSample("decode_corrupt", f"{picture.format} pixels of mode {picture.mode} have no 8-bit scale")
     if picture.mode in _DEEP_MODES:
         return Image.fromarray(_scaled_to_8_bits(np.asarray(picture))).convert("RGB")
     if not picture.has_transparency_data:

@@ -15,12 +15,8 @@ from xmodal.errors import BadSample, ConfigError
 
 MAX_CHARACTERS = 2048  # at most 8 KiB of UTF-8; byte-pair encoding is super-linear in a word's length
 _LOOK = 2 * MAX_CHARACTERS  # what is looked at before white space collapses
-_SPACES = (
-    set(range(0x1C, 0x20)) | set(b"\t\n\v\f\r") | {0x85}
-)  # controls that `str.split` takes as white space
-_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in _SPACES} | {
-    0xFEFF: None
-}
+_SPACES = set(range(0x1C, 0x20)) | set(b"\t\n\v\f\r") | {0x85}  # controls that `str.split` takes as white space
+_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in _SPACES} | {0xFEFF: None}
 
 
 @dataclass(frozen=True, kw_only=True)

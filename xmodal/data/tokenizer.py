@@ -107,9 +107,7 @@ def special_ids(tokenizer_json: str) -> SpecialIds:
     """The special tokens of a tokenizer, from what it adds around a word; ConfigError without a pad token."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
     if tokenizer.padding is None:
-        raise ConfigError(
-            "tokenizer: its JSON names no pad token; read it by load_tokenizer or train_tokenizer"
-        )
+        raise ConfigError("tokenizer: its JSON names no pad token; read it by load_tokenizer or train_tokenizer")
     pad = tokenizer.padding["pad_id"]
     tokenizer.no_padding()
     encoding = tokenizer.encode("a")
