@@ -34,6 +34,7 @@ HOST = "127.0.0.1"
 BACKENDS = ("account", "container", "object")
 FILTERS = ("catch_errors", "listing_formats", "s3api", "tempauth", "copy", "bulk", "slo", "dlo")
 START_LIMIT_S = 30.0
+PAGE_KEYS = 40  # of a listing; AWS has 1000, so a test would need thousands of objects for a second page
 
 RINGS = """
 import sys
@@ -70,17 +71,17 @@ def install(venv: Path) -> None:
 class Faults:
     """The plan in force; `fired` says how many requests each of its rules has struck."""
 
-    plan_file: Path
+    count_file: Path
     id: str
+    rules: int
 
     @property
     def fired(self) -> list[int]:
-        rules = json.loads(self.plan_file.read_text())["rules"]
+        counts: dict[str, int] = {}
         with contextlib.suppress(FileNotFoundError):
-            done = json.loads(Path(f"{self.plan_file}.fired").read_text())
-            if done["id"] == self.id:
-                return [done["counts"].get(str(number), 0) for number in range(len(rules))]
-        return [0] * len(rules)
+            done = json.loads(self.count_file.read_text())
+            counts = done["counts"] if done["id"] == self.id else {}
+        return [counts.get(str(number), 0) for number in range(self.rules)]
 
 
 class ObjectStore:
@@ -133,8 +134,11 @@ class ObjectStore:
     @contextlib.contextmanager
     def faults(self, *rules: Mapping[str, object]) -> Iterator[Faults]:
         """Requests meet these faults (see object_store_faults.py) until the block ends."""
-        yield Faults(self._plan, self._set_faults(list(rules)))
-        self._set_faults([])
+        plan_id = self._set_faults(list(rules))
+        try:
+            yield Faults(Path(f"{self._plan}.fired"), plan_id, len(rules))
+        finally:
+            self._set_faults([])
 
     @contextlib.contextmanager
     def down(self) -> Iterator[None]:
@@ -200,8 +204,11 @@ class ObjectStore:
     def _filter(self, name: str) -> dict[str, object]:
         if name == "faults":
             return {"paste.filter_factory": "object_store_faults:filter_factory", "plan": self._plan}
-        users = {"user_test_tester": "testing .admin"} if name == "tempauth" else {}
-        return {"use": f"egg:swift#{name}", **users}
+        settings = {
+            "tempauth": {"user_test_tester": "testing .admin"},
+            "s3api": {"max_bucket_listing": PAGE_KEYS},
+        }
+        return {"use": f"egg:swift#{name}", **settings.get(name, {})}
 
     def _spawn(self, name: str) -> None:
         etc = self._root / "etc"

@@ -68,7 +68,9 @@ class Faults:
         if chosen is None:
             return None
         self.fired[chosen[0]] += 1
-        Path(f"{self.plan}.fired").write_text(json.dumps({"id": self.id, "counts": self.fired}))
+        draft = Path(f"{self.plan}.counting")
+        draft.write_text(json.dumps({"id": self.id, "counts": self.fired}))
+        draft.replace(f"{self.plan}.fired")
         return chosen[1]
 
     def rules(self):

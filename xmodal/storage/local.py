@@ -46,6 +46,7 @@ def _mend(error: OSError) -> str:
         errno.EDQUOT: "free some space",
         errno.EROFS: "use a directory on a file system mounted for writing",
         errno.EISDIR: "name a file",
+        errno.EEXIST: "one of the directories in the path is a file",
         errno.ENOTDIR: "one of the directories in the path is a file",
         errno.ENAMETOOLONG: "use a shorter name",
     }.get(error.errno or 0, "check the file system")

@@ -22,12 +22,12 @@ from xmodal.storage.local import PARTIAL, Entry, read_all, replacing, write_all
 from xmodal.storage.options import StorageOptions
 from xmodal.storage.retry import CLIENT_ERRORS
 from xmodal.storage.session import credential_source, file_system, place
-from xmodal.storage.transfer import Requests, Transfer
+from xmodal.storage.transfer import Requests, Transfer, some_at_once
 
 T = TypeVar("T")
 
 CHECK_LIMIT_S = 7.0  # the words about credentials may take two more
-KEYS_PER_DELETE = 1000  # S3's limit
+KEYS_PER_DELETE = 100  # S3 allows 1000, but a busy server is silent for longer than the read timeout then
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +195,11 @@ class S3Store:
     async def _delete_tree(self, requests: Requests) -> None:
         keys = [found["Key"] async for found in self._objects(requests)]
         keys.append(self.key)
-        for start in range(0, len(keys), KEYS_PER_DELETE):
+
+        async def delete(start: int) -> None:
             await self._delete_some(requests, keys[start : start + KEYS_PER_DELETE])
+
+        await some_at_once(delete, range(0, len(keys), KEYS_PER_DELETE))
 
     async def _delete_some(self, requests: Requests, keys: list[str]) -> None:
         listed = {"Objects": [{"Key": key} for key in keys], "Quiet": True}

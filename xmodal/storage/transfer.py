@@ -21,7 +21,7 @@ from xmodal.storage.retry import CLIENT_ERRORS, CutBody, InvalidEndpoint, persis
 T = TypeVar("T")
 
 PART_BYTES = 16 << 20
-PARTS_AT_ONCE = 4
+AT_ONCE = 4
 MOST_PARTS = 10_000  # S3's limit for one multipart upload
 
 
@@ -93,7 +93,7 @@ class Transfer:
             part, _, _ = await self._read_part(offset, min(PART_BYTES, end - offset), etag)
             keep(part, offset)
 
-        await _some_at_once(fetch, range(start, end, PART_BYTES))
+        await some_at_once(fetch, range(start, end, PART_BYTES))
 
     async def _read_part(self, offset: int, length: int | None, etag: str | None) -> tuple[bytes, int, str]:
         """At most PART_BYTES from `offset`, with the size and the etag of the whole object."""
@@ -167,7 +167,7 @@ class Transfer:
             part = {**upload, "PartNumber": number, "Body": data}
             etags[number] = (await self.requests(lambda client: client.upload_part(**part)))["ETag"]
 
-        await _some_at_once(send, range(0, size, part_bytes))
+        await some_at_once(send, range(0, size, part_bytes))
         await self._complete(upload, [{"PartNumber": n, "ETag": etags[n]} for n in sorted(etags)])
 
     async def _complete(self, upload: dict[str, Any], parts: list[dict[str, Any]]) -> None:
@@ -180,15 +180,15 @@ class Transfer:
                 raise
 
 
-async def _some_at_once(act: Callable[[int], Awaitable[None]], items: range) -> None:
-    """Run `act` on all items, PARTS_AT_ONCE at a time; the first error ends them all."""
+async def some_at_once(act: Callable[[int], Awaitable[None]], items: range) -> None:
+    """Run `act` on all items, AT_ONCE at a time; the first error ends them all."""
     waiting = iter(items)
 
     async def work() -> None:
         for item in waiting:
             await act(item)
 
-    workers = [asyncio.ensure_future(work()) for _ in range(min(PARTS_AT_ONCE, len(items)))]
+    workers = [asyncio.ensure_future(work()) for _ in range(min(AT_ONCE, len(items)))]
     try:
         await asyncio.gather(*workers)
     finally:
