@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 from xmodal.data.source import WINDOW, Source
 from xmodal.errors import BadSample
@@ -43,7 +44,7 @@ def inflate(source: Source) -> Iterator[bytes]:
             raise BadSample("gzip_truncated", f"the file ends after {at} bytes inside a gzip stream")
 
 
-def _next_piece(stream: "zlib._Decompress", chunk: bytes, at: int) -> tuple[bytes, bytes]:
+def _next_piece(stream: Any, chunk: bytes, at: int) -> tuple[bytes, bytes]:
     """At most one window of output, and the input that is left."""
     try:
         return stream.decompress(chunk, WINDOW), stream.unconsumed_tail

@@ -1,7 +1,7 @@
 """Bytes by position, from memory, from a file or from storage in windows: what the walkers of shards read."""
 
 import io
-from typing import IO, Protocol
+from typing import IO, Protocol, runtime_checkable
 
 from xmodal import storage
 from xmodal.storage.session import StorageOptions
@@ -9,6 +9,7 @@ from xmodal.storage.session import StorageOptions
 WINDOW = 8 << 20  # bytes fetched at once while a shard is walked
 
 
+@runtime_checkable
 class Source(Protocol):
     """A shard of `size` bytes."""
 

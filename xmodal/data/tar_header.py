@@ -29,8 +29,12 @@ class Header:
 
 
 def looks_like_header(block: bytes) -> bool:
-    """Whether the block carries the ustar magic, be its checksum right or wrong."""
-    return block[_MAGIC] == b"ustar"
+    """Whether the block has the ustar magic and a clean name field, be its checksum right or wrong.
+
+    Then the bytes before it are probably as they were written: something that overwrote them would reach into the name.
+    """
+    name, _, padding = block[:100].partition(b"\0")
+    return block[_MAGIC] == b"ustar" and name != b"" and not padding.strip(b"\0") and min(name) >= 32
 
 
 def parse_header(block: bytes) -> Header | None:
@@ -60,10 +64,10 @@ def _checksum_fits(block: bytes) -> bool:
     stored = parse_number(block[_CHECKSUM])
     if not stored:
         return False
-    rest = block[:148] + block[156:]
-    unsigned = _SUMMED_AS_SPACES + sum(rest)
+    unsigned = sum(block) - sum(block[_CHECKSUM]) + _SUMMED_AS_SPACES
     if stored == unsigned:
         return True
+    rest = block[:148] + block[156:]
     return stored == unsigned - 256 * sum(byte > 127 for byte in rest)  # some old writers summed signed bytes
 
 

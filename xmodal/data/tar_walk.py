@@ -199,10 +199,14 @@ def _behind_zeros(source: Source, at: int, end: int, held: Member | None) -> tup
         detail = f"more members after {block - at} zero bytes: joined archives, or a hole"
         return held, Gap(at, block, "data_after_end", detail)
     following = find_header(source, block, end)
-    gap = Gap(at, end if following is None else following, "zero_hole", f"{nonzero - at} zero bytes, then other data")
-    if held and held.size and not source.read(held.data + max(0, held.size - 64), min(64, held.size)).strip(b"\0"):
-        held = replace(held, fault=held.fault or "bad_end")  # the hole reaches back into its body
-    return held, gap
+    if held and held.size and (_shifted(at, following) or source.read(held.data + held.size - 1, 1) == b"\0"):
+        held = replace(held, fault=held.fault or "bad_end")  # bytes were lost, or the hole reaches back into its body
+    gap_end = end if following is None else following
+    return held, Gap(at, gap_end, "zero_hole", f"{nonzero - at} zero bytes, then other data")
+
+
+def _shifted(at: int, following: int | None) -> bool:
+    return following is not None and (following - at) % BLOCK != 0
 
 
 def find_header(source: Source, begin: int, end: int) -> int | None:
