@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check clean
+.PHONY: install swift demo test check clean
 
 install: .venv/installed
 
@@ -11,6 +11,10 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
+
+# The S3 server of the tests, in an environment of its own; without it those tests are skipped.
+swift:
+	$(PYTHON) tests/object_store.py install
 
 demo: install
 	$(BIN)/python -m jobs.demo
@@ -25,4 +29,4 @@ check: install
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-swift build *.egg-info
