@@ -1,5 +1,6 @@
 """Storage: what is written comes back, alike on local paths and on S3, whatever the server does in between."""
 
+import errno
 import os
 import pickle
 import subprocess
@@ -42,6 +43,10 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def names_below(uri: str) -> list[str]:
     return [entry.uri.removeprefix(f"{uri}/") for entry in storage.list_files(uri)]
+
+
+def no_space(*_: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class TestContract:
@@ -200,6 +205,21 @@ class TestContract:
             storage.upload(f"{tmp_path}/absent", f"{root}/x")
         assert not storage.exists(root)
 
+    def test_a_directory_cannot_be_uploaded(self, root: str, tmp_path: Path) -> None:
+        (tmp_path / "directory").mkdir()
+        with pytest.raises(StorageError, match=r"directory: Is a directory; name a file"):
+            storage.upload(f"{tmp_path}/directory", f"{root}/x")
+        assert not storage.exists(root)
+
+    def test_a_download_to_a_full_disk_names_the_local_path_and_leaves_nothing(
+        self, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        storage.write(f"{root}/x", b"1234")
+        monkeypatch.setattr("xmodal.storage.local.os.pwrite", no_space)
+        with pytest.raises(StorageError, match=r"back/x: No space left on device; free some space"):
+            storage.download(f"{root}/x", f"{tmp_path}/back/x")
+        assert list((tmp_path / "back").iterdir()) == []
+
     def test_check_passes_where_the_work_can_be_done_and_leaves_nothing(self, root: str) -> None:
         storage.check(f"{root}/new/run", writable=True)
         assert not storage.exists(root)
@@ -327,10 +347,7 @@ class TestLocal:
     def test_a_full_disk_keeps_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         storage.write(f"{tmp_path}/x", b"old")
 
-        def full(*_: object) -> int:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr("xmodal.storage.local.os.pwrite", full)
+        monkeypatch.setattr("xmodal.storage.local.os.pwrite", no_space)
         with pytest.raises(StorageError, match=r"/x: No space left on device; free some space"):
             storage.write(f"{tmp_path}/x", b"new")
         assert storage.read(f"{tmp_path}/x") == b"old" and [p.name for p in tmp_path.iterdir()] == ["x"]
@@ -349,6 +366,10 @@ class TestLocal:
         (tmp_path / "file").touch()
         with pytest.raises(StorageError, match=r"is a file"):
             storage.check(f"{tmp_path}/file/run", writable=True)
+
+    def test_check_to_read_refuses_an_empty_directory_as_s3_would(self, tmp_path: Path) -> None:
+        with pytest.raises(storage.NotFound, match="no file is stored there"):
+            storage.check(str(tmp_path), writable=False)
 
     def test_the_mode_follows_the_umask(self, tmp_path: Path) -> None:
         storage.write(f"{tmp_path}/x", b"")

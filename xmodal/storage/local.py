@@ -29,7 +29,8 @@ class Entry:
 
 
 @contextmanager
-def _errors_name(uri: str) -> Iterator[None]:
+def named_errors(uri: str) -> Iterator[None]:
+    """Turn the errors of the operating system into StorageError about `uri`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -103,9 +104,9 @@ def read_all(descriptor: int, length: int, offset: int) -> bytes:
 
 def copy(source: str, target: str, target_path: str) -> None:
     """Copy one local file to `target_path`, called `target` in errors; StorageError when the source changes."""
-    with _errors_name(source), open(source, "rb", buffering=0) as file:
+    with named_errors(source), open(source, "rb", buffering=0) as file:
         size, offset = os.fstat(file.fileno()).st_size, 0
-        with _errors_name(target), replacing(target_path) as descriptor:
+        with named_errors(target), replacing(target_path) as descriptor:
             while part := file.read(COPY_BYTES):
                 write_all(descriptor, part, offset)
                 offset += len(part)
@@ -122,7 +123,7 @@ class LocalStore:
     path: str
 
     def list_files(self) -> list[Entry]:
-        with _errors_name(self.uri):
+        with named_errors(self.uri):
             if not os.path.isdir(self.path):
                 return [self.stat()]
             return sorted(self._walk(self.path, frozenset()), key=lambda entry: entry.uri)
@@ -155,21 +156,20 @@ class LocalStore:
             yield Entry(self.prefix + child.path, status.st_size, _etag(status))
 
     def stat(self) -> Entry:
-        with _errors_name(self.uri):
+        with named_errors(self.uri):
             status = os.stat(self.path)
             if not S_ISREG(status.st_mode):
                 raise NotFound(f"{self.uri} is not a file; name a file")
             return Entry(self.uri, status.st_size, _etag(status))
 
     def exists(self) -> bool:
-        with _errors_name(self.uri):
-            try:
-                return bool(self.list_files())
-            except NotFound:
-                return False
+        with named_errors(self.uri):
+            if os.path.isdir(self.path):
+                return any(True for _ in self._walk(self.path, frozenset()))
+            return os.path.isfile(self.path)
 
     def read(self, offset: int, length: int | None, etag: str | None) -> bytes:
-        with _errors_name(self.uri):
+        with named_errors(self.uri):
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 return self._read(descriptor, offset, length, etag)
@@ -189,7 +189,7 @@ class LocalStore:
         return data
 
     def write(self, data: bytes) -> None:
-        with _errors_name(self.uri), replacing(self.path) as descriptor:
+        with named_errors(self.uri), replacing(self.path) as descriptor:
             write_all(descriptor, data, 0)
 
     def upload(self, local_path: str) -> None:
@@ -199,7 +199,7 @@ class LocalStore:
         copy(self.path, local_path, local_path)
 
     def delete(self) -> None:
-        with _errors_name(self.uri), suppress(FileNotFoundError):
+        with named_errors(self.uri), suppress(FileNotFoundError):
             os.unlink(self.path)
 
     def delete_tree(self) -> None:
@@ -208,19 +208,19 @@ class LocalStore:
         if not os.path.isdir(self.path) or os.path.islink(self.path):
             self.delete()
             return
-        with _errors_name(self.uri):
+        with named_errors(self.uri):
             while os.path.isdir(self.path):
                 with suppress(FileNotFoundError):  # somebody else deletes the same tree: go on with the rest
                     shutil.rmtree(self.path)
 
     def check(self, *, writable: bool) -> None:
-        with _errors_name(self.uri):
+        with named_errors(self.uri):
             if writable:
                 self._probe()
-            elif os.path.isdir(self.path):
-                os.scandir(self.path).close()
-            else:
+            elif os.path.isfile(self.path):
                 self.read(0, 0, None)
+            elif not self.exists():
+                raise NotFound(f"{self.uri}: no file is stored there; check the path")
 
     def _probe(self) -> None:
         """Make and remove an empty file in the nearest directory that exists."""

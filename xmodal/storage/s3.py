@@ -18,7 +18,7 @@ from s3fs import S3FileSystem
 from xmodal.errors import StorageError
 from xmodal.storage.explain import cause_and_mend, code, is_missing
 from xmodal.storage.failures import Changed, NotFound
-from xmodal.storage.local import PARTIAL, Entry, read_all, replacing, write_all
+from xmodal.storage.local import PARTIAL, Entry, named_errors, read_all, replacing, write_all
 from xmodal.storage.options import StorageOptions
 from xmodal.storage.retry import CLIENT_ERRORS
 from xmodal.storage.session import credential_source, file_system, place
@@ -62,10 +62,8 @@ class S3Store:
         self._run(lambda requests: self._transfer(requests).store(source, len(data)))
 
     def upload(self, local_path: str) -> None:
-        try:
+        with named_errors(local_path):
             descriptor = os.open(local_path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise StorageError(f"cannot read {local_path}: {error.strerror}; check the path") from error
         try:
             self._upload(descriptor, local_path)
         finally:
@@ -75,7 +73,8 @@ class S3Store:
         size = os.fstat(descriptor).st_size
 
         def source(start: int, end: int) -> bytes:
-            part = read_all(descriptor, end - start, start)
+            with named_errors(local_path):
+                part = read_all(descriptor, end - start, start)
             if len(part) != end - start or os.fstat(descriptor).st_size != size:
                 raise Changed(
                     f"{local_path} changed while it was uploaded; upload it when nobody writes to it"
@@ -85,17 +84,13 @@ class S3Store:
         self._run(lambda requests: self._transfer(requests).store(source, size))
 
     def download(self, local_path: str) -> None:
-        try:
-            with replacing(local_path) as descriptor:
+        with named_errors(local_path), replacing(local_path) as descriptor:
 
-                def keep(part: bytes, offset: int) -> None:
+            def keep(part: bytes, offset: int) -> None:
+                with named_errors(local_path):
                     write_all(descriptor, part, offset)
 
-                self._run(lambda requests: self._transfer(requests).read_into(keep))
-        except OSError as error:
-            raise StorageError(
-                f"cannot write {local_path}: {error.strerror}; check path and space"
-            ) from error
+            self._run(lambda requests: self._transfer(requests).read_into(keep))
 
     def delete(self) -> None:
         where = {"Bucket": self.bucket, "Key": self.key}
