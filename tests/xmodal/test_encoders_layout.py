@@ -23,7 +23,11 @@ from transformers import (
 )
 
 from tests.xmodal.test_encoders import SIZES, batch_of, tiny
+from xmodal.batch import Batch
 from xmodal.encoders import DualEncoder, decay_groups
+from xmodal.encoders.conv import ConvConfig, ConvModel
+from xmodal.encoders.intake import Pixels
+from xmodal.encoders.tower import Tower
 from xmodal.errors import CheckpointError, ConfigError
 
 TEXT = {"vocab_size": 100, "bos_id": 98, "eos_id": 99, "pad_id": 0, "context": 12, "text_width": 16}
@@ -221,6 +225,32 @@ def test_hub_towers_have_no_dropout_and_no_idle_parameters(tmp_path: Path) -> No
     (first["image"] @ first["text"].T).square().sum().backward()
     idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert idle == ["log_scale"]
+
+
+def test_patches_of_a_hub_vision_transformer_are_dropped_in_training(tmp_path: Path) -> None:
+    names = hub_directories(tmp_path)
+    model, batch = DualEncoder.create("hub", image=names["vit"], text=names["bert"], dim=8), batch_of()
+    model.drop_patches(0.75)
+    pixels = model.tower("image").intake(batch)
+    assert model.train().tower("image").backbone(**pixels).last_hidden_state.shape[1] == 1 + 4
+    assert model.eval().tower("image").backbone(**pixels).last_hidden_state.shape[1] == 1 + 16
+
+
+def test_any_two_modalities_make_a_dual_encoder(tmp_path: Path) -> None:
+    """Photo and sketch: two fields of pixels, two networks, one space."""
+    network = ConvConfig(hidden_sizes=[8], depths=[1], stem_size=8)
+    towers = {
+        field: Tower.with_head(Pixels(field, size=16), ConvModel(network), 8, pooling="pooler", bias=False)
+        for field in ("photo", "sketch")
+    }
+    model, batch = perturbed(DualEncoder(towers)), batch_of()
+    images = {"photo": batch.fields["image"], "sketch": 255 - batch.fields["image"]}
+    both = Batch(batch.row, batch.valid, images)
+    model.save_pretrained(tmp_path)
+    loaded = DualEncoder.from_pretrained(tmp_path).eval()
+    assert loaded.modalities == ("photo", "sketch")
+    assert all(torch.equal(loaded(both)[m], model(both)[m]) for m in model.modalities)
+    assert not torch.equal(model(both)["photo"], model(both)["sketch"])
 
 
 def test_hub_architectures_start_afresh_for_another_vocabulary(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
 from xmodal.encoders.intake import CLIP_MEAN, CLIP_STD, Pixels
+from xmodal.encoders.reading import explained
 from xmodal.errors import CheckpointError
 
 IMAGE_FILE = "preprocessor_config.json"
@@ -49,8 +50,9 @@ def write_image_processor(directory: Path, pixels: Pixels) -> None:
 
 def read_normalisation(source: str) -> dict[str, list[float]]:
     """`mean` and `std` that a directory or Hub name states for its images; CLIP's own where it states none."""
-    path = cached_file(source, IMAGE_FILE, _raise_exceptions_for_missing_entries=False)
-    settings = json.loads(Path(path).read_text()) if path else {}
+    with explained(source):
+        path = cached_file(source, IMAGE_FILE, _raise_exceptions_for_missing_entries=False)
+        settings = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
     return {
         "mean": settings.get("image_mean") or list(CLIP_MEAN),
         "std": settings.get("image_std") or list(CLIP_STD),
