@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xmodal import checkpoint, storage
@@ -245,12 +245,14 @@ def build_marker(fields: dict[str, object]) -> markers.Marker:
     return markers.Marker(**{**fields, "files": files})
 
 
+@settings(deadline=None)
 @given(marker_fields)
 def test_a_marker_round_trips(fields: dict[str, object]) -> None:
     marker = build_marker(fields)
     assert markers.decode(markers.encode(marker)) == marker
 
 
+@settings(deadline=None)
 @given(marker_fields, st.data())
 def test_a_changed_marker_is_never_read(fields: dict[str, object], data: st.DataObject) -> None:
     text = bytearray(markers.encode(build_marker(fields)))
@@ -259,18 +261,21 @@ def test_a_changed_marker_is_never_read(fields: dict[str, object], data: st.Data
         markers.decode(bytes(text))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_but_a_marker_are_a_marker(data: bytes) -> None:
     with pytest.raises(CheckpointError, match=markers.NAME):
         markers.decode(data)
 
 
+@settings(deadline=None)
 @given(plain_json)
 def test_other_json_is_no_marker(value: object) -> None:
     with pytest.raises(CheckpointError, match=markers.NAME):
         markers.decode(json.dumps(value).encode())
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**12), st.integers(0, 10**4))
 def test_directory_names_round_trip(step: int, attempt: int) -> None:
     assert markers.parse_directory_name(markers.directory_name(step, attempt)) == (step, attempt)

@@ -7,7 +7,7 @@ import hypothesis.extra.numpy as arrays
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xmodal.errors import XmodalError
@@ -49,6 +49,7 @@ def tensors(problem: tuple[np.ndarray, ...]) -> list[torch.Tensor]:
     return [u.float(), v.float(), u_id, v_id]
 
 
+@settings(deadline=None)
 @given(problems(), st.integers(1, 5), st.integers(1, 5))
 def test_ranks_equal_a_naive_search_with_ties_for_any_tiling(problem, query_tile: int, item_tile: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -58,6 +59,7 @@ def test_ranks_equal_a_naive_search_with_ties_for_any_tiling(problem, query_tile
         assert ranks(*tensors(problem)).tolist() == naive_ranks(*problem)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 60), st.integers(1, 40), st.integers(2, 16))
 def test_ranks_of_real_embeddings_equal_a_naive_search(seed: int, queries: int, kinds: int, width: int) -> None:
     draw = np.random.default_rng(seed)
@@ -69,6 +71,7 @@ def test_ranks_of_real_embeddings_equal_a_naive_search(seed: int, queries: int, 
     assert ranks(*map(torch.from_numpy, (u, v, u_id, v_id))).tolist() == expected
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_the_order_of_items_does_not_matter_without_ties(seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
@@ -121,6 +124,7 @@ def test_a_hit_is_at_least_one_positive() -> None:
     assert result.recall[1] == 0.5
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 50))
 def test_chance_is_the_hypergeometric_probability(items: int, positives: int, k: int) -> None:
     positives, k = min(positives, items), min(k, items)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xmodal import storage
@@ -161,12 +161,14 @@ tables = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(tables, tables)
 def test_configurations_differ_exactly_when_a_field_does(recorded: Any, given_: Any) -> None:
     assert differences(recorded, recorded) == {}
     assert bool(differences(recorded, given_)) == (recorded != given_)
 
 
+@settings(deadline=None)
 @given(tables)
 def test_plain_values_stay_as_they_are(value: Any) -> None:
     assert to_plain(value) == value

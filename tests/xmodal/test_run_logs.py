@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
@@ -64,6 +64,7 @@ def test_a_line_is_readable_as_soon_as_it_is_logged(tmp_path: Path) -> None:
     log.close()
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 30), max_size=20), st.none() | st.integers(0, 30), st.integers(0, 40))
 def test_a_resumed_curve_has_no_doubles(tmp_path_factory, steps: list[int], after: int | None, cut: int) -> None:
     run = tmp_path_factory.mktemp("run")
@@ -208,6 +209,7 @@ def test_without_a_bad_row_the_table_is_empty(tmp_path: Path) -> None:
 counts = st.integers(0, 10**12)
 
 
+@settings(deadline=None)
 @given(counts, counts, counts, counts)
 def test_the_ledger_balances_exactly_when_no_row_vanished(planned: int, bad: int, padding: int, lost: int) -> None:
     ledger = Ledger(planned=planned + bad, delivered=planned, quarantined=bad, padding=padding)

@@ -76,6 +76,9 @@ def latest(
 
     None if nothing was ever committed. CheckpointError if something was and none of it verifies: a run never
     starts again from nothing without being told to. `notify` hears what was wrong with each one passed over.
+
+    One process decides for all ranks: it calls this and sends them `found`, which they `fetch`. Asked separately, two
+    ranks could fall back to different steps.
     """
     for _ in range(RESCANS):
         skipped: list[str] = []
