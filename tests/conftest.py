@@ -8,6 +8,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from jaxtyping import install_import_hook
-from s3 import s3_server  # noqa: F401  (a fixture for every test)
+from s3 import s3_root, s3_server, short_waits  # noqa: F401  (fixtures for every test)
 
 install_import_hook("xmodal", "beartype.beartype")

@@ -1,4 +1,4 @@
-"""The fixture `s3_server`: a real S3 server on loopback, one for the whole session."""
+"""Fixtures: `s3_server`, a real S3 server on loopback, one for the whole session, and what goes with it."""
 
 import contextlib
 import os
@@ -48,6 +48,18 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         for name, value in store.exports.items():
             patch.setenv(name, value)
         yield S3Server(store, f"s3://{_new_bucket()}")
+
+
+@pytest.fixture
+def s3_root(s3_server: S3Server) -> str:
+    """A prefix below which nothing is stored yet."""
+    return f"{s3_server.bucket_uri}/{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries follow each other in hundredths of a second."""
+    monkeypatch.setattr("xmodal.storage.retry.BACKOFF_S", 0.01)
 
 
 def _new_bucket() -> str:
