@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from xmodal import storage
+from xmodal.data.pair_shards import FORMATS, Sample
 from xmodal.data.synthetic.graph import Scene, scene
 from xmodal.data.synthetic.photo import photo
-from xmodal.data.synthetic.shards import FORMATS, Sample
 from xmodal.data.synthetic.sketch import sketch
 from xmodal.data.synthetic.wording import captions
 from xmodal.errors import ConfigError, nearest
