@@ -179,6 +179,12 @@ def test_an_empty_directory_is_no_checkpoint(tmp_path: Path) -> None:
         checkpoint.commit(tmp_path / "local", str(tmp_path / "c"), run_id="run", attempt=1, step=1)
 
 
+def test_the_marker_is_nobody_elses_to_write(tmp_path: Path) -> None:
+    (tmp_path / markers.NAME).write_text("{}")
+    with pytest.raises(CheckpointError, match="another name"):
+        checkpoint.commit(tmp_path, str(tmp_path / "c"), run_id="run", attempt=1, step=1)
+
+
 def test_skipped_files_are_not_copied(tmp_path: Path) -> None:
     commit(tmp_path, 100)
     restored = latest(tmp_path, skip=("optimizer.safetensors",))

@@ -41,12 +41,8 @@ def commit(
         corpora=dict(corpora or {}),
         metadata=dict(metadata or {}),
     )
-    text = markers.encode(marker)
     try:
-        for record in sorted(marker.files, key=lambda record: record.size):  # a listed file early: a cut is seen
-            storage.upload(str(local_dir / record.path), storage.join(uri, record.path), options=options)
-        before_marker()
-        storage.write(storage.join(uri, markers.NAME), text, options=options)
+        _store(local_dir, uri, marker, before_marker, options)
     except Exception:
         with suppress(OSError, XmodalError):  # a full disk is not mended by leaving half a checkpoint on it
             delete_checkpoint(uri, options=options)
@@ -58,6 +54,16 @@ def delete_checkpoint(uri: str, *, options: StorageOptions = DEFAULT) -> None:
     """Remove a checkpoint's directory, marker first: cut short, it is an unfinished checkpoint, never a damaged one."""
     storage.delete(storage.join(uri, markers.NAME), options=options)
     storage.delete_tree(uri, options=options)
+
+
+def _store(
+    local_dir: Path, uri: str, marker: Marker, before_marker: Callable[[], None], options: StorageOptions
+) -> None:
+    text = markers.encode(marker)
+    for record in sorted(marker.files, key=lambda record: record.size):  # a listed file early: a cut is seen
+        storage.upload(str(local_dir / record.path), storage.join(uri, record.path), options=options)
+    before_marker()
+    storage.write(storage.join(uri, markers.NAME), text, options=options)
 
 
 def _clear_unfinished(uri: str, options: StorageOptions) -> None:

@@ -68,6 +68,8 @@ def record_files(directory: Path) -> tuple[FileRecord, ...]:
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     if not paths:
         raise CheckpointError(f"{directory}: nothing was written into the checkpoint's directory")
+    if directory / NAME in paths:
+        raise CheckpointError(f"{directory}: {NAME} is written by the commit itself; give the file another name")
     records = []
     for path in paths:
         size, digest = hash_file(path)
