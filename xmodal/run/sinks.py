@@ -8,8 +8,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from tensorboardX import SummaryWriter
-
 from xmodal import storage
 from xmodal.errors import ConfigError, nearest
 from xmodal.storage import StorageOptions
@@ -69,6 +67,8 @@ class TensorBoard:
         self._options = options
         self._spool: tempfile.TemporaryDirectory[str] | None = None
         self._directory = self._prepare()
+        from tensorboardX import SummaryWriter  # imports torch, for which reading a run must not wait
+
         self._writer = SummaryWriter(
             str(self._directory),
             purge_step=0 if after_step is None else after_step + 1,  # TensorBoard hides what came before
