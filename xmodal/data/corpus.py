@@ -110,9 +110,9 @@ def _stale(listing: Listing, kept: Index | None, say: Notify) -> list[storage.En
     paths = dict(zip(listing.paths, listing.entries, strict=True))
     stale = {path: e for path, e in paths.items() if known.get(path) != (e.size, e.etag)}
     for what, names in {
-        "changed since they were indexed": [path for path in stale if path in known],
-        "are new": [path for path in stale if path not in known],
-        "are no longer there": [path for path in known if path not in paths],
+        "changed since it was indexed": [path for path in stale if path in known],
+        "not indexed yet": [path for path in stale if path not in known],
+        "no longer there": [path for path in known if path not in paths],
     }.items():
         if names:
             say(f"{_count(len(names), 'shard')} {what}: {_some(names)}")

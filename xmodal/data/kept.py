@@ -14,10 +14,11 @@ class Kept(Generic[Value]):
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
-        self._renew()
-        os.register_at_fork(after_in_child=self._renew)  # a lock that a thread of the parent held would never open
+        self.clear()
+        os.register_at_fork(after_in_child=self.clear)  # a lock that a thread of the parent held would never open
 
-    def _renew(self) -> None:
+    def clear(self) -> None:
+        """Forget everything; not to be called while another thread makes a value."""
         self._lock = threading.Lock()
         self._making: dict[Hashable, threading.Lock] = {}
         self._values: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()

@@ -105,9 +105,12 @@ def expand_braces(pattern: str) -> Iterator[str]:
     """
     names = [pattern]
     while any(_first_group(name) for name in names):
-        names = [longer for name in names for longer in _expand_once(name)]
-        if len(names) > MOST_NAMES:
-            raise CorpusError(f"{pattern} names more than {MOST_NAMES} files; name their folder instead")
+        longer: list[str] = []
+        for name in names:
+            longer += _expand_once(name)
+            if len(longer) > MOST_NAMES:
+                raise CorpusError(f"{pattern} names more than {MOST_NAMES} files; name their folder instead")
+        names = longer
     yield from names
 
 

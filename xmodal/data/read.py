@@ -123,7 +123,7 @@ def _read_parquet(extent: _Extent, wanted: Collection[str] | None) -> list[RawSa
     group = int(np.searchsorted(footer.starts, extent.first_row, side="right")) - 1
     if group < 0 or extent.first_row + extent.rows > footer.starts[-1] or group_offset(footer, group) != extent.offset:
         raise BadSample("shard_changed", f"its row groups no longer hold rows from {extent.first_row} on")
-    key = (*version, group, wanted)
+    key = (*version, extent.sha256, group, wanted)  # with the hash: what was read without is not verified
     table = _tables.get(key, lambda: _read_group(extent, footer, group, wanted), lambda t: t.nbytes)
     rows = table.slice(extent.first_row - int(footer.starts[group]), extent.rows)
     if len(rows) != extent.rows:
