@@ -24,7 +24,7 @@ from xmodal.data.extents import Format
 from xmodal.data.intake import pair_hash, take
 from xmodal.data.pair_plan import Plan, make_plan, refusal
 from xmodal.data.pair_shards import FORMATS
-from xmodal.data.pairs import read_listing
+from xmodal.data.pairs import read_pairs
 from xmodal.errors import BadSample, ConfigError, CorpusError, nearest
 from xmodal.storage import StorageOptions
 from xmodal.storage.local import PARTIAL
@@ -116,7 +116,7 @@ class Receipt:
 def run(config: Config, *, progress: Progress | None = None, notify: Callable[[str], None] = print) -> Summary:
     """Prepare the corpus, or finish it, or say that it is there. XmodalError names what the user can mend."""
     began = time.monotonic()
-    listing = read_listing(
+    listing = read_pairs(
         config.source, image_column=config.image_column, caption_column=config.caption_column,
         base=config.base, options=config.storage,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -41,7 +42,8 @@ def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers
 
 
 def _end_with_parent() -> None:
-    """A worker of a parent that was killed would wait for its next job for ever."""
+    """A worker of a parent that was killed would wait for its next job for ever; Ctrl-C is the parent's affair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         parent = multiprocessing.parent_process()

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from xmodal import storage
 from xmodal.data.intake import locate, pair_hash
-from xmodal.data.pairs import Listing
+from xmodal.data.pairs import Pairs
 from xmodal.errors import BadSample
 from xmodal.storage import StorageOptions
 
@@ -21,7 +21,7 @@ _STATS_AT_ONCE = 32
 class Plan:
     """Which rows go into which shard. `refused` could not be used for what the listing alone shows."""
 
-    listing: Listing
+    listing: Pairs
     usable: np.ndarray  # int64, positions in the listing
     starts: np.ndarray  # int64, position in `usable` where each shard begins
     refused: list[dict[str, Any]]
@@ -33,7 +33,7 @@ class Plan:
 
 
 def make_plan(
-    listing: Listing,
+    listing: Pairs,
     *,
     rows_per_shard: int | None = None,
     bytes_per_shard: int | None = None,
@@ -78,7 +78,7 @@ def _cut(sizes: np.ndarray, bytes_per_shard: int) -> np.ndarray:
     return np.flatnonzero(np.diff(before // bytes_per_shard, prepend=-1))
 
 
-def _sizes(listing: Listing, positions: np.ndarray, options: StorageOptions) -> np.ndarray:
+def _sizes(listing: Pairs, positions: np.ndarray, options: StorageOptions) -> np.ndarray:
     """Bytes of each image: int64; 0 where it is missing."""
 
     def size(row: dict[str, Any]) -> int:

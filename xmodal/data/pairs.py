@@ -1,4 +1,4 @@
-"""A table or a folder of images and captions comes in, a `Listing` goes out: one row for each pair, nothing read yet.
+"""A table or a folder of images and captions comes in, its `Pairs` go out: one row for each, no image read yet.
 
 Tables are CSV, TSV, JSON lines or Parquet with a column of image paths and a column of captions. In a folder, the
 caption of `a/b.jpg` stands in `a/b.txt`, `a/b.caption` or `a/b.json`.
@@ -35,7 +35,7 @@ SCHEMA = pa.schema([
 
 
 @dataclass(frozen=True, eq=False)
-class Listing:
+class Pairs:
     """R rows in the order of the source; paths are relative to `base`, a folder in storage."""
 
     base: str
@@ -51,14 +51,14 @@ class Listing:
         return digest.hexdigest()[:16]
 
 
-def read_listing(
+def read_pairs(
     source: str,
     *,
     image_column: str | None = None,
     caption_column: str | None = None,
     base: str | None = None,
     options: StorageOptions | None = None,
-) -> Listing:
+) -> Pairs:
     """List `source`, a folder or a table by its ending; CorpusError where it is missing, empty or neither.
 
     Without `image_column` and `caption_column` the columns are recognised by their usual names. `base` is where
@@ -70,7 +70,7 @@ def read_listing(
     if ending in TABLES and [entry.uri for entry in files] == [source]:
         columns = tables.Columns(image_column, caption_column)
         rows, caption = TABLES[ending](storage.read(source, options=options), source, columns)
-        return Listing(base or posixpath.dirname(source) or ".", _table(rows, source), caption)
+        return Pairs(base or posixpath.dirname(source) or ".", _table(rows, source), caption)
     if len(files) == 1 and files[0].uri == source:
         raise CorpusError(
             f"{source} is neither a folder nor a table that can be read (its name ends in {ending or 'nothing'!r}); "
@@ -78,7 +78,7 @@ def read_listing(
         )
     if base or image_column:
         raise CorpusError(f"{source} is a folder: --base and --image-column are for tables; leave them out")
-    return Listing(source, _table(_folder(source, files), source), caption_column)
+    return Pairs(source, _table(_folder(source, files), source), caption_column)
 
 
 def _table(rows: Iterable[dict[str, Any]], source: str) -> pa.Table:
