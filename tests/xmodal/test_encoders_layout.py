@@ -66,6 +66,7 @@ def byte_tokenizer() -> str:
     ends = [("<start>", 98), ("<end>", 99)]
     tokenizer.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=ends)
     tokenizer.add_special_tokens(["<pad>", "<start>", "<end>"])
+    tokenizer.enable_padding(pad_id=0, pad_token="<pad>")
     return tokenizer.to_str()
 
 
@@ -173,8 +174,10 @@ def test_a_tokenizer_directory_is_copied(tmp_path: Path) -> None:
 
 
 def test_another_models_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="eos id 150 is not in its tokenizer"):
+    with pytest.raises(CheckpointError, match="ends captions with id 99, the model expects 150"):
         tiny(vocab_size=200, eos_id=150).save_pretrained(tmp_path, tokenizer_json=byte_tokenizer())
+    with pytest.raises(CheckpointError, match="has 100 tokens, the model 90"):
+        tiny(vocab_size=90, eos_id=89).save_pretrained(tmp_path, tokenizer_json=byte_tokenizer())
 
 
 @pytest.mark.parametrize("architecture", OTHERS)

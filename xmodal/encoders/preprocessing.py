@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
+from xmodal.data.tokenizer import save_tokenizer, special_ids
 from xmodal.encoders.intake import CLIP_MEAN, CLIP_STD, Pixels
 from xmodal.encoders.reading import explained
 from xmodal.errors import CheckpointError
@@ -60,23 +60,20 @@ def read_normalisation(source: str) -> dict[str, list[float]]:
 
 
 def write_tokenizer(directory: Path, tokenizer_json: str, config: PreTrainedConfig, length: int) -> None:
-    """`tokenizer.json` as it is, and the names of the special ids of `config`, for AutoTokenizer."""
-    tokenizer = Tokenizer.from_str(tokenizer_json)
-    (directory / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
-    # The class that takes tokenizer.json as it is: CLIPTokenizer would rebuild it with OpenAI's normalisation.
-    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length}
-    for role in ("bos", "eos", "pad"):
-        token_id = getattr(config, f"{role}_token_id", None)
-        if token_id is not None:
-            settings[f"{role}_token"] = _token(tokenizer, role, token_id)
-    write_json(directory / "tokenizer_config.json", settings)
-
-
-def _token(tokenizer: Tokenizer, role: str, token_id: int) -> str:
-    token = tokenizer.id_to_token(token_id)
-    if token is None:
-        raise CheckpointError(f"the model's {role} id {token_id} is not in its tokenizer; give its own tokenizer")
-    return token
+    """The tokenizer that the model was trained with; CheckpointError for one whose ids mean other things to it."""
+    special = special_ids(tokenizer_json)
+    if special.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {special.vocab_size} tokens, the model {config.vocab_size}: "
+            "give the model's own tokenizer"
+        )
+    # 2 is what CLIP checkpoints older than transformers 4.31 say, whatever their end token is.
+    if getattr(config, "eos_token_id", None) not in (None, 2, special.end):
+        raise CheckpointError(
+            f"the tokenizer ends captions with id {special.end}, the model expects {config.eos_token_id}: "
+            "give the model's own tokenizer"
+        )
+    save_tokenizer(tokenizer_json, directory, length)
 
 
 def copy_tokenizer(directory: Path, source: Path) -> None:
