@@ -7,6 +7,7 @@ import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from tars import make_tar, some_samples
 
 from xmodal import storage
 from xmodal.data import index as stored_index
-from xmodal.data import read
+from xmodal.data import read, shard
 from xmodal.data.corpus import (
     Corpus,
     Damage,
@@ -29,8 +30,10 @@ from xmodal.data.corpus import (
     open_corpus,
     read_extent,
 )
+from xmodal.data.kept import Kept
 from xmodal.data.listing import expand_braces
 from xmodal.data.shard_writer import parquet_shard, write_shards
+from xmodal.data.source import StoredSource
 from xmodal.errors import BadSample, CorpusError, StorageError
 
 
@@ -270,10 +273,10 @@ def test_a_corpus_pickles_without_what_can_be_computed(three):
 
 def test_two_million_extents_are_stored_and_loaded_fast():
     count = 2_000_000
-    shard = np.repeat(np.arange(10_000, dtype=np.int32), 200)
+    owner = np.repeat(np.arange(10_000, dtype=np.int32), 200)
     length = np.full(count, 10_000_000, np.int64)
     offset = (np.arange(count, dtype=np.int64) % 200) * 10_000_000
-    extents = Extents(shard, np.arange(count) % 200 * 500, np.full(count, 500, np.int32), offset, length)
+    extents = Extents(owner, np.arange(count) % 200 * 500, np.full(count, 500, np.int32), offset, length)
     shards = tuple(
         Shard(f"{i:05d}.tar", 2_000_000_000, "e" * 32, 100_000, fields=("jpg", "txt")) for i in range(10_000)
     )
@@ -467,3 +470,39 @@ def test_the_stored_index_is_plain_parquet_with_json(three):
     assert file.schema_arrow.names == ["shard", "first_row", "rows", "offset", "length"]
     assert json.loads(file.metadata.metadata[b"xmodal_index"])["version"] == 1
     assert file.schema_arrow.field("offset").type == pa.int64()
+
+
+def test_indexing_reads_in_windows_and_skips_the_bodies_of_large_members(tmp_path, monkeypatch):
+    samples = {"a": {"bin": b"x" * 6_000_000, "txt": b"t"}, "b": {"bin": b"y" * 100, "txt": b"t"}}
+    (tmp_path / "0.tar").write_bytes(make_tar(samples)[0])
+    monkeypatch.setattr(shard, "StoredSource", partial(StoredSource, window=100_000))
+    real, lengths = storage.read, []
+
+    def counted(uri, offset, length, **options):
+        lengths.append(length)
+        return real(uri, offset, length, **options)
+
+    monkeypatch.setattr(storage, "read", counted)
+    (entry,) = storage.list_files(str(tmp_path))
+    assert index_shard(str(tmp_path), entry).shard.rows == 2
+    assert max(lengths) <= 100_000 and sum(lengths) < 500_000
+
+
+def test_a_value_is_made_once_for_many_threads_and_dropped_when_room_is_needed():
+    kept: Kept[int] = Kept(limit_bytes=2)
+    made: list[int] = []
+
+    def make(key: int) -> int:
+        time.sleep(0.02)
+        made.append(key)
+        return key
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: kept.get(7, lambda: make(7), lambda value: 1), range(32))) == {7}
+    assert made == [7]
+    for key in (1, 2, 7):
+        assert kept.get(key, lambda key=key: make(key), lambda value: 1) == key
+    assert made == [7, 1, 2, 7]
+    with pytest.raises(BadSample):
+        kept.get(9, lambda: (_ for _ in ()).throw(BadSample("x")), lambda value: 1)
+    assert kept.get(9, lambda: make(9), lambda value: 1) == 9

@@ -66,7 +66,7 @@ def _other_coding(source: Source, path: str) -> Contents | None:
     return None
 
 
-def _gzip(source: StoredSource, path: str, hash_extents: bool) -> tuple[Contents, np.ndarray | None]:
+def _gzip(source: Source, path: str, hash_extents: bool) -> tuple[Contents, np.ndarray | None]:
     """A compressed tar: neighbours form one extent, for whose sake the whole shard is decompressed each time."""
     with closing(tempfile.SpooledTemporaryFile(SPOOL_IN_MEMORY)) as spool:
         fault = _inflate_into(spool, source)

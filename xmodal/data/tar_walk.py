@@ -101,7 +101,7 @@ def _read_member(source: Source, begin: int, end: int) -> Member | _Problem:
         if header is None:
             return _no_header(block, at)
         if header.kind not in EXTENSIONS:
-            return _member(replace(header, name=name or header.name), size, begin, at, end)
+            return _member(header, name or header.name, size, begin, at, end)
         if not 0 <= header.size <= LARGEST_EXTENSION:
             return _Problem("bad_size", at, f"an extension header of {header.size} bytes")
         body = source.read(at + BLOCK, min(header.size, end - at - BLOCK))
@@ -123,14 +123,14 @@ def _read_member(source: Source, begin: int, end: int) -> Member | _Problem:
     return _Problem("bad_header", begin, f"more than {LONGEST_CHAIN} extension headers")
 
 
-def _member(header: Header, pax_size: bytes | None, begin: int, at: int, end: int) -> Member | _Problem:
+def _member(header: Header, name: bytes, pax_size: bytes | None, begin: int, at: int, end: int) -> Member | _Problem:
     size = header.size
     if pax_size is not None:
         size = int(pax_size) if pax_size.isdigit() and len(pax_size) < 20 else -1
     if header.kind in BODILESS_KINDS:
         size = 0
     data = at + BLOCK
-    member = Member(header.name, begin, data, size, min(data + _padded(size), end), header.kind == DIRECTORY)
+    member = Member(name, begin, data, size, min(data + _padded(size), end), header.kind == DIRECTORY)
     if size < 0:
         return replace(member, size=0, end=data, fault="bad_size")
     if data + size > end:
