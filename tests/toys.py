@@ -60,9 +60,7 @@ class ToyEncoder(nn.Module):
         self.log_scale.clamp_(0, math.log(100.0))
 
 
-def toy_batch(
-    rows: int, *, seed: int = 0, masked: tuple[int, ...] = (), captions: int | None = None
-) -> Batch:
+def toy_batch(rows: int, *, seed: int = 0, masked: tuple[int, ...] = (), captions: int | None = None) -> Batch:
     """Random pairs; `masked` rows are invalid, and at most `captions` different captions occur."""
     draw = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (rows, *PIXELS), generator=draw, dtype=torch.uint8)

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from xmodal.errors import ConfigError
 
 
-def cosine_schedule(
-    step: int, *, warmup_steps: int, total_steps: int, peak: float, floor: float = 0.0
-) -> float:
+def cosine_schedule(step: int, *, warmup_steps: int, total_steps: int, peak: float, floor: float = 0.0) -> float:
     """The learning rate of update number `step` (counted from 0): linear warm-up, then half a cosine.
 
     Update `warmup_steps - 1` is the first at `peak`; update 0 already moves (`peak / warmup_steps`). From
@@ -31,13 +29,9 @@ class CosineSchedule:
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_steps <= self.total_steps:
-            raise ConfigError(
-                f"warmup_steps={self.warmup_steps} must lie between 0 and total_steps={self.total_steps}"
-            )
+            raise ConfigError(f"warmup_steps={self.warmup_steps} must lie between 0 and total_steps={self.total_steps}")
         if not 0 <= self.floor <= self.peak or not math.isfinite(self.peak):
-            raise ConfigError(
-                f"the learning rate's floor={self.floor} must lie between 0 and its peak={self.peak}"
-            )
+            raise ConfigError(f"the learning rate's floor={self.floor} must lie between 0 and its peak={self.peak}")
 
     def __call__(self, step: int) -> float:
         return cosine_schedule(

@@ -1,0 +1,33 @@
+"""AdamW over the trainable parameters: a module in, an optimizer with decayed and undecayed groups out."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.errors import ConfigError
+
+
+def adamw(module: nn.Module, *, weight_decay: float, betas: tuple[float, float], eps: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) by the fused kernel: one pass, deterministic. The step sets the rate.
+
+    Raises ConfigError when nothing is trainable.
+    """
+    fused = all(p.device.type in ("cpu", "cuda") for p in module.parameters())
+    if not any(True for _ in trainable(module)):
+        raise ConfigError("no parameter is trainable: unfreeze at least one tower or head")
+    groups = decay_groups(module, weight_decay)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=fused)
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; gains, biases and scalars (fewer than two dimensions) do not: Radford et al. 2021, §2.5."""
+    matrices = [p for _, p in trainable(module) if p.ndim >= 2]
+    others = [p for _, p in trainable(module) if p.ndim < 2]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def trainable(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The named parameters that the optimizer moves."""
+    return ((name, p) for name, p in module.named_parameters() if p.requires_grad)

@@ -1,0 +1,110 @@
+"""All that a training step reads and moves: an objective and hyper-parameters in, one `TrainState` out."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from xmodal.errors import ConfigError, nearest
+from xmodal.losses.ranks import Group, rank_in, world_size
+from xmodal.training.objective import Objective
+from xmodal.training.optimizer import adamw
+from xmodal.training.randomness import repeatable
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """The objective, its optimizer, and the cursor. `train_step` is the only thing that moves it.
+
+    `step` counts finished updates, so it is also the number of the next one. `ddp` wraps `objective` when there is more
+    than one rank; both share the same parameters. `rows_per_forward` None means the whole per-rank batch in one piece.
+    """
+
+    objective: Objective
+    ddp: DistributedDataParallel | None
+    optimizer: torch.optim.Optimizer
+    schedule: Callable[[int], float]
+    seed: int
+    precision: str = "fp32"
+    rows_per_forward: int | None = None
+    max_grad_norm: float | None = 1.0
+    check_every: int = 200  # steps between comparisons of the ranks' weights
+    step: int = 0
+    clamps: Tensor  # int64 scalar on the device: steps after which the scale was clamped
+    rehearsed: bool = False  # DDP has settled its buckets in this process
+
+    @classmethod
+    def create(
+        cls,
+        objective: Objective,
+        *,
+        schedule: Callable[[int], float],
+        seed: int,
+        weight_decay: float = 0.2,
+        betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-6,
+        precision: str = "fp32",
+        rows_per_forward: int | None = None,
+        max_grad_norm: float | None = 1.0,
+        check_every: int = 200,
+    ) -> "TrainState":
+        """A state at step 0 of an objective that already lies on its device; wraps it in DDP when ranks are several.
+
+        Defaults of the optimizer: Radford et al. 2021, table 19 (ViT). Raises ConfigError on an unknown precision or
+        impossible counts.
+        """
+        _check_plain_arguments(precision, rows_per_forward, check_every)
+        return cls(
+            objective=objective,
+            ddp=_wrap(objective, objective.group),
+            optimizer=adamw(objective, weight_decay=weight_decay, betas=betas, eps=eps),
+            schedule=schedule,
+            seed=seed,
+            precision=precision,
+            rows_per_forward=rows_per_forward,
+            max_grad_norm=max_grad_norm,
+            check_every=check_every,
+            clamps=torch.zeros((), dtype=torch.int64, device=next(objective.parameters()).device),
+        )
+
+    @property
+    def module(self) -> nn.Module:
+        """What a training forward must call: the DDP wrapper where there is one."""
+        return self.objective if self.ddp is None else self.ddp
+
+    @property
+    def group(self) -> Group:
+        return self.objective.group
+
+    @property
+    def device(self) -> torch.device:
+        return self.clamps.device
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The region of a forward: bfloat16 matrix products for `bf16`, nothing for `fp32`."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    def randomness(self, *, chunk: int) -> AbstractContextManager[None]:
+        """The region of a forward whose draws are a function of (seed, step, rank, chunk)."""
+        return repeatable(self.device, self.seed, self.step, rank_in(self.group), chunk)
+
+
+def _check_plain_arguments(precision: str, rows_per_forward: int | None, check_every: int) -> None:
+    if precision not in PRECISIONS:
+        raise ConfigError(f"unknown precision {precision!r}; {nearest(precision, PRECISIONS)}")
+    if rows_per_forward is not None and rows_per_forward < 1:
+        raise ConfigError(f"rows_per_forward={rows_per_forward} must be at least 1, or None for no chunks")
+    if check_every < 1:
+        raise ConfigError(f"check_every={check_every} must be at least 1 step")
+
+
+def _wrap(objective: Objective, group: Group) -> DistributedDataParallel | None:
+    """DDP with gradients as views of its buckets (no second copy); running statistics follow rank 0."""
+    if world_size(group) == 1:
+        return None
+    return DistributedDataParallel(objective, process_group=group, gradient_as_bucket_view=True)

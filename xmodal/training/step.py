@@ -1,0 +1,124 @@
+"""One training step: a state and this rank's rows in, the moved state and plain figures out."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.batch import Batch
+from xmodal.errors import ConfigError
+from xmodal.losses.ranks import world_size
+from xmodal.training.accumulate import backward, copy_buffers, restore_buffers
+from xmodal.training.agreement import check_same_weights, total
+from xmodal.training.nonfinite import refuse
+from xmodal.training.objective import Losses
+from xmodal.training.optimizer import trainable
+from xmodal.training.state import TrainState
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What the host learns of a step, by its single read from the device; alike on all ranks."""
+
+    loss: float
+    bad_ranks: float  # ranks that hold a non-finite loss or gradient
+    n_valid: float
+    n_bad: float
+    clamps: float
+    grad_norm: float
+    own: dict[str, float]  # the objective's own: logit_scale, temperature
+
+
+def train_step(state: TrainState, batch: Batch) -> Metrics:
+    """Move the state by one update on the global batch of which `batch` is this rank's part (all ranks: equal sizes).
+
+    `loss` is the mean over all valid rows; `grad_norm` is taken before clipping; `n_valid` and `n_bad` count rows of
+    all ranks (padding is neither); `clamps` counts earlier steps that ended with the scale clamped. Raises
+    NonFiniteLoss on every rank, with nothing moved, when any rank's loss or gradient is not finite; RanksDiverged when
+    the ranks' weights differ.
+    """
+    if state.step % state.check_every == 0 or not state.rehearsed:
+        check_same_weights(state.objective, state.step, state.group)
+    kept = copy_buffers(state.objective)
+    losses = _gradients(state, batch, kept)
+    norm = _gradient_norm(state)
+    seen = _agree(state, batch, losses, norm)
+    if seen.bad_ranks:
+        restore_buffers(state.objective, kept)
+        state.optimizer.zero_grad()
+        refuse(state, batch, loss=seen.loss, grad_norm=seen.grad_norm)
+    rate = state.schedule(state.step)
+    _update(state, rate, norm)
+    return _metrics(seen, rate)
+
+
+def _gradients(state: TrainState, batch: Batch, kept: list[Tensor]) -> Losses:
+    losses = backward(state, batch)
+    if state.rehearsed:
+        return losses
+    _check_all_used(state.objective)
+    state.rehearsed = True
+    if world_size(state.group) <= 2:
+        return losses
+    # DDP lays its buckets out anew after the first backward of a process. With three ranks and more the order in
+    # which an all-reduce adds depends on a gradient's place in its bucket, so the first step after a resume would
+    # differ in the last bit from the same step of the uninterrupted run: take it again in the settled layout.
+    state.optimizer.zero_grad()
+    restore_buffers(state.objective, kept)
+    return backward(state, batch)
+
+
+def _check_all_used(objective: nn.Module) -> None:
+    unused = [name for name, p in trainable(objective) if p.grad is None]
+    if unused:
+        raise ConfigError(
+            f"{len(unused)} trainable parameters take no part in the loss, first {unused[0]!r}: "
+            "freeze them (requires_grad_(False)) or leave them out"
+        )
+
+
+def _gradient_norm(state: TrainState) -> Tensor:
+    """The L2 norm over all parameters; the same on all ranks, since DDP left the same gradients there."""
+    gradients = [p.grad for _, p in trainable(state.objective) if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+@torch.no_grad()
+def _agree(state: TrainState, batch: Batch, losses: Losses, norm: Tensor) -> Figures:
+    """One all-reduce of four numbers and one read by the host decide for all ranks what happens next."""
+    share = losses.sum.detach().double() / world_size(state.group)
+    bad = ~(share.isfinite() & norm.isfinite())
+    unreadable = (~batch.valid & (batch.row >= 0)).sum()
+    mine = torch.stack([share, bad.double(), batch.valid.sum().double(), unreadable.double()])
+    own = state.objective.figures()
+    alike = torch.stack([x.detach().double() for x in (state.clamps, norm, *own.values())])
+    seen = torch.cat([total(mine, state.group), alike]).tolist()
+    names = ("loss", "bad_ranks", "n_valid", "n_bad", "clamps", "grad_norm")
+    return Figures(**dict(zip(names, seen, strict=False)), own=dict(zip(own, seen[len(names) :], strict=True)))
+
+
+@torch.no_grad()
+def _update(state: TrainState, rate: float, norm: Tensor) -> None:
+    if state.max_grad_norm is not None:
+        parameters = [p for _, p in trainable(state.objective)]
+        torch.nn.utils.clip_grads_with_norm_(parameters, state.max_grad_norm, norm)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    state.clamps += state.objective.clamp_()
+    state.step += 1
+
+
+def _metrics(seen: Figures, rate: float) -> Metrics:
+    return {
+        "loss": seen.loss,
+        "lr": rate,
+        "grad_norm": seen.grad_norm,
+        "n_valid": seen.n_valid,
+        "n_bad": seen.n_bad,
+        "clamps": seen.clamps,
+        **seen.own,
+    }
