@@ -170,9 +170,7 @@ class ObjectStore:
         for name in self._ports:
             (etc / f"{name}.conf").write_text(self._conf(name))
         rings = [word for name in BACKENDS for word in (name, str(self._ports[name]))]
-        made = subprocess.run(
-            [self._venv / "bin/python", "-c", RINGS, etc, *rings], capture_output=True, text=True
-        )
+        made = subprocess.run([self._venv / "bin/python", "-c", RINGS, etc, *rings], capture_output=True, text=True)
         if made.returncode:
             raise Unavailable(f"Swift cannot make its rings: {made.stderr.strip()}")
 
@@ -260,9 +258,7 @@ def _answers(port: int) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("install")
     commands.add_parser("serve").add_argument("directory", metavar="DIR", type=Path)

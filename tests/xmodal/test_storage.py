@@ -33,9 +33,7 @@ def no_space(*_: object) -> int:
 class TestContract:
     """Every statement holds for a plain path, a file:// URI and a real S3 server."""
 
-    @pytest.mark.parametrize(
-        "data", [b"", b"x", bytes(range(256)) * 400], ids=["empty", "one byte", "100 KB"]
-    )
+    @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 400], ids=["empty", "one byte", "100 KB"])
     def test_written_bytes_come_back(self, root: str, data: bytes) -> None:
         storage.write(f"{root}/a/b", data)
         assert storage.read(f"{root}/a/b") == data
@@ -59,16 +57,12 @@ class TestContract:
         assert storage.read(f"{root}/x", 1000) == b""
 
     @pytest.mark.parametrize(("offset", "length"), [(0, 11), (5, 6), (10, 1), (11, 1), (99, 1), (11, None)])
-    def test_a_file_that_ends_early_is_never_delivered_short(
-        self, root: str, offset: int, length: int
-    ) -> None:
+    def test_a_file_that_ends_early_is_never_delivered_short(self, root: str, offset: int, length: int) -> None:
         storage.write(f"{root}/x", b"0123456789")
         with pytest.raises(storage.ShortRead, match=r"/x ends at byte 10"):
             storage.read(f"{root}/x", offset, length)
 
-    def test_a_large_file_passes_in_parts(
-        self, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_large_file_passes_in_parts(self, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(transfer, "PART_BYTES", 5 << 20)  # the smallest part that S3 allows
         data = os.urandom((12 << 20) + 7)
         (tmp_path / "here").write_bytes(data)
@@ -179,9 +173,7 @@ class TestContract:
         with pytest.raises(StorageError, match="names a directory"):
             storage.write(f"{root}/a/", b"")
 
-    def test_a_file_that_cannot_be_uploaded_is_named_and_stores_nothing(
-        self, root: str, tmp_path: Path
-    ) -> None:
+    def test_a_file_that_cannot_be_uploaded_is_named_and_stores_nothing(self, root: str, tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="absent"):
             storage.upload(f"{tmp_path}/absent", f"{root}/x")
         assert not storage.exists(root)

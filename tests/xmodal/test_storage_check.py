@@ -87,9 +87,7 @@ class TestCheck:
         message = self.refused(s3_root, writable=False, options=options)
         assert "endpoint http://127.0.0.1:9, region eu-west-7" in message
 
-    def test_a_silent_server(
-        self, s3_server: S3Server, s3_root: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_silent_server(self, s3_server: S3Server, s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("xmodal.storage.s3.CHECK_LIMIT_S", 1.0)
         with s3_server.faults([{"kind": "delay", "seconds": 3}]):
             assert "does not answer in time" in self.refused(s3_root, writable=True)

@@ -8,9 +8,7 @@ from xmodal.storage import retry
 
 
 def answer(code: str, status: int) -> boto.ClientError:
-    return boto.ClientError(
-        {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject"
-    )
+    return boto.ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")
 
 
 @pytest.mark.parametrize(

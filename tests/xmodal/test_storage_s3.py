@@ -90,9 +90,7 @@ class TestFaults:
             assert faults.fired == [refusals]
         assert storage.retries.by_cause()["busy"] == before + refusals
 
-    def test_refusals_without_end_are_reported_with_uri_and_cause(
-        self, s3_server: S3Server, s3_root: str
-    ) -> None:
+    def test_refusals_without_end_are_reported_with_uri_and_cause(self, s3_server: S3Server, s3_root: str) -> None:
         storage.write(f"{s3_root}/x", b"")
         with (
             s3_server.faults([{"kind": "slow_down", "key": "*/x"}]) as faults,
@@ -198,9 +196,7 @@ class TestFaults:
         monkeypatch.setattr(transfer, "PART_BYTES", 1000)
         monkeypatch.setattr(transfer, "AT_ONCE", 1)
         storage.write(f"{s3_root}/x", b"a" * 900)
-        boto3.client("s3").put_object(
-            Bucket=s3_root.split("/")[2], Key=f"{s3_root.split('/')[3]}/x", Body=b"a" * 3000
-        )
+        boto3.client("s3").put_object(Bucket=s3_root.split("/")[2], Key=f"{s3_root.split('/')[3]}/x", Body=b"a" * 3000)
         failed: list[BaseException] = []
 
         def read() -> None:
@@ -209,9 +205,7 @@ class TestFaults:
             except StorageError as error:
                 failed.append(error)
 
-        with s3_server.faults(
-            [{"kind": "delay", "key": "*/x", "method": "GET", "skip": 1, "seconds": 1}]
-        ) as faults:
+        with s3_server.faults([{"kind": "delay", "key": "*/x", "method": "GET", "skip": 1, "seconds": 1}]) as faults:
             reader = threading.Thread(target=read)
             reader.start()
             while not sum(faults.fired):

@@ -11,14 +11,10 @@ from xmodal.errors import StorageError
 
 
 class TestUris:
-    @pytest.mark.parametrize(
-        "uri", ["gs://b/k", "http://h/x", "pipe://cat", "S3://b/k", "s3a://b/k", "hdfs://x"]
-    )
+    @pytest.mark.parametrize("uri", ["gs://b/k", "http://h/x", "pipe://cat", "S3://b/k", "s3a://b/k", "hdfs://x"])
     def test_only_s3_and_file_are_supported(self, uri: str) -> None:
         for use in (storage.read, storage.list_files, lambda u: storage.check(u, writable=True)):
-            with pytest.raises(
-                StorageError, match=r"not supported; use s3://bucket/key, file:///path or a plain"
-            ):
+            with pytest.raises(StorageError, match=r"not supported; use s3://bucket/key, file:///path or a plain"):
                 use(uri)
 
     @pytest.mark.parametrize(
@@ -57,9 +53,7 @@ class TestUris:
         storage.write("$HOME/~/x", b"")
         assert (tmp_path / "$HOME/~/x").exists()
 
-    @pytest.mark.parametrize(
-        "root", ["s3://bucket", "s3://bucket/", "s3://bucket//", "/", "file:///", "/../"]
-    )
+    @pytest.mark.parametrize("root", ["s3://bucket", "s3://bucket/", "s3://bucket//", "/", "file:///", "/../"])
     def test_a_whole_bucket_or_file_system_is_never_deleted(self, root: str) -> None:
         with pytest.raises(StorageError, match="name a"):
             storage.delete_tree(root)

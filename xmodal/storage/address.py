@@ -62,9 +62,7 @@ def _parse_s3(uri: str) -> S3Address:
 def _parse_file(uri: str) -> LocalAddress:
     path = uri.removeprefix("file://")
     if not path.startswith("/"):
-        raise StorageError(
-            f"{uri!r} must hold an absolute path: write file:///path, or a plain relative path"
-        )
+        raise StorageError(f"{uri!r} must hold an absolute path: write file:///path, or a plain relative path")
     return LocalAddress("file://", path)
 
 

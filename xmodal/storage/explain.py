@@ -5,9 +5,7 @@ from botocore import exceptions as boto
 from xmodal.storage.retry import CutBody, InvalidEndpoint
 
 _KEY = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile"
-_RIGHTS = (
-    "grant them s3:ListBucket, s3:GetObject and, to write, s3:PutObject and s3:DeleteObject, or use others"
-)
+_RIGHTS = "grant them s3:ListBucket, s3:GetObject and, to write, s3:PutObject and s3:DeleteObject, or use others"
 _REGION = "set AWS_REGION to the region of the bucket"
 _WITHOUT = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile, or ask for anonymous access"
 

@@ -148,9 +148,7 @@ class LocalStore:
             status = child.stat()
         except FileNotFoundError:
             if child.is_symlink() and os.path.lexists(child.path):
-                raise StorageError(
-                    f"{child.path} is a link to nothing; remove it or restore its target"
-                ) from None
+                raise StorageError(f"{child.path} is a link to nothing; remove it or restore its target") from None
             return  # deleted since the directory was read
         if S_ISREG(status.st_mode):
             yield Entry(self.prefix + child.path, status.st_size, _etag(status))
@@ -183,9 +181,7 @@ class LocalStore:
         wanted = status.st_size - offset if length is None else length
         data = read_all(descriptor, wanted, offset) if wanted > 0 else b""
         if len(data) != wanted:
-            raise ShortRead(
-                f"{self.uri} ends at byte {status.st_size}, before byte {offset + max(wanted, 0)}"
-            )
+            raise ShortRead(f"{self.uri} ends at byte {status.st_size}, before byte {offset + max(wanted, 0)}")
         return data
 
     def write(self, data: bytes) -> None:

@@ -24,10 +24,6 @@ class StorageOptions:
             return
         parts = urlsplit(self.endpoint)
         if parts.username or parts.password:  # do not repeat it
-            raise StorageError(
-                "the storage endpoint holds credentials; put them in the AWS environment or a profile"
-            )
+            raise StorageError("the storage endpoint holds credentials; put them in the AWS environment or a profile")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise StorageError(
-                f"the storage endpoint {self.endpoint!r} is not a URL; write http(s)://host[:port]"
-            )
+            raise StorageError(f"the storage endpoint {self.endpoint!r} is not a URL; write http(s)://host[:port]")

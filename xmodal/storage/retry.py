@@ -57,9 +57,7 @@ def cause_for_retry(error: Exception) -> str | None:
         return _cause_in_answer(error)
     if isinstance(error, boto.SSLError | boto.ParamValidationError):
         return None
-    if isinstance(
-        error, CutBody | boto.IncompleteReadError | boto.ResponseStreamingError | aiohttp.ClientPayloadError
-    ):
+    if isinstance(error, CutBody | boto.IncompleteReadError | boto.ResponseStreamingError | aiohttp.ClientPayloadError):
         return "cut body"
     if isinstance(error, boto.FlexibleChecksumError | ResponseParserError):
         return "cut body"

@@ -76,9 +76,7 @@ class S3Store:
             with named_errors(local_path):
                 part = read_all(descriptor, end - start, start)
             if len(part) != end - start or os.fstat(descriptor).st_size != size:
-                raise Changed(
-                    f"{local_path} changed while it was uploaded; upload it when nobody writes to it"
-                )
+                raise Changed(f"{local_path} changed while it was uploaded; upload it when nobody writes to it")
             return part
 
         self._run(lambda requests: self._transfer(requests).store(source, size))
@@ -127,13 +125,7 @@ class S3Store:
 
     async def _explain(self, error: Exception, system: S3FileSystem, requests: Requests) -> StorageError:
         cause, mend = cause_and_mend(error, anonymous=self.options.anonymous)
-        kind = (
-            NotFound
-            if is_missing(error)
-            else Changed
-            if code(error) == "PreconditionFailed"
-            else StorageError
-        )
+        kind = NotFound if is_missing(error) else Changed if code(error) == "PreconditionFailed" else StorageError
         return kind(f"{self.uri}: {cause}; {mend} ({await self._whereabouts(system, requests)})")
 
     async def _whereabouts(self, system: S3FileSystem, requests: Requests) -> str:

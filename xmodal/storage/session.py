@@ -38,9 +38,7 @@ def file_system(options: StorageOptions) -> S3FileSystem:
     The process number is part of the cache key because a forked child must not talk on its parent's sockets. The
     parent's entries stay: closing them in the child would wait for an event loop that does not run there.
     """
-    environment = hash(
-        frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
-    )
+    environment = hash(frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
     key = (os.getpid(), options, environment, CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
     with _lock:
         if key not in _systems:

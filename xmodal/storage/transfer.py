@@ -106,9 +106,7 @@ class Transfer:
             answer = await client.get_object(**query)
             async with answer["Body"] as body:
                 data = await body.read()
-            size = self._verify(
-                data, answer.get("ContentRange", ""), offset, wanted, exact=length is not None
-            )
+            size = self._verify(data, answer.get("ContentRange", ""), offset, wanted, exact=length is not None)
             return data, size, answer["ETag"].strip('"')
 
         try:
@@ -116,9 +114,7 @@ class Transfer:
         except ClientError as error:
             if code(error) not in ("InvalidRange", "416"):
                 raise
-        entry = (
-            await self.stat()
-        )  # no byte at `offset`: fine only for the rest of a file that ends right there
+        entry = await self.stat()  # no byte at `offset`: fine only for the rest of a file that ends right there
         if length is None and entry.size == offset:
             return b"", entry.size, entry.etag
         raise ShortRead(f"{self.uri} ends at byte {entry.size}, before byte {offset + (length or 0)}")
@@ -156,9 +152,7 @@ class Transfer:
         if stored != size:
             raise StorageError(f"{self.uri} holds {stored} bytes after {size} were written; write it again")
 
-    async def _store_parts(
-        self, upload: dict[str, Any], source: Callable[[int, int], bytes], size: int
-    ) -> None:
+    async def _store_parts(self, upload: dict[str, Any], source: Callable[[int, int], bytes], size: int) -> None:
         part_bytes = max(PART_BYTES, -(-size // MOST_PARTS))
         etags: dict[int, str] = {}
 
