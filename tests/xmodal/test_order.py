@@ -124,6 +124,9 @@ def test_shares_of_round_weights_are_exact():
 
 
 def test_row_randomness_depends_on_seed_epoch_and_row_alone():
-    draw = {key: order.row_generator(*key).random() for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}
+    draw = {key: order.RowRandom(*key[:2])(key[2]).random() for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}
     assert len(set(draw.values())) == 4
-    assert draw[0, 0, 1] == order.row_generator(0, 0, 1).random()
+    random = order.RowRandom(0, 0)
+    for row in (5, 1, 2**40, 0, 1):
+        random(row).integers(0, 9, 3, dtype=np.int32)  # half a draw is left over
+    assert random(1).random() == draw[0, 0, 1]

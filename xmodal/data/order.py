@@ -22,9 +22,22 @@ def philox(seed: int, *key: int) -> np.random.Philox:
     return np.random.Philox(np.random.SeedSequence((seed, *key)))
 
 
-def row_generator(seed: int, epoch: int, row: int) -> np.random.Generator:
-    """The randomness of one row in one epoch (crop, flip, caption): the same on whichever worker it is decoded."""
-    return np.random.Generator(philox(seed, AUGMENT, epoch, row))
+class RowRandom:
+    """The randomness of each row in one epoch (crop, flip, caption): the same on whichever worker it is decoded.
+
+    `random(row)` is a generator at the start of the row's own stream, good until the next call. Rows are places of the
+    counter of one key, 2^128 draws apart: setting it costs 2 microseconds, a new generator 40.
+    """
+
+    def __init__(self, seed: int, epoch: int) -> None:
+        self._bits = philox(seed, AUGMENT, epoch)
+        self._start = self._bits.state
+        self._generator = np.random.Generator(self._bits)
+
+    def __call__(self, row: int) -> np.random.Generator:
+        self._start["state"]["counter"][:] = (0, 0, row, 0)
+        self._bits.state = self._start
+        return self._generator
 
 
 @dataclass(frozen=True)
@@ -155,8 +168,11 @@ def spread(shard: np.ndarray, bits: np.random.Philox) -> np.ndarray:
     return by_shard[np.argsort(position, kind="stable")]
 
 
-def block_rows(global_batch: int, world_size: int, task_rows: int, row_bytes: int, target_bytes: int = 8 << 20) -> int:
-    """Rows of a block: the largest that divides a rank's share and a task and stays near `target_bytes`.
+def block_rows(global_batch: int, world_size: int, task_rows: int, row_bytes: int, target_bytes: int = 32 << 20) -> int:
+    """Rows of a block: the largest that divides a rank's share and a task and stays within `target_bytes`.
+
+    Every block costs Ray's scheduler and splitter some milliseconds, so large ones are cheaper by the row (224-px
+    images: 0.57 ms of the splitter's time a row in blocks of 32, 0.08 in blocks of 128).
 
     `world_size` must divide `global_batch`. The order of rows does not depend on it: blocks only cut the stream.
     """

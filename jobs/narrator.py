@@ -1,0 +1,76 @@
+"""What a run says while it goes: its news in, lines that a person understands out."""
+
+import sys
+import time
+from typing import TextIO
+
+SECONDS_PER_LINE = 2.0
+
+
+class Narrator:
+    """Prints a line for what happens and at most one every two seconds for progress; `stage` opens every line."""
+
+    def __init__(self, stage: str, out: TextIO | None = None) -> None:
+        self._stage = stage
+        self._out = out or sys.stderr
+        self._due = 0.0
+        self._began = time.monotonic()
+        self._first_step = 0
+
+    def __call__(self, message: dict) -> None:
+        getattr(self, f"_{message['kind']}")(message)
+
+    def _say(self, text: str) -> None:
+        print(f"[{self._stage}] {text}", file=self._out, flush=True)
+
+    def _note(self, message: dict) -> None:
+        self._say(message["text"])
+
+    def _indexing(self, message: dict) -> None:
+        if self._is_due(message["done"] == message["total"]):
+            self._say(f"indexing: {message['done']:,} of {message['total']:,} shards")
+
+    def _opening(self, message: dict) -> None:
+        self._say(
+            f"{message['rows']:,} rows, {message['steps']:,} steps "
+            f"({message['steps_per_epoch']:,} an epoch), {message['parameters'] / 1e6:.1f} M parameters"
+        )
+        if message["found"] is not None:
+            self._say(f"found a checkpoint of step {message['found']:,} in {message['run']}")
+        self._say("starting the workers")
+
+    def _start(self, message: dict) -> None:
+        """A worker group has started: the first one, or another after a failure."""
+        self._began, self._first_step = time.monotonic(), message["step"]
+        whence = f"from checkpoint {message['found']}" if message["found"] else "from nothing"
+        self._say(f"{message['workers']} worker(s) start at step {message['step']:,} {whence}; the first batch comes")
+
+    def _progress(self, message: dict) -> None:
+        step, steps, metrics = message["step"], message["steps"], message["metrics"]
+        if not self._is_due(step == steps):
+            return
+        done = max(step - self._first_step, 1)
+        left_s = (time.monotonic() - self._began) / done * (steps - step)
+        parts = [
+            f"step {step:,}/{steps:,}",
+            f"loss {metrics['loss']:.3f}",
+            f"{metrics['samples_per_s']:,.0f} samples/s",
+            f"waiting for data {metrics['data_wait_share']:.0%}",
+            f"ETA {_clock(left_s)}",
+        ]
+        if metrics["rows/quarantined"]:
+            parts.append(f"{metrics['rows/quarantined']:,} bad rows")
+        self._say("  ".join(parts))
+
+    def _is_due(self, last: bool) -> bool:
+        now = time.monotonic()
+        if now < self._due and not last:
+            return False
+        self._due = now + SECONDS_PER_LINE
+        return True
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

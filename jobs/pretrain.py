@@ -1,0 +1,74 @@
+"""Pretrain a dual encoder on image-text pairs.
+
+    python -m jobs.pretrain vit-tiny --corpus shards/
+    python -m jobs.pretrain vit-b-32 --corpus s3://bucket/a s3://bucket/b --weights 3 1 --workers 8 --runs s3://bucket/runs
+    python -m jobs.pretrain vit-b-32 --corpus s3://bucket/a --name first --runs s3://bucket/runs --resume
+
+A run lives in RUNS/NAME: run.json, metrics.jsonl, tensorboard/, quarantine.parquet and checkpoints/, each of which is
+a Hugging Face directory. It may be killed at any moment: the same command with --resume goes on from the last
+checkpoint with the same rows in the same order, on any number of workers.
+"""
+
+import sys
+
+import tyro
+
+from jobs import console
+from jobs.narrator import Narrator
+from jobs.presets import PRESETS
+from pipelines import pretrain
+from pipelines.corpora import Data
+from xmodal.errors import ConfigError, nearest
+
+PROGRAM = "python -m jobs.pretrain"
+
+
+def parse(arguments: list[str]) -> pretrain.Config:
+    """The preset named first, with the flags behind it set over its values. ConfigError names the nearest preset."""
+    if arguments in (["-h"], ["--help"]):
+        print(f"{__doc__}\nPresets, each with its own --help:\n\n{listing()}")
+        raise SystemExit(0)
+    if not arguments or arguments[0].startswith("-"):
+        raise ConfigError(f"name a preset first: {PROGRAM} PRESET --corpus URI\n\n{listing()}")
+    name, *flags = arguments
+    if name not in PRESETS:
+        raise ConfigError(f"no preset {name!r}: {nearest(name, PRESETS)}")
+    preset = PRESETS[name]
+    default = pretrain.Config(
+        name=name,
+        data=Data(corpus=tyro.MISSING),
+        model=preset.model,
+        optim=preset.optim,
+        augment=preset.augment,
+    )
+    return tyro.cli(
+        pretrain.Config,
+        default=default,
+        args=flags,
+        prog=f"{PROGRAM} {name}",
+        description=__doc__,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def listing() -> str:
+    """One line for every preset."""
+    return "\n".join(f"  {name:14} {preset.summary}" for name, preset in PRESETS.items())
+
+
+def run(arguments: list[str]) -> None:
+    config = parse(arguments)
+    result = pretrain.run(config, Narrator("pretrain"))
+    if result.found_finished:
+        print(f"the run {config.name!r} was finished already, at step {result.step:,}")
+    print(f"run         {result.run.uri}")
+    print(f"checkpoint  {result.checkpoint}")
+    print(f"next        python -m jobs.evaluate {result.run.uri} HELD_OUT_CORPUS")
+
+
+def main() -> None:
+    console.main(lambda: run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

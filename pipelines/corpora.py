@@ -1,0 +1,190 @@
+"""URIs of corpora -> streams: index them in parallel, fit their field maps, choose what decodes each field."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from pipelines.source import Stream
+from xmodal.data import corpus as corpora
+from xmodal.data.blocks import Recipe
+from xmodal.data.corpus import Corpus, RawSample
+from xmodal.data.fields import Field, FieldMap, available_members, parse_field_map
+from xmodal.data.order import Plan, shares
+from xmodal.errors import ConfigError, CorpusError
+from xmodal.storage import StorageOptions
+
+Notify = Callable[[str], None]
+Progress = Callable[[int, int], None]  # shards done, shards in all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where pairs come from and how they are read."""
+
+    corpus: tuple[str, ...]  # URIs of one corpus or of a mixture: folders or single shards, tar or Parquet
+    weights: tuple[float, ...] = ()  # each corpus's share of every batch; empty: in proportion to its rows
+    fields: tuple[str, ...] = ()  # field map, e.g. image=jpg|png text=json:caption; empty: the usual names
+    index: str | None = None  # URI of a cache for indexes; None: beside each corpus
+    hash_extents: bool = False  # keep a SHA-256 of every extent in the index and check it at every read
+    max_bad_fraction: float = 0.01  # the run stops when more of its rows than this had to be masked
+    rows_per_task: int = 1024  # rows read and shuffled together by one read task; bounds its memory
+    tasks_per_segment: int = 4096  # read tasks of one Ray Dataset; a new one costs seconds
+    cpus_per_read: float = 1.0  # CPU slots of one read task
+    endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
+    region: str | None = None
+    profile: str | None = None  # of the AWS configuration; None: the standard environment
+    anonymous: bool = False  # public buckets
+
+    def __post_init__(self) -> None:
+        if not self.corpus:
+            raise ConfigError("no corpus: give at least one, e.g. --corpus s3://bucket/shards")
+        if self.weights and len(self.weights) != len(self.corpus):
+            raise ConfigError(f"{len(self.weights)} weights for {len(self.corpus)} corpora: give one for each, or none")
+        if any(weight <= 0 for weight in self.weights):
+            raise ConfigError(f"weights must be positive, not {list(self.weights)}; leave a corpus out instead")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ConfigError(f"max_bad_fraction must lie in [0, 1], not {self.max_bad_fraction}")
+        if self.rows_per_task < 1 or self.tasks_per_segment < 1:
+            raise ConfigError("rows_per_task and tasks_per_segment must be at least 1")
+
+    @property
+    def storage(self) -> StorageOptions:
+        return StorageOptions(
+            endpoint=self.endpoint, region=self.region, profile=self.profile, anonymous=self.anonymous
+        )
+
+
+def open_all(data: Data, *, notify: Notify, progress: Progress | None = None) -> list[Corpus]:
+    """Every corpus with its index, made or brought up to date in parallel on the cluster.
+
+    CorpusError where one is empty or unusable; `notify` hears of damage and of stale indexes.
+    """
+    return [
+        corpora.open_corpus(
+            uri,
+            index=data.index,
+            options=data.storage,
+            map_shards=on_cluster,
+            progress=progress,
+            notify=notify,
+            hash_extents=data.hash_extents,
+        )
+        for uri in data.corpus
+    ]
+
+
+def on_cluster(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """`map` by Ray tasks, results in order; at most a few hundred in flight."""
+    shared = ray.put(function)
+    waiting: deque[ray.ObjectRef] = deque()
+    for item in items:
+        waiting.append(_apply.remote(shared, item))
+        if len(waiting) >= 256:
+            yield ray.get(waiting.popleft())
+    while waiting:
+        yield ray.get(waiting.popleft())
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _apply(function: Callable[[Any], Any], item: Any) -> Any:
+    return function(item)
+
+
+def field_map(corpus: Corpus, specs: Sequence[str], names: Sequence[str]) -> FieldMap:
+    """The map of `names` for this corpus: as given, else the usual one. CorpusError with the fields that exist."""
+    available = _available(corpus)
+    if not specs:
+        return FieldMap.guess(available, corpus.format, names)
+    given = parse_field_map(specs)
+    missing = sorted(set(names) - set(given.sources))
+    if missing:
+        raise ConfigError(
+            f"the field map says nothing of {', '.join(missing)}: add e.g. {missing[0]}=NAME; "
+            f"{corpus.uri} has {', '.join(sorted(available))}"
+        )
+    given.check(available)
+    return FieldMap({name: given.sources[name] for name in names})
+
+
+def _available(corpus: Corpus) -> set[str]:
+    """The members that exist by the index, with the keys of the JSON of some first sample."""
+    names = set(corpus.fields)
+    first = next((s for s in corpora.read_extent(corpus, 0) if s.members is not None), None)
+    return names | (available_members(first.members) if first and first.members else set())
+
+
+def global_shares(corpora_rows: Sequence[int], weights: Sequence[float], batch_size: int, workers: int) -> list[int]:
+    """Rows of each corpus in every global batch; ConfigError when the workers cannot share them evenly."""
+    parts = shares(batch_size, list(weights) or [float(rows) for rows in corpora_rows])
+    if any(part % workers for part in parts):
+        fitting = [w for w in range(1, batch_size + 1) if all(part % w == 0 for part in parts)][-12:]
+        whose = "the batch" if len(parts) == 1 else f"the corpora's shares of the batch ({parts})"
+        raise ConfigError(
+            f"batch_size={batch_size} cannot be divided by workers={workers}: {whose} must be a multiple of the "
+            f"number of workers; worker counts that fit: {', '.join(map(str, fitting))}"
+        )
+    return parts
+
+
+def streams(
+    data: Data,
+    opened: Sequence[Corpus],
+    maps: Sequence[FieldMap],
+    fields: tuple[Field, ...],
+    *,
+    batch_size: int,
+    workers: int,
+    seed: int,
+) -> list[Stream]:
+    """One stream for each corpus, all keyed by the same global step."""
+    parts = global_shares([corpus.rows for corpus in opened], data.weights, batch_size, workers)
+    found = []
+    for number, (corpus, mapping, share) in enumerate(zip(opened, maps, parts, strict=True)):
+        plan = Plan(
+            corpus.extents.rows,
+            corpus.extents.shard,
+            seed + number,  # corpora of one mixture must not march in step
+            share,
+            task_rows_wanted=data.rows_per_task,
+        )
+        found.append(Stream(corpus, plan, Recipe(mapping, fields), number))
+    return found
+
+
+def sample_texts(corpus: Corpus, mapping: FieldMap, *, most: int, extents: int = 64) -> list[str]:
+    """Up to `most` captions from extents spread evenly over the corpus, read in parallel; of lists, every one."""
+    step = max(1, len(corpus.extents) // extents)
+    chosen = range(0, len(corpus.extents), step)
+    where, fields = ray.put(corpus), FieldMap({"text": mapping.sources["text"]})
+    texts = [text for part in on_cluster(_TextsOf(where, fields), chosen) for text in part][:most]
+    if not texts:
+        raise CorpusError(f"{corpus.uri}: no caption found at {' '.join(fields.specs)}; check the field map")
+    return texts
+
+
+@dataclass(frozen=True)
+class _TextsOf:
+    """Reads the captions of one extent of a shared corpus."""
+
+    corpus: ray.ObjectRef
+    mapping: FieldMap
+
+    def __call__(self, extent: int) -> list[str]:
+        samples = corpora.read_extent(ray.get(self.corpus), extent, columns=tuple(sorted(self.mapping.members)))
+        return [text for sample in samples for text in _texts(sample, self.mapping)]
+
+
+def _texts(sample: RawSample, mapping: FieldMap) -> list[str]:
+    """The captions of a sample, none where it has no readable one: the stream will say why when it gets there."""
+    source = next((s for s in mapping.sources["text"] if sample.members and s.member in sample.members), None)
+    if sample.fault or source is None or sample.members is None:
+        return []
+    value = sample.members[source.member]
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", errors="ignore")
+    value = source.read(value)
+    candidates = value if isinstance(value, list) else [value]
+    return [text for text in candidates if isinstance(text, str)]

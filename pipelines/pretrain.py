@@ -1,0 +1,363 @@
+"""Stage 1: image-text corpora -> a dual encoder trained with a contrastive loss, as resumable checkpoints."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import ray
+import torch
+
+from pipelines import cluster, corpora
+from pipelines.cluster import Resources
+from pipelines.corpora import Data
+from pipelines.saver import ModelFiles
+from pipelines.source import Stream
+from pipelines.train import Cadence, Job, launch
+from xmodal import checkpoint, storage
+from xmodal.data.augment import Augment
+from xmodal.data.corpus import Corpus
+from xmodal.data.image import ImageField
+from xmodal.data.text import TextField
+from xmodal.data.tokenizer import special_ids, train_tokenizer
+from xmodal.encoders.dual_encoder import DualEncoder
+from xmodal.errors import CheckpointError, ConfigError
+from xmodal.run import Run, check_sinks, create_run, open_run
+from xmodal.storage import NotFound
+from xmodal.tokenizer_hub import load_tokenizer
+from xmodal.training.compiling import compile_towers
+from xmodal.training.objective import ContrastiveObjective
+from xmodal.training.schedule import CosineSchedule
+from xmodal.training.state import TrainState
+
+TOKENIZER = "tokenizer.json"
+CAPTIONS_FOR_TOKENIZER = 200_000
+MAY_CHANGE = ("name", "runs", "resume", "resources", "cadence", "data.index", "data.tasks_per_segment",
+              "data.max_bad_fraction", "data.cpus_per_read", "data.endpoint", "data.region", "data.profile",
+              "data.anonymous")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The two towers."""
+
+    architecture: str = "vit-tiny"  # vit-tiny, conv-tiny, vit-b-32, vit-b-16, vit-l-14, resnet50-bert, hub
+    arguments: tuple[str, ...] = ()  # of the architecture, e.g. width=256 depth=8; hub: image=NAME text=NAME
+    start_from: str | None = None  # directory or Hub name of a dual encoder or CLIP whose weights to start from
+    tokenizer: str | None = None  # directory or Hub name; None: that of `start_from`, else trained on the corpus
+    vocab_size: int = 8192  # of a tokenizer trained on the corpus
+    patch_dropout: float = 0.0  # share of a ViT's patches left out in training
+    gradient_checkpointing: bool = False  # recompute activations: less memory, a third more time
+    compile: bool = False  # torch.compile the towers
+
+    def keywords(self) -> dict[str, Any]:
+        """`arguments` as keyword arguments; ConfigError for one that is not NAME=VALUE."""
+        pairs = [argument.partition("=") for argument in self.arguments]
+        for name, equals, _ in pairs:
+            if not (equals and name.isidentifier()):
+                raise ConfigError(f"model arguments: {name!r} is not NAME=VALUE, e.g. width=256")
+        return {name: _value(value) for name, _, value in pairs}
+
+
+def _value(text: str) -> Any:
+    """The number, truth value or tuple of numbers that `text` spells, else the text."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return tuple(kind(part) for part in text.split(",")) if "," in text else kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What is minimised."""
+
+    objective: Literal["info_nce", "sigmoid"] = "info_nce"  # softmax (CLIP) or pairwise sigmoid (SigLIP)
+    temperature: float = 0.07  # at the start
+    learnable_temperature: bool = True
+    mask_duplicates: bool = True  # pairs with the same picture or caption are no negatives of each other
+
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.temperature <= 1:
+            raise ConfigError(f"temperature={self.temperature} must lie in [0.01, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """How it is minimised: AdamW, linear warm-up, half a cosine."""
+
+    batch_size: int = 256  # pairs over all workers; every one is a negative of every other
+    epochs: float = 32.0
+    steps: int | None = None  # instead of epochs
+    learning_rate: float = 5e-4  # at the end of the warm-up
+    final_learning_rate: float = 0.0
+    warmup_steps: int | None = None  # None: a tenth of the steps, at most 2000
+    weight_decay: float = 0.2
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    max_grad_norm: float | None = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    rows_per_forward: int | None = None  # per worker; smaller: less memory for the same gradients, one forward more
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2:
+            raise ConfigError(f"batch_size={self.batch_size}: a contrastive loss needs at least 2 pairs")
+        if not 0 < self.learning_rate < 1:
+            raise ConfigError(f"learning_rate={self.learning_rate} must lie in (0, 1)")
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"steps={self.steps} must be at least 1")
+        if self.steps is None and not (math.isfinite(self.epochs) and self.epochs > 0):
+            raise ConfigError(f"epochs={self.epochs} must be positive")
+
+    def schedule(self, steps: int) -> CosineSchedule:
+        warmup = min(2000, steps // 10) if self.warmup_steps is None else self.warmup_steps
+        return CosineSchedule(
+            peak=self.learning_rate, total_steps=steps, warmup_steps=warmup, floor=self.final_learning_rate
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A pretraining run."""
+
+    data: Data
+    name: str  # the run's directory in `runs`, and what --resume finds it by
+    runs: str = "runs"  # URI of the directory of runs
+    resume: bool = False  # continue the run of this name; without it an existing one is refused
+    seed: int = 0
+    model: Model = field(default_factory=Model)
+    loss: Loss = field(default_factory=Loss)
+    augment: Augment = field(default_factory=Augment)
+    optim: Optim = field(default_factory=Optim)
+    cadence: Cadence = field(default_factory=Cadence)
+    resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Where a run ended."""
+
+    run: Run
+    step: int
+    checkpoint: str  # URI of its last checkpoint, a Hugging Face directory
+    found_finished: bool  # nothing was left to do
+
+
+News = Callable[[dict], None]
+
+
+def run(config: Config, on_news: News = lambda message: None) -> Result:
+    """Train to the end, from the start or (with `resume`) from the newest checkpoint that verifies.
+
+    Everything that can be wrong with the configuration, the storage or the corpora is raised before a worker starts.
+    """
+    _check(config)
+    held = cluster.connect(config.resources)
+    opened = corpora.open_all(
+        config.data, notify=_note(on_news), progress=lambda done, total: on_news(_indexing(done, total))
+    )
+    maps = [corpora.field_map(corpus, config.data.fields, ("image", "text")) for corpus in opened]
+    tokenizer, own = _tokenizer(config, opened, maps, on_news)
+    model = build_model(config, tokenizer, meta=True)
+    fields = (
+        ImageField(size=model.tower("image").intake.size, augment=config.augment),
+        TextField(tokenizer_json=tokenizer, length=model.tower("text").intake.size),
+    )
+    streams = corpora.streams(
+        config.data,
+        opened,
+        maps,
+        fields,
+        batch_size=config.optim.batch_size,
+        workers=config.resources.workers,
+        seed=config.seed,
+    )
+    steps = total_steps(config.optim, streams)
+    record = _open(config, opened)
+    if own:
+        storage.write(storage.join(record.uri, TOKENIZER), tokenizer.encode(), options=record.options)
+    newest = _newest(record)
+    finished = newest is not None and newest.step >= steps
+    on_news(_opening(record, streams, model, steps, newest))
+    if not finished:
+        launch(partial(_job, config, record, steps, streams, tokenizer, held), held, on_news)
+        newest = checkpoint.resolve(record.uri, options=record.options)
+    assert newest is not None
+    return Result(run=record, step=newest.step, checkpoint=newest.uri, found_finished=finished)
+
+
+def _check(config: Config) -> None:
+    """What needs no cluster: sinks, storage, and whether the run may start or continue."""
+    check_sinks(config.cadence.sinks)
+    storage.check(config.runs, writable=True, options=config.data.storage)
+    for uri in config.data.corpus:
+        if not uri.endswith(("}", "*")) and "{" not in uri and "*" not in uri:
+            storage.check(uri, writable=False, options=config.data.storage)
+    there = storage.exists(storage.join(config.runs, config.name), options=config.data.storage)
+    if there and not config.resume:
+        raise ConfigError(
+            f"the run {config.name!r} exists already in {config.runs}; --resume continues it, "
+            "another --name starts anew"
+        )
+
+
+def _tokenizer(config: Config, opened: list[Corpus], maps: list, on_news: News) -> tuple[str, bool]:
+    """The tokenizer's JSON, and whether it is this run's own and has to be kept with it."""
+    chosen = config.model.tokenizer or config.model.start_from
+    if config.model.architecture == "hub" and chosen is None:
+        chosen = config.model.keywords().get("text")
+    if chosen is not None:
+        return load_tokenizer(chosen), False
+    if config.resume:
+        uri = storage.join(config.runs, config.name, TOKENIZER)
+        try:
+            return storage.read(uri, options=config.data.storage).decode(), False
+        except NotFound as error:
+            raise ConfigError(f"{uri} is missing: without its tokenizer the run cannot be resumed") from error
+    _note(on_news)("training a tokenizer on the captions")
+    most = CAPTIONS_FOR_TOKENIZER // len(opened)
+    texts = [t for c, m in zip(opened, maps, strict=True) for t in corpora.sample_texts(c, m, most=most)]
+    return train_tokenizer(texts, config.model.vocab_size), True
+
+
+def build_model(config: Config, tokenizer: str, *, meta: bool = False) -> DualEncoder:
+    """The model at step 0, drawn from the seed or loaded; with `meta` only its shapes where nothing is loaded."""
+    sigmoid = config.loss.objective == "sigmoid"
+    if config.model.start_from is not None:
+        model = DualEncoder.from_pretrained(config.model.start_from)
+    else:
+        model = _new_model(config, tokenizer, with_bias=sigmoid, meta=meta)
+    if sigmoid and model.logit_bias is None:
+        raise ConfigError(f"{config.model.start_from} has no logit bias: train it with --objective info_nce")
+    if config.model.patch_dropout:
+        model.drop_patches(config.model.patch_dropout)
+    if config.model.gradient_checkpointing:
+        model.checkpoint_activations()
+    return model
+
+
+def _new_model(config: Config, tokenizer: str, *, with_bias: bool, meta: bool) -> DualEncoder:
+    ids = special_ids(tokenizer)
+    special = {"vocab_size": ids.vocab_size, "bos_id": ids.begin, "eos_id": ids.end, "pad_id": ids.pad}
+    keywords = special | config.model.keywords()
+    if config.model.architecture == "hub" and keywords.get("pretrained", True):
+        keywords = config.model.keywords()  # a pretrained text tower brings its own vocabulary
+    if len(set(special.values())) < 4 or None in special.values():
+        raise ConfigError("the tokenizer needs its own begin, end and pad tokens for a model from scratch")
+    torch.manual_seed(config.seed)
+    with torch.device("meta" if meta and config.model.architecture != "hub" else "cpu"):
+        model = DualEncoder.create(
+            config.model.architecture,
+            learnable_temperature=config.loss.learnable_temperature,
+            with_logit_bias=with_bias,
+            **keywords,
+        )
+    with torch.no_grad():
+        model.log_scale.fill_(math.log(1 / config.loss.temperature))
+    return model
+
+
+def total_steps(optim: Optim, streams: Sequence[Stream]) -> int:
+    """Steps of a run; an epoch of a mixture is as long as that of its longest corpus at its share."""
+    if optim.steps is not None:
+        return optim.steps
+    return max(1, round(optim.epochs * max(stream.plan.steps_per_epoch for stream in streams)))
+
+
+def make_state(config: Config, tokenizer: ray.ObjectRef, steps: int, device: torch.device) -> TrainState:
+    """The training state of step 0 on one rank."""
+    model = build_model(config, ray.get(tokenizer)).to(device)
+    if config.model.compile:
+        compile_towers(model.towers)
+    objective = ContrastiveObjective(model, config.loss.objective, mask_duplicates=config.loss.mask_duplicates)
+    optim = config.optim
+    return TrainState.create(
+        objective,
+        schedule=optim.schedule(steps),
+        seed=config.seed,
+        weight_decay=optim.weight_decay,
+        betas=optim.betas,
+        eps=optim.eps,
+        precision=optim.precision,
+        rows_per_forward=optim.rows_per_forward,
+        max_grad_norm=optim.max_grad_norm,
+    )
+
+
+def save_model(tokenizer: ray.ObjectRef, state: TrainState, directory: Path) -> None:
+    """The model as a Hugging Face directory."""
+    model_of(state).save_pretrained(directory, tokenizer_json=ray.get(tokenizer))
+
+
+def load_model(state: TrainState, directory: Path) -> None:
+    """Weights of a checkpoint of the same architecture."""
+    model_of(state).load_weights(directory)
+
+
+def model_of(state: TrainState) -> DualEncoder:
+    """The dual encoder that a state trains."""
+    return cast(DualEncoder, state.objective.model)
+
+
+def _job(
+    config: Config, record: Run, steps: int, streams: list[Stream], tokenizer: str, held: cluster.Cluster, news: Any
+) -> Job:
+    text = ray.put(tokenizer)
+    return Job(
+        run=record,
+        steps=steps,
+        streams=[ray.put(streams)],
+        make_state=partial(make_state, config, text, steps),
+        files=ModelFiles(save=partial(save_model, text), load=load_model),
+        cadence=config.cadence,
+        max_bad_fraction=config.data.max_bad_fraction,
+        tasks_per_segment=config.data.tasks_per_segment,
+        reserved=held.reserved,
+        news=news,
+    )
+
+
+def _open(config: Config, opened: list[Corpus]) -> Run:
+    fingerprints = {uri: corpus.fingerprint for uri, corpus in zip(config.data.corpus, opened, strict=True)}
+    common: dict[str, Any] = {"config": config, "corpora": fingerprints, "options": config.data.storage}
+    if not config.resume:
+        return create_run(config.runs, config.name, **common)
+    return open_run(config.runs, config.name, may_change=MAY_CHANGE, **common)
+
+
+def _newest(record: Run) -> checkpoint.Found | None:
+    try:
+        return checkpoint.resolve(record.uri, options=record.options)
+    except CheckpointError:  # the run has none yet; the ranks verify what there is when they restore
+        return None
+
+
+def _note(on_news: News) -> Callable[[str], None]:
+    return lambda text: on_news({"kind": "note", "text": text})
+
+
+def _indexing(done: int, total: int) -> dict:
+    return {"kind": "indexing", "done": done, "total": total}
+
+
+def _opening(
+    record: Run, streams: list[Stream], model: DualEncoder, steps: int, newest: checkpoint.Found | None
+) -> dict:
+    return {
+        "kind": "opening",
+        "run": record.uri,
+        "rows": sum(stream.corpus.rows for stream in streams),
+        "steps_per_epoch": streams[0].plan.steps_per_epoch,
+        "steps": steps,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "found": newest.step if newest else None,
+    }

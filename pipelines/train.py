@@ -1,0 +1,280 @@
+"""The loop of one rank: restore, stream, step, report. Both stages share it; they differ in objective and streams."""
+
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from pipelines import ingest
+from pipelines.books import Books
+from pipelines.cluster import Cluster, news_actor, plain
+from pipelines.ingest import Delivery
+from pipelines.rank import Rank
+from pipelines.saver import ModelFiles, Saver, restore
+from xmodal import errors
+from xmodal.batch import Batch
+from xmodal.errors import ConfigError, NonFiniteLoss, TooManyBadRows, XmodalError
+from xmodal.run import Run
+from xmodal.training.prefetch import to_device
+from xmodal.training.state import TrainState
+from xmodal.training.step import train_step
+
+COLLECTIVE_TIMEOUT_S = 600
+STOPS = (NonFiniteLoss, TooManyBadRows)  # all ranks raise them at the same step, and a restart would raise them again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cadence:
+    """How often a run speaks and saves."""
+
+    log_every: int = 20  # steps
+    checkpoint_every: int = 500  # steps; also at the end and on a preemption notice
+    keep: int = 3  # newest checkpoints kept
+    restarts: int = 3  # worker failures survived without asking; preemptions do not count
+    sinks: tuple[str, ...] = ("tensorboard",)  # also: wandb, mlflow
+
+    def __post_init__(self) -> None:
+        if min(self.log_every, self.checkpoint_every) < 1:
+            raise ConfigError("log_every and checkpoint_every must be at least 1 step")
+        if self.keep < 2:
+            raise ConfigError(f"keep={self.keep}: keep at least 2, since the newest may be damaged by what comes next")
+        if self.restarts < 0:
+            raise ConfigError(f"restarts={self.restarts} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every rank of a run needs: small, picklable, and free of secrets."""
+
+    run: Run
+    steps: int
+    streams: list[ray.ObjectRef]  # one reference to the list of streams
+    make_state: Callable[[torch.device], TrainState]
+    files: ModelFiles
+    cadence: Cadence
+    max_bad_fraction: float
+    tasks_per_segment: int
+    reserved: dict[str, float]
+    news: Any  # the driver's `News`
+
+
+def train_rank(config: dict[str, Job]) -> None:
+    """What each Ray Train worker runs. A stop that a restart would only repeat goes to the driver as news."""
+    job = config["job"]
+    rank = Rank.here()
+    try:
+        _train(job, rank)
+    except STOPS as error:
+        if rank.first:
+            ray.get(job.news.put.remote({"kind": "stop", "error": type(error).__name__, "message": str(error)}))
+
+
+def _train(job: Job, rank: Rank) -> None:
+    """One rank, top to bottom: restore, stream, step, report."""
+    notify = _teller(job) if rank.first else _silent
+    streams = ray.get(job.streams[0])
+    state = job.make_state(rank.device)
+    books = Books(streams, rank, job.max_bad_fraction)
+    found = restore(job.run, rank, state, books, job.files, notify)
+    if rank.first:
+        _tell(job, "start", step=state.step, steps=job.steps, workers=rank.world_size, found=found and found.name)
+    saver = Saver(
+        job.run, rank, books, job.files, found=found, keep=job.cadence.keep, sinks=job.cadence.sinks, notify=notify
+    )
+    deliveries = ingest.deliver(
+        streams,
+        state.step,
+        job.steps,
+        rank=rank.index,
+        world_size=rank.world_size,
+        share=rank.share,
+        reserved=job.reserved,
+        most_tasks=job.tasks_per_segment,
+    )
+    watch = Stopwatch(rows_per_step=sum(stream.plan.global_batch for stream in streams))
+    preemption = Preemption()
+    for delivery, batch in watch.waits(on_device(deliveries, rank.device)):
+        metrics = train_step(state, batch)
+        books.enter(state.step, delivery, metrics)
+        if books.too_bad:
+            saver.keep_books()
+            books.judge()
+        last = state.step == job.steps
+        if last or state.step % job.cadence.log_every == 0:
+            metrics |= watch.figures() | books.as_metrics() | {"epoch": state.step / streams[0].plan.steps_per_epoch}
+            _report(job, rank, saver, state.step, metrics)
+        if last or state.step % job.cadence.checkpoint_every == 0 or preemption.announced(state.step):
+            saver.save(state)
+    saver.close()
+
+
+def on_device(deliveries: Iterable[Delivery], device: torch.device) -> Iterator[tuple[Delivery, Batch]]:
+    """Each delivery with its batch on the device, copied ahead where that is a GPU."""
+    pending: deque[Delivery] = deque()
+
+    def batches() -> Iterator[Batch]:
+        for delivery in deliveries:
+            pending.append(delivery)
+            yield delivery.batch
+
+    for batch in to_device(batches(), device):
+        yield pending.popleft(), batch
+
+
+class Stopwatch:
+    """Where the time of the loop goes."""
+
+    def __init__(self, rows_per_step: int) -> None:
+        self._rows_per_step = rows_per_step
+        self._began = self._since = time.perf_counter()
+        self._steps = 0
+        self._waited_s = 0.0
+        self._first_s: float | None = None
+
+    def waits(self, items: Iterable[Any]) -> Iterator[Any]:
+        """The same items; the time until each one comes is waiting for data."""
+        iterator = iter(items)
+        while True:
+            started = time.perf_counter()
+            item = next(iterator, None)
+            waited_s = time.perf_counter() - started
+            if item is None:
+                return
+            if self._first_s is None:  # starting a stream is told apart from waiting for it
+                self._first_s, self._since = waited_s, time.perf_counter()
+            else:
+                self._waited_s += waited_s
+            self._steps += 1
+            yield item
+
+    def figures(self) -> dict[str, float]:
+        """Since the last call: samples/s over all ranks, share of time waiting; time to the first batch once."""
+        now = time.perf_counter()
+        elapsed = max(now - self._since, 1e-9)
+        figures = {
+            "samples_per_s": self._steps * self._rows_per_step / elapsed,
+            "data_wait_share": self._waited_s / elapsed,
+        }
+        if self._first_s:
+            figures["first_batch_s"] = self._first_s
+        self._since, self._steps, self._waited_s, self._first_s = now, 0, 0.0, 0.0
+        return figures
+
+
+class Preemption:
+    """Asks now and then whether a node of this run is about to go; all ranks ask at the same steps."""
+
+    def __init__(self) -> None:
+        self._saved = False
+
+    def announced(self, step: int) -> bool:
+        """True once, at the first step after a notice: then a checkpoint is worth its time."""
+        if self._saved or step % 10:
+            return False
+        self._saved = ray.train.get_preemption_info() is not None
+        return self._saved
+
+
+def _report(job: Job, rank: Rank, saver: Saver, step: int, metrics: dict[str, float]) -> None:
+    values = plain(metrics)
+    saver.log(step, values)
+    if rank.first:
+        _tell(job, "progress", step=step, steps=job.steps, metrics=values)
+    ray.train.report({"step": step, **values})  # for Ray's own bookkeeping and for Tune
+
+
+def _tell(job: Job, kind: str, **message: Any) -> None:
+    job.news.put.remote({"kind": kind, **message})
+
+
+def _teller(job: Job) -> Callable[[str], None]:
+    return lambda text: _tell(job, "note", text=text)
+
+
+def _silent(text: str) -> None:
+    """Notes are the same on all ranks; rank 0 tells them."""
+
+
+class RunFailed(XmodalError):
+    """A run that its restarts could not carry to the end."""
+
+    exit_code = 1
+
+
+def launch(make_job: Callable[[Any], Job], cluster: Cluster, on_news: Callable[[dict], None]) -> None:
+    """Run a job's ranks to the end; `on_news` hears what they tell, in order, from a thread of the driver.
+
+    Raises what stopped the run: NonFiniteLoss, TooManyBadRows, or RunFailed when restarts did not help.
+    """
+    news = news_actor()
+    job = make_job(news)
+    with tempfile.TemporaryDirectory(prefix="xmodal-ray-") as scratch, listening(news, on_news) as stops:
+        trainer = TorchTrainer(
+            train_rank,
+            train_loop_config={"job": job},
+            torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+            scaling_config=ScalingConfig(
+                num_workers=cluster.workers, use_gpu=cluster.use_gpu, resources_per_worker=cluster.per_worker
+            ),
+            run_config=RunConfig(
+                name="ray",
+                storage_path=scratch,
+                failure_config=FailureConfig(max_failures=job.cadence.restarts),  # preemptions are not counted
+            ),
+        )
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise RunFailed(
+                f"the run {job.run.name!r} failed {job.cadence.restarts + 1} times; what it has is in {job.run.uri}, "
+                f"and --resume continues it. The last failure: {_root(error)}"
+            ) from error
+    if stops:
+        raise getattr(errors, stops[0]["error"])(stops[0]["message"])
+
+
+def _root(error: BaseException) -> str:
+    """The last line of the innermost cause: what a person can act on."""
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = cause
+    worker_failures = getattr(error, "worker_failures", None) or {}
+    text = str(next(iter(worker_failures.values()), error))
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+@contextmanager
+def listening(news: Any, on_news: Callable[[dict], None], every_s: float = 0.3) -> Iterator[list[dict]]:
+    """Pass the ranks' messages on until the block ends; yields the list of those that stopped the run."""
+    stops: list[dict] = []
+    ended = threading.Event()
+
+    def drain() -> None:
+        for message in ray.get(news.take.remote()):
+            if message["kind"] == "stop":
+                stops.append(message)
+            else:
+                on_news(message)
+
+    def listen() -> None:
+        while not ended.wait(every_s):
+            drain()
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield stops
+    finally:
+        ended.set()
+        thread.join()
+        drain()
