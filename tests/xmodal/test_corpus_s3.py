@@ -52,9 +52,9 @@ def test_replaced_and_deleted_objects_become_faults(s3_root: str, format: str) -
 def test_an_outage_is_an_error_and_passing_faults_are_not_seen(s3_server: S3Server, s3_root: str, monkeypatch) -> None:
     put(s3_root, 0, "a")
     corpus = open_corpus(s3_root)
-    plan = [
+    plan: list[dict[str, object]] = [
         {"kind": "slow_down", "method": "GET", "first": 2},
-        {"kind": "cut", "method": "GET", "bytes": 700, "first": 2},
+        {"kind": "cut", "method": "GET", "bytes": 700, "skip": 2, "first": 2},
     ]
     with s3_server.faults(plan) as faults:
         assert outcome(corpus) == [f"a{key}" for key in some_samples()]
