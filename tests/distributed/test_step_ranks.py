@@ -128,6 +128,9 @@ def strangers(how: str) -> str:
                 state.objective.model.towers["image"].last.bias[3] += 1e-6
         if step == 2 and how == "another step" and rank_in() == 1:
             state.step = 4
+        if step == 3 and how == "skipped one" and rank_in() == 1:
+            state.step += 1
+            state.check_every = 200
         try:
             train_step(state, mine(step))
         except RanksDiverged as error:
@@ -145,6 +148,7 @@ def ToyEncoderOf(seed: int) -> dict[str, torch.Tensor]:
         ("never wrapped", "0: step 0: 6 of 10 parameters differ", "first 'model.towers.image.first.weight'"),
         ("drifted", "2: step 2: 1 of 10 parameters differ", "first 'model.towers.image.last.bias'"),
         ("another step", "2: ", "ranks are at different steps"),
+        ("skipped one", "3: ", "ranks are at different steps"),
     ],
 )
 def test_ranks_with_different_weights_are_found_and_the_parameter_named(how, when, what):

@@ -96,6 +96,15 @@ def test_many_bad_rows_are_counted_and_not_all_listed():
         train_step(state, toy_batch(32))
 
 
+def test_a_step_trains_even_after_an_evaluation():
+    states = [new_state(toy={"dropout": 0.5}) for _ in range(2)]
+    states[1].objective.eval()
+    assert train_step(states[0], toy_batch(8)) == train_step(states[1], toy_batch(8))
+    loaded = ContrastiveObjective(ToyEncoder(dropout=0.5).eval())
+    TrainState.create(loaded, schedule=SCHEDULE, seed=0)
+    assert loaded.model.towers["image"].dropout.training
+
+
 def test_global_generator_is_left_alone_and_does_not_matter():
     states = [new_state(toy={"dropout": 0.5}) for _ in range(2)]
     torch.manual_seed(1)

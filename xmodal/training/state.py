@@ -55,10 +55,13 @@ class TrainState:
     ) -> "TrainState":
         """A state at step 0 of an objective that already lies on its device; wraps it in DDP when ranks are several.
 
+        Puts the objective into training mode (`from_pretrained` leaves models in evaluation mode).
+
         Defaults of the optimizer: Radford et al. 2021, table 19 (ViT). Raises ConfigError on an unknown precision or
         impossible counts.
         """
         _check_plain_arguments(precision, rows_per_forward, check_every)
+        objective.train()
         return cls(
             objective=objective,
             ddp=_wrap(objective, objective.group),

@@ -9,7 +9,7 @@ from xmodal.batch import Batch
 from xmodal.errors import ConfigError
 from xmodal.losses.ranks import world_size
 from xmodal.training.accumulate import backward, copy_buffers, restore_buffers
-from xmodal.training.agreement import check_same_weights, total
+from xmodal.training.agreement import RanksDiverged, check_same_weights, total
 from xmodal.training.nonfinite import refuse
 from xmodal.training.objective import Losses
 from xmodal.training.optimizer import trainable
@@ -26,6 +26,7 @@ class Figures:
     bad_ranks: float  # ranks that hold a non-finite loss or gradient
     n_valid: float
     n_bad: float
+    mean_step: float  # over ranks
     clamps: float
     grad_norm: float
     own: dict[str, float]  # the objective's own: logit_scale, temperature
@@ -37,14 +38,18 @@ def train_step(state: TrainState, batch: Batch) -> Metrics:
     `loss` is the mean over all valid rows; `grad_norm` is taken before clipping; `n_valid` and `n_bad` count rows of
     all ranks (padding is neither); `clamps` counts earlier steps that ended with the scale clamped. Raises
     NonFiniteLoss on every rank, with nothing moved, when any rank's loss or gradient is not finite; RanksDiverged when
-    the ranks' weights differ.
+    the ranks' weights or steps differ.
     """
+    if not state.objective.training:  # an evaluation has come between
+        state.objective.train()
     if state.step % state.check_every == 0 or not state.rehearsed:
         check_same_weights(state.objective, state.step, state.group)
     kept = copy_buffers(state.objective)
     losses = _gradients(state, batch, kept)
     norm = _gradient_norm(state)
     seen = _agree(state, batch, losses, norm)
+    if abs(seen.mean_step - state.step) > 0.5 / world_size(state.group):
+        raise RanksDiverged(f"ranks are at different steps, this one at {state.step}: restore all from one checkpoint")
     if seen.bad_ranks:
         restore_buffers(state.objective, kept)
         state.optimizer.zero_grad()
@@ -87,15 +92,16 @@ def _gradient_norm(state: TrainState) -> Tensor:
 
 @torch.no_grad()
 def _agree(state: TrainState, batch: Batch, losses: Losses, norm: Tensor) -> Figures:
-    """One all-reduce of four numbers and one read by the host decide for all ranks what happens next."""
+    """One all-reduce of five numbers and one read by the host decide for all ranks what happens next."""
     share = losses.sum.detach().double() / world_size(state.group)
     bad = ~(share.isfinite() & norm.isfinite())
     unreadable = (~batch.valid & (batch.row >= 0)).sum()
-    mine = torch.stack([share, bad.double(), batch.valid.sum().double(), unreadable.double()])
+    step = torch.full_like(share, state.step / world_size(state.group))
+    mine = torch.stack([share, bad.double(), batch.valid.sum().double(), unreadable.double(), step])
     own = state.objective.figures()
     alike = torch.stack([x.detach().double() for x in (state.clamps, norm, *own.values())])
     seen = torch.cat([total(mine, state.group), alike]).tolist()
-    names = ("loss", "bad_ranks", "n_valid", "n_bad", "clamps", "grad_norm")
+    names = ("loss", "bad_ranks", "n_valid", "n_bad", "mean_step", "clamps", "grad_norm")
     return Figures(**dict(zip(names, seen, strict=False)), own=dict(zip(own, seen[len(names) :], strict=True)))
 
 
