@@ -42,13 +42,16 @@ def commit() -> str:
 
 
 def hardware() -> dict[str, Any]:
-    """CPU model, the number of cores this process may use, memory in GiB, and the GPU if there is one."""
+    """CPU model, cores this process may use, memory in GiB, the GPU if there is one, and who else is running."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": _cpu_model(), "cores": cores, "memory_GiB": round(memory), "gpu": gpu}
+    load = round(
+        os.getloadavg()[0], 1
+    )  # of the last minute: above `cores`, times are those of a busy machine
+    return {"cpu": _cpu_model(), "cores": cores, "memory_GiB": round(memory), "gpu": gpu, "load": load}
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,145 @@
+"""Nothing goes in; memory and time of the tiled InfoNCE against the full-matrix loss, forward + backward, come out.
+
+Features of width 512 in float32, one process, one torch thread (as in a train worker). Opponents: `full`, the loss as
+open_clip's ClipLoss computes it in one process (one product and one cross-entropy a direction), and `shared`, the same
+with one product for both directions. An opponent that would need more than 8 GiB is not run.
+"""
+
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from jobs.bench.figure import Figure, median_figure
+from xmodal.losses.contrastive import info_nce
+
+WIDTH = 512
+SIZES = (4096, 8192, 16384, 32768)
+REPEATS = {4096: 7, 8192: 3, 16384: 3, 32768: 1}
+OPPONENT_LIMIT_BYTES = 8 * 2**30
+BYTES_PER_ENTRY = 16  # of the full matrix: logits, probabilities and their gradients in float32
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def run() -> Iterator[Figure]:
+    """Peak memory for every size, its ratio and growth; then the time and its ratios."""
+    peaks = {}
+    for size in SIZES:
+        peaks[size] = measured_peak("tiled", size)
+        yield Figure(name=f"loss.memory.{size}", value=peaks[size] / 2**20, unit="MiB", detail=setting(size))
+        if opponent_fits(size):
+            yield memory_ratio(size, peaks[size])
+    steps = math.log2(SIZES[-1] / SIZES[-2])
+    yield Figure(
+        name="loss.memory.growth",
+        value=math.log2(peaks[SIZES[-1]] / peaks[SIZES[-2]]) / steps,
+        unit="power of N",
+        reach=1.1,
+        at_most=True,
+        detail={"from": SIZES[-2], "to": SIZES[-1]},
+    )
+    for size in SIZES:
+        yield from times(size)
+
+
+def memory_ratio(size: int, ours: float) -> Figure:
+    """Our peak over the opponent's; the target is set at 16,384 rows, where the tiles no longer count."""
+    full = measured_peak("full", size)
+    return Figure(
+        name=f"loss.memory_ratio.{size}",
+        value=ours / full,
+        unit="x full matrix",
+        reach=0.1 if size == 16384 else None,
+        at_most=True,
+        detail={**setting(size), "full_MiB": round(full / 2**20)},
+    )
+
+
+def times(size: int) -> Iterator[Figure]:
+    """Seconds of ours, and the ratio to each opponent from pairs run in turn."""
+    torch.set_num_threads(1)
+    names = ["tiled", *(name for name in ("full", "shared") if opponent_fits(size))]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(REPEATS[size]):
+        for name in names:
+            seconds[name].append(timed(LOSSES[name], size))
+    yield median_figure(
+        seconds["tiled"], name=f"loss.time.{size}", unit="s", at_most=True, detail=setting(size)
+    )
+    for name in names[1:]:
+        ratios = [ours / theirs for ours, theirs in zip(seconds["tiled"], seconds[name], strict=True)]
+        yield median_figure(
+            ratios,
+            name=f"loss.time_ratio.{name}.{size}",
+            unit=f"x {name} matrix",
+            reach=1.2,
+            at_most=True,
+            detail=setting(size),
+        )
+
+
+def full_matrix(u: Tensor, v: Tensor, log_scale: Tensor) -> Tensor:
+    """open_clip's ClipLoss in one process: a product for each direction."""
+    target = torch.arange(len(u))
+    by_row, by_column = log_scale.exp() * u @ v.T, log_scale.exp() * v @ u.T
+    return (F.cross_entropy(by_row, target) + F.cross_entropy(by_column, target)) / 2
+
+
+def shared_matrix(u: Tensor, v: Tensor, log_scale: Tensor) -> Tensor:
+    """The same with one product, as open_clip computes it over gathered features."""
+    target, logits = torch.arange(len(u)), log_scale.exp() * u @ v.T
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+LOSSES: dict[str, Loss] = {"tiled": info_nce, "full": full_matrix, "shared": shared_matrix}
+
+
+def opponent_fits(size: int) -> bool:
+    return BYTES_PER_ENTRY * size**2 <= OPPONENT_LIMIT_BYTES
+
+
+def setting(size: int) -> dict[str, int]:
+    return {"rows": size, "width": WIDTH, "threads": 1}
+
+
+def features(size: int) -> tuple[Tensor, Tensor, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    u, v = (F.normalize(torch.randn(size, WIDTH, generator=random), dim=1).requires_grad_() for _ in range(2))
+    return u, v, torch.tensor(math.log(1 / 0.07), requires_grad=True)
+
+
+def timed(loss: Loss, size: int) -> float:
+    """Seconds of one forward + backward; the features are made before."""
+    inputs = features(size)
+    start = time.perf_counter()
+    loss(*inputs).backward()
+    return time.perf_counter() - start
+
+
+def measured_peak(name: str, size: int) -> float:
+    """Bytes above what is there before the loss, at the peak of forward + backward, in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(peak, (name, size))
+
+
+def peak(name: str, size: int) -> float:
+    """The rise of this process's resident memory; a first small loss loads what is loaded once."""
+    torch.set_num_threads(1)
+    timed(LOSSES[name], 64)
+    inputs = features(size)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    before = resident("VmRSS")
+    LOSSES[name](*inputs).backward()
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> float:
+    """Bytes, from /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line for line in lines if line.startswith(f"{field}:")).split()[1]) * 1024
