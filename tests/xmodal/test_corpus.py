@@ -169,6 +169,19 @@ def test_only_changed_and_new_shards_are_indexed_again_and_the_message_names_the
     assert open_corpus(str(three)).fingerprint == after.fingerprint == open_corpus(str(three), rebuild=True).fingerprint
 
 
+def test_extents_keep_their_order_when_an_index_is_merged(tmp_path):
+    for name in "abcd":
+        write = write_shards(
+            ((f"{i:04d}", {"n": i}) for i in range(3000)), str(tmp_path), format="parquet", prefix=name
+        )
+        list(write)
+    open_corpus(str(tmp_path))
+    os.utime(tmp_path / "b00000.parquet")
+    extents = open_corpus(str(tmp_path)).extents
+    assert extents.shard.tolist() == sorted(extents.shard.tolist())
+    assert extents.first_row.tolist() == list(range(0, 3000, 256)) * 4
+
+
 def test_indexing_may_run_in_parallel_and_out_of_order(three):
     expected = open_corpus(str(three), rebuild=True).fingerprint
     progress: list = []

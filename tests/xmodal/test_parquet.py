@@ -92,15 +92,16 @@ def test_failed_downloads_of_img2dataset_are_faults_with_their_cause(tmp_path):
     write(
         tmp_path / "00000.parquet",
         {
-            "key": ["000000000", "000000001"],
-            "jpg": pa.array([b"\xff\xd8", None], pa.binary()),
-            "caption": ["a", "b"],
-            "status": ["success", "failed_to_download"],
-            "error_message": [None, "HTTP Error 404"],
+            "key": ["000000000", "000000001", "000000002"],
+            "jpg": pa.array([b"\xff\xd8", None, b"\xff"], pa.binary()),
+            "caption": ["a", "b", None],
+            "status": ["success", "failed_to_download", "success"],
+            "error_message": [None, "HTTP Error 404", None],
         },
     )
-    good, bad = rows_of(open_corpus(str(tmp_path)), columns=("jpg", "caption"))
+    good, bad, without_caption = rows_of(open_corpus(str(tmp_path)), columns=("jpg", "caption"))
     assert good.key == "000000000" and good.members == {"jpg": b"\xff\xd8", "caption": "a"}
+    assert without_caption.fault is None and without_caption.members == {"jpg": b"\xff", "caption": None}
     assert bad.key == "000000001" and bad.members is None
     assert bad.fault.reason == "missing_member" and "404" in bad.fault.detail
 

@@ -119,6 +119,12 @@ def two_archives_joined(data: bytes, places: list[Place]) -> Damaged:
     return data + more, set(), {"data_after_end"}
 
 
+def bytes_lost_so_that_the_last_picture_swallows_its_caption(data: bytes, places: list[Place]) -> Damaged:
+    jpg, txt = places[-2:]
+    lost = txt.data + txt.size - txt.begin
+    return data[: jpg.data] + data[jpg.data + lost :], {KEYS[-1]}, {"bad_size"}
+
+
 def trailing_garbage(data: bytes, places: list[Place]) -> Damaged:
     return data + b"<!-- appended -->" * 60, set(), {"zero_hole"}
 
@@ -128,6 +134,7 @@ DAMAGES: list[Callable[[bytes, list[Place]], Damaged]] = [
     bad_checksum, bad_checksum_of_a_caption, bad_checksum_of_the_first_header, garbage_over_a_header,
     size_field_of_letters, negative_size, huge_size, size_too_small, size_too_large, hole_over_a_header,
     hole_over_a_caption, hole_that_begins_in_the_body_before, two_archives_joined, trailing_garbage,
+    bytes_lost_so_that_the_last_picture_swallows_its_caption,
 ]  # fmt: skip
 
 
@@ -177,6 +184,8 @@ def test_a_cut_at_any_byte_delivers_the_whole_samples_before_it_and_is_reported(
     for cut in sorted((borders | set(range(1, places[-1].end + 1024, 61))) - {-1, 0}):
         delivered, index = deliver(data[:cut])
         whole = {key: members for key, members in samples.items() if whole_at[key] <= cut}
+        if cut > places[-1].end and cut % 512:  # the last one is not trusted: lost bytes in it would look the same
+            whole.popitem()
         # a sample all of whose members are there may be kept even if it is the only one, never a half one beside others
         half = {key: {e: b for e, b in m.items() if e in delivered.get(key, {})} for key, m in samples.items()}
         extra = delivered.keys() - whole.keys()

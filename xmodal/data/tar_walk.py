@@ -191,9 +191,7 @@ def _behind_zeros(source: Source, at: int, end: int, held: Member | None) -> tup
     """Zeros at a header's place: the end of the archive if nothing follows, otherwise a hole or a second archive."""
     nonzero = _first_nonzero(source, at, end)
     if nonzero is None:
-        if end - at >= 2 * BLOCK:
-            return held, Gap(at, end, "")
-        return held, Gap(at, end, "missing_end", f"only {end - at} zero bytes end the archive", lossy=False)
+        return _at_the_end(source, at, end, held)
     block = nonzero - (nonzero - at) % BLOCK
     if block - at >= 2 * BLOCK and parse_header(source.read(block, BLOCK)):
         detail = f"more members after {block - at} zero bytes: joined archives, or a hole"
@@ -203,6 +201,21 @@ def _behind_zeros(source: Source, at: int, end: int, held: Member | None) -> tup
         held = replace(held, fault=held.fault or "bad_end")  # bytes were lost, or the hole reaches back into its body
     gap_end = end if following is None else following
     return held, Gap(at, gap_end, "zero_hole", f"{nonzero - at} zero bytes, then other data")
+
+
+def _at_the_end(source: Source, at: int, end: int, held: Member | None) -> tuple[Member | None, Gap]:
+    """Zeros up to the last byte: a sound end if they are whole blocks, and two of them at least.
+
+    A broken block means that bytes were lost, at the end or in the last member, which then swallowed what follows it.
+    """
+    if (end - at) % BLOCK:
+        hidden = find_header(source, held.data, at) if held else None
+        if held and hidden is not None:
+            return replace(held, fault="bad_size", end=hidden), Gap(hidden, hidden, "")
+        held = held and replace(held, fault=held.fault or "bad_end")
+    elif end - at >= 2 * BLOCK:
+        return held, Gap(at, end, "")
+    return held, Gap(at, end, "missing_end", f"the archive ends in {end - at} zero bytes, cut short", lossy=False)
 
 
 def _shifted(at: int, following: int | None) -> bool:
