@@ -1,9 +1,11 @@
 """Sizes in, a convolutional image tower and a text tower out: the tiny one for little data, and ResNet-50 + BERT."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, ResNetConfig, ResNetModel
 
+from xmodal.encoders.bag import BagConfig, BagModel
 from xmodal.encoders.clip import check_eos
 from xmodal.encoders.conv import ConvConfig, ConvModel
 from xmodal.encoders.intake import Pixels, Tokens
@@ -27,27 +29,38 @@ def conv_towers(
 ) -> dict[str, Tower]:
     """A small residual network (`hidden_sizes` channels and `depths` blocks per stage) and CLIP's text transformer.
 
-    Convolutions learn from thousands of pairs where a vision transformer wants millions.
+    Convolutions learn from thousands of pairs where a vision transformer wants millions. `text_depth=0` takes the mean
+    of the tokens and one hidden layer for the transformer: better for a few thousand captions of a few words, where
+    order says little.
     """
     check_eos(eos_id, vocab_size)
-    text = CLIPTextConfig(
-        vocab_size=vocab_size,
-        bos_token_id=bos_id,
-        eos_token_id=eos_id,
-        pad_token_id=pad_id,
-        max_position_embeddings=context,
-        hidden_size=text_width,
-        intermediate_size=4 * text_width,
-        num_hidden_layers=text_depth,
-        num_attention_heads=text_heads,
-        projection_dim=dim,
-        hidden_act="gelu",
-    )
+    special: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "bos_token_id": bos_id,
+        "eos_token_id": eos_id,
+        "pad_token_id": pad_id,
+    }
+    text: BagModel | CLIPTextModel
+    if text_depth == 0:
+        text = BagModel(BagConfig(**special, hidden_size=text_width, intermediate_size=2 * text_width))
+    else:
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                **special,
+                max_position_embeddings=context,
+                hidden_size=text_width,
+                intermediate_size=4 * text_width,
+                num_hidden_layers=text_depth,
+                num_attention_heads=text_heads,
+                projection_dim=dim,
+                hidden_act="gelu",
+            )
+        )
     image = ConvModel(ConvConfig(hidden_sizes=list(hidden_sizes), depths=list(depths)))
-    pixels, tokens = Pixels("image", size=image_size), Tokens("text", size=context, masked=False)
+    pixels, tokens = Pixels("image", size=image_size), Tokens("text", size=context, masked=text_depth == 0)
     return {
         "image": Tower.with_head(pixels, image, dim, pooling="pooler", bias=False),
-        "text": Tower.with_head(tokens, CLIPTextModel(text), dim, pooling="pooler", bias=False),
+        "text": Tower.with_head(tokens, text, dim, pooling="pooler", bias=False),
     }
 
 
