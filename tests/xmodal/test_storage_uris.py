@@ -47,6 +47,14 @@ class TestUris:
         assert storage.join("/", "k") == "/k" and storage.join("file:///", "k") == "file:///k"
         assert storage.join("/a", "", "b/c") == "/a/b/c" and storage.join("/a") == "/a"
 
+    def test_an_absolute_name_does_not_depend_on_the_working_directory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert storage.absolute("runs/") == storage.absolute("./a/../runs") == f"{tmp_path}/runs"
+        for uri in ("/a", "s3://b/k/", "s3://b/../k", "file:///a"):
+            assert storage.absolute(uri) == uri
+
     def test_the_environment_is_never_expanded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("HOME", "/elsewhere")

@@ -76,10 +76,14 @@ def _parent(uri: str) -> str:
     return folder or slash or "."
 
 
+def folder_before_pattern(uri: str) -> str:
+    """What a pattern matches files below: the folders before its first brace or wildcard; any other URI itself."""
+    magic = _MAGIC.search(uri)
+    return _parent(uri[: magic.start()] + "x") if magic else uri
+
+
 def _matching(pattern: str, options: storage.StorageOptions) -> tuple[str, list[storage.Entry], bool]:
-    magic = _MAGIC.search(pattern)
-    assert magic is not None
-    base = _parent(pattern[: magic.start()] + "x")
+    base = folder_before_pattern(pattern)
     wanted = list(expand_braces(pattern.removeprefix(base.removesuffix("/") + "/")))
     try:
         listed = storage.list_files(base, options=options)

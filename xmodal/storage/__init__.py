@@ -9,7 +9,7 @@ exist only through the files below them.
 from typing import Protocol, runtime_checkable
 
 from xmodal.errors import StorageError
-from xmodal.storage.address import LocalAddress, join, parse
+from xmodal.storage.address import LocalAddress, absolute, join, parse
 from xmodal.storage.counts import RetryCounts, retries
 from xmodal.storage.failures import Changed, NotFound, ShortRead
 from xmodal.storage.local import Entry, LocalStore
@@ -22,6 +22,7 @@ __all__ = [
     "RetryCounts",
     "ShortRead",
     "StorageOptions",
+    "absolute",
     "check",
     "delete",
     "delete_tree",

@@ -3,6 +3,7 @@
 Names are literal: `%20`, `$HOME`, `~` and `//` stand for themselves, so a listed URI can be read as it is.
 """
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -64,6 +65,12 @@ def _parse_file(uri: str) -> LocalAddress:
     if not path.startswith("/"):
         raise StorageError(f"{uri!r} must hold an absolute path: write file:///path, or a plain relative path")
     return LocalAddress("file://", path)
+
+
+def absolute(uri: str) -> str:
+    """The same place under a name that does not depend on the working directory, for a process that has another."""
+    address = parse(uri)
+    return os.path.abspath(uri) if isinstance(address, LocalAddress) and not address.prefix else uri
 
 
 def join(uri: str, *parts: str) -> str:
