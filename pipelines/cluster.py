@@ -26,6 +26,10 @@ class Resources:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ConfigError(f"workers must be at least 1, not {self.workers}")
+        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < math.inf:
+            raise ConfigError(f"gpus_per_worker={self.gpus_per_worker} must not be negative")
+        if self.cpus_per_worker is not None and not 0 < self.cpus_per_worker < math.inf:
+            raise ConfigError(f"cpus_per_worker={self.cpus_per_worker} must be positive")
 
 
 @dataclass(frozen=True)

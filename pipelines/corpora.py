@@ -1,5 +1,6 @@
 """URIs of corpora -> streams: index them in parallel, fit their field maps, choose what decodes each field."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from xmodal.data.blocks import Recipe
 from xmodal.data.corpus import Corpus, RawSample
 from xmodal.data.fields import Field, FieldMap, available_members, parse_field_map
 from xmodal.data.order import Plan, shares
-from xmodal.errors import ConfigError, CorpusError
+from xmodal.errors import ConfigError, CorpusError, nearest
 from xmodal.storage import StorageOptions
 
 Notify = Callable[[str], None]
@@ -32,7 +33,6 @@ class Data:
     max_bad_fraction: float = 0.01  # the run stops when more of its rows than this had to be masked
     rows_per_task: int = 1024  # rows read and shuffled together by one read task; bounds its memory
     tasks_per_segment: int = 4096  # read tasks of one Ray Dataset; a new one costs seconds
-    cpus_per_read: float = 1.0  # CPU slots of one read task
     endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
     region: str | None = None
     profile: str | None = None  # of the AWS configuration; None: the standard environment
@@ -43,7 +43,7 @@ class Data:
             raise ConfigError("no corpus: give at least one, e.g. --corpus s3://bucket/shards")
         if self.weights and len(self.weights) != len(self.corpus):
             raise ConfigError(f"{len(self.weights)} weights for {len(self.corpus)} corpora: give one for each, or none")
-        if any(weight <= 0 for weight in self.weights):
+        if not all(0 < weight < math.inf for weight in self.weights):
             raise ConfigError(f"weights must be positive, not {list(self.weights)}; leave a corpus out instead")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ConfigError(f"max_bad_fraction must lie in [0, 1], not {self.max_bad_fraction}")
@@ -93,6 +93,13 @@ def _apply(function: Callable[[Any], Any], item: Any) -> Any:
     return function(item)
 
 
+def check_fields(specs: Sequence[str], names: Sequence[str]) -> None:
+    """ConfigError where `specs` cannot be the map of `names` for any corpus."""
+    for field in parse_field_map(specs).sources if specs else ():
+        if field not in names:
+            raise ConfigError(f"the field map has an unknown field {field!r}: {nearest(field, names)}")
+
+
 def field_map(corpus: Corpus, specs: Sequence[str], names: Sequence[str]) -> FieldMap:
     """The map of `names` for this corpus: as given, else the usual one. CorpusError with the fields that exist."""
     available = _available(corpus)
@@ -118,6 +125,8 @@ def _available(corpus: Corpus) -> set[str]:
 
 def global_shares(corpora_rows: Sequence[int], weights: Sequence[float], batch_size: int, workers: int) -> list[int]:
     """Rows of each corpus in every global batch; ConfigError when the workers cannot share them evenly."""
+    if batch_size < len(corpora_rows):
+        raise ConfigError(f"batch_size={batch_size} has no room for a row of each of {len(corpora_rows)} corpora")
     parts = shares(batch_size, list(weights) or [float(rows) for rows in corpora_rows])
     if any(part % workers for part in parts):
         fitting = [w for w in range(1, batch_size + 1) if all(part % w == 0 for part in parts)][-12:]

@@ -1,8 +1,9 @@
 """Stage 1: image-text corpora -> a dual encoder trained with a contrastive loss, as resumable checkpoints."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,12 +20,14 @@ from pipelines.train import Cadence, Job, launch
 from xmodal import checkpoint, storage
 from xmodal.data.augment import Augment
 from xmodal.data.corpus import Corpus
+from xmodal.data.fields import FieldMap
 from xmodal.data.image import ImageField
+from xmodal.data.listing import folder_before_pattern
 from xmodal.data.text import TextField
 from xmodal.data.tokenizer import special_ids, train_tokenizer
 from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.errors import CheckpointError, ConfigError
-from xmodal.run import Run, check_sinks, create_run, open_run
+from xmodal.run import Run, check_name, check_new, check_same_config, check_sinks, create_run, open_run
 from xmodal.storage import NotFound
 from xmodal.tokenizer_hub import load_tokenizer
 from xmodal.training.compiling import compile_towers
@@ -35,8 +38,7 @@ from xmodal.training.state import TrainState
 TOKENIZER = "tokenizer.json"
 CAPTIONS_FOR_TOKENIZER = 200_000
 MAY_CHANGE = ("name", "runs", "resume", "resources", "cadence", "data.index", "data.tasks_per_segment",
-              "data.max_bad_fraction", "data.cpus_per_read", "data.endpoint", "data.region", "data.profile",
-              "data.anonymous")  # fmt: skip
+              "data.max_bad_fraction", "data.endpoint", "data.region", "data.profile", "data.anonymous")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +107,22 @@ class Optim:
     rows_per_forward: int | None = None  # per worker; smaller: less memory for the same gradients, one forward more
 
     def __post_init__(self) -> None:
-        if self.batch_size < 2:
-            raise ConfigError(f"batch_size={self.batch_size}: a contrastive loss needs at least 2 pairs")
-        if not 0 < self.learning_rate < 1:
-            raise ConfigError(f"learning_rate={self.learning_rate} must lie in (0, 1)")
-        if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"steps={self.steps} must be at least 1")
-        if self.steps is None and not (math.isfinite(self.epochs) and self.epochs > 0):
-            raise ConfigError(f"epochs={self.epochs} must be positive")
+        rules = {
+            "batch_size": (self.batch_size >= 2, "be at least 2: a contrastive loss needs negatives"),
+            "epochs": (0 < self.epochs < math.inf, "be positive and finite"),
+            "steps": (self.steps is None or self.steps >= 1, "be at least 1"),
+            "learning_rate": (0 < self.learning_rate < 1, "lie in (0, 1)"),
+            "final_learning_rate": (0 <= self.final_learning_rate <= self.learning_rate, "lie in [0, learning_rate]"),
+            "warmup_steps": (self.warmup_steps is None or self.warmup_steps >= 0, "not be negative"),
+            "weight_decay": (0 <= self.weight_decay < 1, "lie in [0, 1)"),
+            "betas": (all(0 <= beta < 1 for beta in self.betas), "lie in [0, 1)"),
+            "eps": (0 < self.eps < 1, "lie in (0, 1)"),
+            "max_grad_norm": (self.max_grad_norm is None or 0 < self.max_grad_norm < math.inf, "be positive or None"),
+            "rows_per_forward": (self.rows_per_forward is None or self.rows_per_forward >= 1, "be at least 1"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise ConfigError(f"{name}={getattr(self, name)} must {rule}")
 
     def schedule(self, steps: int) -> CosineSchedule:
         warmup = min(2000, steps // 10) if self.warmup_steps is None else self.warmup_steps
@@ -160,14 +170,19 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
 
     Everything that can be wrong with the configuration, the storage or the corpora is raised before a worker starts.
     """
+    config = _anchored(config)
     _check(config)
+    tokenizer = _tokenizer(config)
+    model = build_model(config, tokenizer or train_tokenizer((), config.model.vocab_size), meta=True)
     held = cluster.connect(config.resources)
     opened = corpora.open_all(
         config.data, notify=_note(on_news), progress=lambda done, total: on_news(_indexing(done, total))
     )
     maps = [corpora.field_map(corpus, config.data.fields, ("image", "text")) for corpus in opened]
-    tokenizer, own = _tokenizer(config, opened, maps, on_news)
-    model = build_model(config, tokenizer, meta=True)
+    own = tokenizer is None
+    if tokenizer is None:
+        tokenizer = _tokenizer_of_corpora(config, opened, maps, on_news)
+        model = build_model(config, tokenizer, meta=True)
     fields = (
         ImageField(size=model.tower("image").intake.size, augment=config.augment),
         TextField(tokenizer_json=tokenizer, length=model.tower("text").intake.size),
@@ -182,6 +197,7 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
         seed=config.seed,
     )
     steps = total_steps(config.optim, streams)
+    config.optim.schedule(steps)  # refuses a warm-up longer than the run
     record = _open(config, opened)
     if own:
         storage.write(storage.join(record.uri, TOKENIZER), tokenizer.encode(), options=record.options)
@@ -195,38 +211,60 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
     return Result(run=record, step=newest.step, checkpoint=newest.uri, found_finished=finished)
 
 
+def _anchored(config: Config) -> Config:
+    """The same places by absolute paths: the ranks work in a directory of Ray's."""
+    data, model = config.data, config.model
+    index = data.index and storage.absolute(data.index)
+    data = replace(data, corpus=tuple(map(storage.absolute, data.corpus)), index=index)
+    pairs = [argument.partition("=") for argument in model.arguments if model.architecture == "hub"]
+    arguments = tuple(f"{name}{equals}{_anchored_name(value)}" for name, equals, value in pairs) or model.arguments
+    start_from = model.start_from and _anchored_name(model.start_from)
+    model = replace(model, arguments=arguments, start_from=start_from)
+    return replace(config, runs=storage.absolute(config.runs), data=data, model=model)
+
+
+def _anchored_name(name: str) -> str:
+    """A directory by its absolute path; the name of a model on the Hub as it is."""
+    return os.path.abspath(name) if os.path.isdir(name) else name
+
+
 def _check(config: Config) -> None:
-    """What needs no cluster: sinks, storage, and whether the run may start or continue."""
+    """What needs no cluster: names, shares of the batch, storage, and whether the run may start or continue."""
     check_sinks(config.cadence.sinks)
-    storage.check(config.runs, writable=True, options=config.data.storage)
+    corpora.check_fields(config.data.fields, ("image", "text"))
+    number = len(config.data.corpus)
+    if config.data.weights or number == 1:
+        corpora.global_shares([1] * number, config.data.weights, config.optim.batch_size, config.resources.workers)
+    run_uri = storage.join(config.runs, check_name(config.name))
+    storage.check(run_uri, writable=True, options=config.data.storage)
     for uri in config.data.corpus:
-        if not uri.endswith(("}", "*")) and "{" not in uri and "*" not in uri:
-            storage.check(uri, writable=False, options=config.data.storage)
-    there = storage.exists(storage.join(config.runs, config.name), options=config.data.storage)
-    if there and not config.resume:
-        raise ConfigError(
-            f"the run {config.name!r} exists already in {config.runs}; --resume continues it, "
-            "another --name starts anew"
-        )
+        storage.check(folder_before_pattern(uri), writable=False, options=config.data.storage)
+    if config.resume:
+        known = open_run(config.runs, config.name, options=config.data.storage)
+        check_same_config(known, config, may_change=MAY_CHANGE)
+    else:
+        check_new(config.runs, config.name, options=config.data.storage)
 
 
-def _tokenizer(config: Config, opened: list[Corpus], maps: list, on_news: News) -> tuple[str, bool]:
-    """The tokenizer's JSON, and whether it is this run's own and has to be kept with it."""
+def _tokenizer(config: Config) -> str | None:
+    """The chosen tokenizer's JSON, or on a resume the run's own; None where it has yet to be trained."""
     chosen = config.model.tokenizer or config.model.start_from
     if config.model.architecture == "hub" and chosen is None:
         chosen = config.model.keywords().get("text")
     if chosen is not None:
-        return load_tokenizer(chosen), False
-    if config.resume:
+        return load_tokenizer(chosen)
+    try:
         uri = storage.join(config.runs, config.name, TOKENIZER)
-        try:
-            return storage.read(uri, options=config.data.storage).decode(), False
-        except NotFound as error:
-            raise ConfigError(f"{uri} is missing: without its tokenizer the run cannot be resumed") from error
+        return storage.read(uri, options=config.data.storage).decode() if config.resume else None
+    except NotFound:  # the run ended before it was stored; the same captions give the same one
+        return None
+
+
+def _tokenizer_of_corpora(config: Config, opened: list[Corpus], maps: list[FieldMap], on_news: News) -> str:
     _note(on_news)("training a tokenizer on the captions")
     most = CAPTIONS_FOR_TOKENIZER // len(opened)
     texts = [t for c, m in zip(opened, maps, strict=True) for t in corpora.sample_texts(c, m, most=most)]
-    return train_tokenizer(texts, config.model.vocab_size), True
+    return train_tokenizer(texts, config.model.vocab_size)
 
 
 def build_model(config: Config, tokenizer: str, *, meta: bool = False) -> DualEncoder:

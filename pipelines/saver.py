@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,6 +67,7 @@ class Saver:
         notify: Notify,
     ) -> None:
         self._run, self._rank, self._books, self._files, self._notify = run, rank, books, files, notify
+        self._open = ExitStack()
         if not rank.first:
             return
         after = found.step if found else None
@@ -91,6 +93,8 @@ class Saver:
             notify=notify,
             options=run.options,
         )
+        self._open.enter_context(self._writer)
+        self._open.enter_context(self._log)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         if self._rank.first:
@@ -98,23 +102,21 @@ class Saver:
 
     def save(self, state: TrainState) -> None:
         """A checkpoint of this step; returns when the tensors are copied. All ranks call it at the same step."""
-        self.keep_books()
-        if self._rank.first:
-            self._log.sync()
-            self._writer.save(state.step, lambda directory: self._fill(state, directory))
-
-    def keep_books(self) -> None:
-        """Store the quarantine of all ranks; all call it at the same step."""
         records = self._books.gather()
-        if self._rank.first and records:
+        if not self._rank.first:
+            return
+        if records:
             self._quarantine.add(records)
             self._quarantine.sync()
+        self._log.sync()
+        self._writer.save(state.step, lambda directory: self._fill(state, directory))
 
-    def close(self) -> None:
-        """Wait for what is being written; CheckpointError if the last checkpoint could not be."""
-        if self._rank.first:
-            self._log.close()
-            self._writer.close()
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Wait for what is being written, also when the run stops; CheckpointError if the last one could not be."""
+        self._open.__exit__(*error)
 
     def _fill(self, state: TrainState, directory: Path) -> None:
         self._files.save(state, directory)

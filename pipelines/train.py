@@ -30,7 +30,7 @@ from xmodal.training.state import TrainState
 from xmodal.training.step import train_step
 
 COLLECTIVE_TIMEOUT_S = 600
-STOPS = (NonFiniteLoss, TooManyBadRows)  # all ranks raise them at the same step, and a restart would raise them again
+STOPS = (ConfigError, NonFiniteLoss, TooManyBadRows)  # all ranks raise them together, and a restart would again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +88,6 @@ def _train(job: Job, rank: Rank) -> None:
     found = restore(job.run, rank, state, books, job.files, notify)
     if rank.first:
         _tell(job, "start", step=state.step, steps=job.steps, workers=rank.world_size, found=found and found.name)
-    saver = Saver(
-        job.run, rank, books, job.files, found=found, keep=job.cadence.keep, sinks=job.cadence.sinks, notify=notify
-    )
     deliveries = ingest.deliver(
         streams,
         state.step,
@@ -103,19 +100,22 @@ def _train(job: Job, rank: Rank) -> None:
     )
     watch = Stopwatch(rows_per_step=sum(stream.plan.global_batch for stream in streams))
     preemption = Preemption()
-    for delivery, batch in watch.waits(on_device(deliveries, rank.device)):
-        metrics = train_step(state, batch)
-        books.enter(state.step, delivery, metrics)
-        if books.too_bad:
-            saver.keep_books()
-            books.judge()
-        last = state.step == job.steps
-        if last or state.step % job.cadence.log_every == 0:
-            metrics |= watch.figures() | books.as_metrics() | {"epoch": state.step / streams[0].plan.steps_per_epoch}
-            _report(job, rank, saver, state.step, metrics)
-        if last or state.step % job.cadence.checkpoint_every == 0 or preemption.announced(state.step):
-            saver.save(state)
-    saver.close()
+    with Saver(
+        job.run, rank, books, job.files, found=found, keep=job.cadence.keep, sinks=job.cadence.sinks, notify=notify
+    ) as saver:
+        for delivery, batch in watch.waits(on_device(deliveries, rank.device)):
+            metrics = train_step(state, batch)
+            books.enter(state.step, delivery, metrics)
+            if books.too_bad:
+                saver.save(state)
+                books.judge()
+            last = state.step == job.steps
+            if last or state.step % job.cadence.log_every == 0:
+                metrics |= watch.figures() | books.as_metrics()
+                metrics["epoch"] = state.step / streams[0].plan.steps_per_epoch
+                _report(job, rank, saver, state.step, metrics)
+            if last or state.step % job.cadence.checkpoint_every == 0 or preemption.announced(state.step):
+                saver.save(state)
 
 
 def on_device(deliveries: Iterable[Delivery], device: torch.device) -> Iterator[tuple[Delivery, Batch]]:

@@ -1,7 +1,7 @@
 """The name of an architecture and its sizes in, towers out."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,7 +38,8 @@ ARCHITECTURES: dict[str, Callable[..., dict[str, Tower]]] = {
 def build(architecture: str, **arguments: Any) -> dict[str, Tower]:
     """The towers of `architecture`; `arguments` are its factory's, over the sizes that the name stands for.
 
-    Raises ConfigError for an unknown architecture or argument (with the nearest) and for one that is missing.
+    Raises ConfigError for an unknown architecture or argument (with the nearest), for one that is missing and for a
+    size that is none.
     """
     if architecture not in ARCHITECTURES:
         raise ConfigError(f"unknown architecture {architecture!r}; {nearest(architecture, ARCHITECTURES)}")
@@ -47,7 +48,19 @@ def build(architecture: str, **arguments: Any) -> dict[str, Tower]:
     for name in arguments:
         if name not in parameters:
             raise ConfigError(f"{architecture} has no argument {name!r}; {nearest(name, parameters)}")
+        _check_value(architecture, name, arguments[name], parameters[name].annotation)
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in arguments]
     if missing:
         raise ConfigError(f"{architecture} needs {', '.join(missing)}")
     return factory(**arguments)
+
+
+def _check_value(architecture: str, name: str, value: Any, annotation: Any) -> None:
+    """ConfigError where a whole number is meant and `value` is none, or too small."""
+    if annotation not in (int, Sequence[int]):
+        return
+    least = 0 if name.endswith(("_id", "depth")) else 1
+    numbers = value if annotation is not int and isinstance(value, Sequence) else [value]
+    if not all(type(number) is int and number >= least for number in numbers):
+        kind = "a whole number" if annotation is int else "whole numbers with commas between"
+        raise ConfigError(f"{architecture}: {name}={value!r} must be {kind}, at least {least}")

@@ -9,7 +9,7 @@
 """
 
 from xmodal.run.attempts import claim_attempt, newest_attempt
-from xmodal.run.directory import Run, create_run, open_run
+from xmodal.run.directory import Run, check_name, check_new, check_same_config, create_run, open_run
 from xmodal.run.metrics_log import MetricsLog, read_metrics
 from xmodal.run.quarantine import Ledger, Quarantine, QuarantineRecord, read_quarantine
 from xmodal.run.sinks import check_sinks
@@ -20,6 +20,9 @@ __all__ = [
     "Quarantine",
     "QuarantineRecord",
     "Run",
+    "check_name",
+    "check_new",
+    "check_same_config",
     "check_sinks",
     "claim_attempt",
     "create_run",

@@ -64,11 +64,7 @@ def create_run(
 
     `config` is a dataclass or nested plain values, without secrets; `corpora` the fingerprint of each corpus.
     """
-    uri = storage.join(storage_uri, check_name(name))
-    if storage.exists(uri, options=options):
-        raise ConfigError(
-            f"the run {name!r} exists already in {storage_uri}; --resume continues it, another --name starts anew"
-        )
+    uri = check_new(storage_uri, name, options=options)
     record = {
         "format": FORMAT,
         "id": uuid.uuid4().hex,
@@ -81,6 +77,16 @@ def create_run(
     }
     _write(uri, record, options)
     return Run(uri=uri, record=record, options=options)
+
+
+def check_new(storage_uri: str, name: str, *, options: StorageOptions = DEFAULT) -> str:
+    """The URI of a run that does not exist yet; ConfigError if anything is there."""
+    uri = storage.join(storage_uri, check_name(name))
+    if storage.exists(uri, options=options):
+        raise ConfigError(
+            f"the run {name!r} exists already in {storage_uri}; --resume continues it, another --name starts anew"
+        )
+    return uri
 
 
 def open_run(
@@ -100,14 +106,13 @@ def open_run(
     """
     uri = storage.join(storage_uri, check_name(name))
     record = _read(uri, storage_uri, name, options)
+    run = Run(uri=uri, record=record, options=options)
     if config is None:
-        return Run(uri=uri, record=record, options=options)
-    given = to_plain(config)
-    changed = differences(record["config"], given)
+        return run
     _refuse_other_corpora(name, record["corpora"], dict(corpora or {}))
-    _refuse_other_config(name, changed, frozenset(may_change))
+    changed = check_same_config(run, config, may_change=may_change)
     resume = {"at": _now(), "changed": {key: list(pair) for key, pair in changed.items()}, "provenance": provenance()}
-    record = {**record, "config": given, "resumes": [*record["resumes"], resume]}
+    record = {**record, "config": to_plain(config), "resumes": [*record["resumes"], resume]}
     _write(uri, record, options)
     return Run(uri=uri, record=record, options=options)
 
@@ -154,15 +159,19 @@ def _write(uri: str, record: Mapping[str, Any], options: StorageOptions) -> None
     storage.write(storage.join(uri, RECORD), text.encode("utf-8", "backslashreplace"), options=options)
 
 
-def _refuse_other_config(name: str, changed: dict[str, tuple[Any, Any]], allowed: frozenset[str]) -> None:
+def check_same_config(run: Run, config: Any, *, may_change: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
+    """The fields in which `config` differs from the run's, {name: (old, new)}; ConfigError for others than may."""
+    changed = differences(run.config, to_plain(config))
+    allowed = frozenset(may_change)
     refused = [
         f"{key} is {old!r} there and {new!r} here" for key, (old, new) in changed.items() if not is_within(key, allowed)
     ]
     if refused:
         raise ConfigError(
-            f"the run {name!r} was started with another configuration: {'; '.join(refused)}. "
+            f"the run {run.name!r} was started with another configuration: {'; '.join(refused)}. "
             "Resume it with the recorded values, or start anew under another --name"
         )
+    return changed
 
 
 def _refuse_other_corpora(name: str, recorded: dict[str, str], given: dict[str, str]) -> None:
