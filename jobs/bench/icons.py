@@ -23,11 +23,26 @@ from pipelines.cluster import Resources
 from pipelines.corpora import Data
 from pipelines.evaluate import Evaluation
 from pipelines.train import Cadence
+from xmodal.data.augment import Augment
 
 PRESET = "conv-tiny"
 STEPS = 1500
 BATCH_SIZE = 256
 WEIGHTS = (3.0, 1.0)  # icons, emoji; by their numbers emoji would be a twelfth of a batch
+MODEL = ("text_depth=0", "text_width=256")  # a bag of tokens: see the README for what else was tried
+VOCABULARY = 4096
+AUGMENT = Augment(  # most icons are black on white, emoji are not
+    scale=(0.6, 1.0),
+    mirror=0.5,
+    rotate=10.0,
+    translate=0.06,
+    jitter=0.8,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+    hue=0.03,
+    greyscale=0.1,
+)
 SEED = 0
 REACH = {"text_to_image_r10": 0.55}  # of CCA
 
@@ -87,9 +102,9 @@ def settings(corpora: Corpora, runs: str, steps: int, workers: int) -> pretrain.
         runs=runs,
         seed=SEED,
         data=Data(corpus=(corpora.icons, corpora.emoji), weights=WEIGHTS),
-        model=preset.model,
-        augment=preset.augment,
-        optim=replace(preset.optim, batch_size=BATCH_SIZE, steps=steps),
+        model=replace(preset.model, arguments=MODEL, vocab_size=VOCABULARY),
+        augment=AUGMENT,
+        optim=replace(preset.optim, batch_size=BATCH_SIZE, steps=steps, precision="bf16"),
         cadence=Cadence(log_every=10, checkpoint_every=steps, sinks=()),
         resources=Resources(workers=workers),
     )
