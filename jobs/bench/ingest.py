@@ -1,0 +1,199 @@
+"""Rows a second from sharded JPEG to 224-px uint8 batches, against webdataset, Ray's own reader and a bare decode loop.
+
+The photos of the benchmark data are repeated to 20,677 rows in 87 shards. Every contender feeds batches of 256 to this
+process with two workers; its first rows are left out, then rows are counted until it has delivered enough. All take
+turns, several rounds, and a ratio is of one round: the machine's moods hit both sides of it.
+"""
+
+import io
+import shutil
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import ray
+import ray.data
+import torch
+import webdataset
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from jobs.bench.figure import Figure, median_figure
+from jobs.bench.material import material
+from pipelines import cluster, corpora, ingest
+from pipelines.corpora import Data
+from xmodal.data.corpus import open_corpus
+from xmodal.data.image import ImageField
+from xmodal.data.shard_writer import write_shards
+
+SIZE, BATCH, COPIES, ROUNDS = 224, 256, 29, 3
+SKIPPED, COUNTED = 2048, 8192  # rows before the clock starts, rows on the clock
+PROCESSES = 2
+
+Batches = Iterable[int]  # rows of each batch as it arrives
+
+
+def run() -> Iterator[Figure]:
+    with tempfile.TemporaryDirectory(prefix="xmodal-bench-") as scratch:
+        tar, parquet = Path(scratch, "tar"), Path(scratch, "parquet")
+        make_corpora(tar, parquet)
+        cluster.connect(cluster.Resources(address="local"), cpus=PROCESSES)
+        shards = sorted(str(path) for path in tar.glob("*.tar"))
+        contenders: dict[str, Callable[[], Batches]] = {
+            "tar": partial(ours, str(tar)),
+            "parquet": partial(ours, str(parquet)),
+            "webdataset": partial(as_used, shards, with_pillow),
+            "webdataset_our_decode": partial(as_used, shards, with_xmodal),
+            "read_webdataset": partial(rays_reader, shards),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in (*contenders, "decode")}
+        first: dict[str, list[float]] = {name: [] for name in contenders}
+        for _ in range(ROUNDS):
+            rates["decode"].append(decode_loop(shards))
+            for name, contender in contenders.items():
+                rate, first_s = steady(contender)
+                rates[name].append(rate)
+                first[name].append(first_s)
+        ray.shutdown()
+    yield from figures(rates, first)
+
+
+def figures(rates: dict[str, list[float]], first: dict[str, list[float]]) -> Iterator[Figure]:
+    for name, values in rates.items():
+        seconds = {"first_batch_s": round(statistics.median(first[name]), 2)} if name in first else {}
+        yield median_figure(values, name=f"ingest_{name}_rows_per_s", unit="rows/s", detail=seconds)
+    for ours_, opponent, reach in (
+        ("tar", "webdataset", 1.3),
+        ("tar", "webdataset_our_decode", 0.9),
+        ("tar", "read_webdataset", None),
+        ("tar", "decode", 0.75),
+        ("parquet", "webdataset", 1.3),
+        ("parquet", "webdataset_our_decode", 0.9),
+        ("parquet", "decode", 0.75),
+    ):
+        ratios = [a / b for a, b in zip(rates[ours_], rates[opponent], strict=True)]
+        yield median_figure(ratios, name=f"ingest_{ours_}_over_{opponent}", unit="ratio", reach=reach)
+
+
+def make_corpora(tar: Path, parquet: Path) -> None:
+    """The photo shards, and the same samples as Parquet, both repeated; indexes included."""
+    originals = sorted((material({"photos/*.tar": "members jpg"}) / "photos").glob("*.tar"))
+    samples = [sample for path in originals for sample in _samples(path)]
+    once = parquet.with_name("once")
+    list(write_shards(samples, str(once), format="parquet", prefix="photos", rows=256))
+    for folder, files in ((tar, originals), (parquet, sorted(once.glob("*.parquet")))):
+        folder.mkdir()
+        for copy in range(COPIES):
+            for file in files:
+                shutil.copyfile(file, folder / f"{copy:02}-{file.name}")
+        open_corpus(str(folder))
+
+
+def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with tarfile.open(path) as archive:
+        members = {member.name: archive.extractfile(member) for member in archive}
+        for name, file in members.items():
+            key, _, extension = name.partition(".")
+            if extension == "jpg" and file is not None:
+                yield key, {"jpg": file.read()}
+
+
+def steady(contender: Callable[[], Batches]) -> tuple[float, float]:
+    """Rows a second once the first rows are past, and seconds to the first batch."""
+    started = time.perf_counter()
+    batches = iter(contender())
+    rows = next(batches)
+    first_s = time.perf_counter() - started
+    while rows < SKIPPED:
+        rows += next(batches)
+    counted, since = 0, time.perf_counter()
+    while counted < COUNTED:
+        counted += next(batches)
+    rate = counted / (time.perf_counter() - since)
+    for _ in batches:  # let it end by itself: a reader that is dropped goes on for a while
+        pass
+    return rate, first_s
+
+
+def ours(uri: str) -> Iterator[int]:
+    """The stream as a train worker takes it: batches of tensors in this process."""
+    corpus = open_corpus(uri)
+    data = Data(corpus=(uri,))
+    mapping = corpora.field_map(corpus, (), ("image",))
+    streams = corpora.streams(data, [corpus], [mapping], (ImageField(size=SIZE),), batch_size=BATCH, workers=1, seed=0)
+    steps = (SKIPPED + COUNTED) // BATCH + 8  # the tail of a stream runs on one worker: it is not counted
+    deliveries = ingest.deliver(
+        streams, 0, steps, rank=0, world_size=1, share=lambda value: value, reserved={"CPU": 1.0}
+    )
+    return (len(delivery.batch) for delivery in deliveries)
+
+
+def with_pillow(encoded: bytes) -> np.ndarray:
+    """What a CLIP user's transform does: decode, short side to 224 by bicubic, centre crop."""
+
+    image = Image.open(io.BytesIO(encoded)).convert("RGB")
+    scale = SIZE / min(image.size)
+    width, height = (max(SIZE, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - SIZE) // 2, (height - SIZE) // 2
+    return np.asarray(image.crop((left, top, left + SIZE, top + SIZE)))
+
+
+def with_xmodal(encoded: bytes) -> np.ndarray:
+    out = np.empty((SIZE, SIZE, 3), np.uint8)
+    ImageField(size=SIZE).decode(encoded, np.random.default_rng(0), {"image": out})
+    return out
+
+
+def as_used(shards: list[str], decode: Callable[[bytes], np.ndarray]) -> Iterator[int]:
+    """webdataset in a torch DataLoader with a worker for each core and batches made in the workers."""
+    steps = (SKIPPED + COUNTED) // BATCH + 8
+    dataset = (
+        webdataset.WebDataset(shards, shardshuffle=len(shards), seed=0, empty_check=False)
+        .shuffle(1000)
+        .to_tuple("jpg")
+        .map_tuple(decode)
+        .batched(BATCH, partial=False)
+    )
+    loader = DataLoader(dataset, batch_size=None, num_workers=PROCESSES, multiprocessing_context="fork")
+    for _, (images,) in zip(range(steps), loader, strict=False):
+        yield len(torch.as_tensor(images))
+
+
+def rays_reader(shards: list[str]) -> Iterator[int]:
+    """Ray Data alone: its WebDataset reader without decoder, and our decode in `map_batches`."""
+    steps = (SKIPPED + COUNTED) // BATCH + 8
+    needed = shards[: -(-steps * BATCH * len(shards) // 20_677) + 2]
+
+    def decode(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"image": np.stack([with_xmodal(encoded) for encoded in rows["jpg"]])}
+
+    dataset = ray.data.read_webdataset(needed, decoder=None).map_batches(decode, batch_size=64)
+    for _, batch in zip(range(steps), dataset.iter_torch_batches(batch_size=BATCH), strict=False):
+        yield len(batch["image"])
+
+
+def decode_loop(shards: list[str], seconds: float = 6.0) -> float:
+    """Rows a second of the decode alone, from memory, in a process for each core."""
+    with get_context("spawn").Pool(PROCESSES) as pool:
+        return sum(pool.starmap(_decode_for, [(shards[0], seconds)] * PROCESSES, chunksize=1))
+
+
+def _decode_for(shard: str, seconds: float) -> float:
+    cv2.setNumThreads(1)
+    encoded = [members["jpg"] for _, members in _samples(Path(shard))]
+    field, rng, out = ImageField(size=SIZE), np.random.default_rng(0), {"image": np.empty((SIZE, SIZE, 3), np.uint8)}
+    rows, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        for one in encoded:
+            field.decode(one, rng, out)
+        rows += len(encoded)
+    return rows / (time.perf_counter() - started)

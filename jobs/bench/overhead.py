@@ -1,0 +1,110 @@
+"""Steps a second of a compute-bound model through Ray Train and Data, against plain torch DDP on preloaded batches.
+
+The same objective, optimizer and `train_step` on the same two processes and one thread each: what differs is where the
+batches come from and who started the processes. Both take turns; a ratio is of one round.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+from jobs.bench.figure import Figure, median_figure
+from pipelines import pretrain
+from pipelines.cluster import Resources
+from pipelines.corpora import Data
+from pipelines.evaluate import batches
+from pipelines.pretrain import Config, Model, Optim
+from pipelines.train import Cadence
+from xmodal import checkpoint
+from xmodal.batch import Batch
+from xmodal.data import synthetic
+from xmodal.data.blocks import Recipe
+from xmodal.data.corpus import open_corpus
+from xmodal.data.fields import parse_field_map
+from xmodal.data.image import ImageField
+from xmodal.data.text import TextField
+from xmodal.encoders.dual_encoder import DualEncoder
+from xmodal.run import read_metrics
+from xmodal.tokenizer_hub import load_tokenizer
+from xmodal.training.objective import ContrastiveObjective
+from xmodal.training.schedule import CosineSchedule
+from xmodal.training.state import TrainState
+from xmodal.training.step import train_step
+
+WORKERS, BATCH, ROWS, STEPS, WARM, ROUNDS, PORT = 2, 256, 2048, 40, 10, 3, 29_533
+
+
+def run() -> Iterator[Figure]:
+    with tempfile.TemporaryDirectory(prefix="xmodal-bench-") as scratch:
+        corpus = str(Path(scratch, "corpus"))
+        synthetic.write_corpus(corpus, "photo", ROWS, 0, rows_per_shard=256, size=64)
+        ours, plain = [], []
+        for number in range(ROUNDS):
+            run_uri = through_ray(corpus, scratch, f"round-{number}")
+            ours.append(_steady([line["samples_per_s"] for line in read_metrics(run_uri)]) / BATCH)
+            ray.shutdown()
+            plain.append(plain_ddp(corpus, checkpoint.resolve(run_uri).uri))
+    detail = {"workers": WORKERS, "batch_size": BATCH, "model": "vit-tiny"}
+    yield median_figure(ours, name="overhead_ray_steps_per_s", unit="steps/s", detail=detail)
+    yield median_figure(plain, name="overhead_plain_ddp_steps_per_s", unit="steps/s", detail=detail)
+    ratios = [a / b for a, b in zip(ours, plain, strict=True)]
+    yield median_figure(ratios, name="overhead_ray_over_plain", unit="ratio", reach=0.95, detail=detail)
+
+
+def _steady(rates: list[float]) -> float:
+    """The median over the logged intervals behind the warm-up."""
+    return statistics.median(rates[WARM // 2 :])
+
+
+def through_ray(corpus: str, runs: str, name: str) -> str:
+    """A pretraining run as a user starts it; its URI."""
+    config = Config(
+        name=name,
+        runs=runs,
+        data=Data(corpus=(corpus,)),
+        model=Model(architecture="vit-tiny", vocab_size=2000),
+        optim=Optim(batch_size=BATCH, steps=STEPS),
+        cadence=Cadence(log_every=2, checkpoint_every=10 * STEPS, sinks=()),
+        resources=Resources(workers=WORKERS, address="local"),
+    )
+    return pretrain.run(config).run.uri
+
+
+def plain_ddp(corpus: str, directory: str) -> float:
+    """Steps a second of the same training without Ray, on batches that lie in memory."""
+    with tempfile.NamedTemporaryFile() as answer:
+        torch.multiprocessing.spawn(_rank, (corpus, directory, answer.name), nprocs=WORKERS)
+        return float(Path(answer.name).read_text())
+
+
+def _rank(rank: int, corpus: str, directory: str, answer: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(PORT)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=WORKERS)
+    objective = ContrastiveObjective(DualEncoder.from_pretrained(directory), mask_duplicates=True)
+    state = TrainState.create(objective, schedule=CosineSchedule(peak=5e-4, total_steps=STEPS), seed=0)
+    shares = _preloaded(corpus, directory)[rank::WORKERS]
+    rates = []
+    for step in range(0, STEPS, 2):
+        started = time.perf_counter()
+        train_step(state, shares[step % len(shares)])
+        train_step(state, shares[(step + 1) % len(shares)])
+        rates.append(2 / (time.perf_counter() - started))
+    if rank == 0:
+        Path(answer).write_text(str(_steady(rates)))
+    dist.destroy_process_group()
+
+
+def _preloaded(corpus: str, directory: str) -> list[Batch]:
+    """Every rank's shares of an epoch."""
+    fields = (ImageField(size=64), TextField(tokenizer_json=load_tokenizer(directory), length=32))
+    recipe = Recipe(parse_field_map(("image=jpg", "text=txt")), fields)
+    return list(batches(open_corpus(corpus), recipe, BATCH // WORKERS))

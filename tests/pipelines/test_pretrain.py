@@ -1,0 +1,214 @@
+"""Pretraining as a user starts it: two workers, checkpoints, deaths, resumes; the weights do not show what happened."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, CLIPModel
+
+from pipelines import evaluate, pretrain
+from pipelines.cluster import Resources
+from pipelines.corpora import Data
+from pipelines.pretrain import Config, Model, Optim
+from pipelines.train import Cadence
+from xmodal import checkpoint
+from xmodal.errors import ConfigError
+from xmodal.run import read_metrics
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+TINY = (
+    "image_size=32", "patch_size=8", "width=32", "depth=2", "heads=2",
+    "text_width=32", "text_depth=1", "text_heads=2", "context=16", "dim=32",
+)  # fmt: skip
+STEPS = 24
+
+
+def config(runs, corpus, name="a", *, workers=2, resume=False, steps=STEPS, **optim):
+    return Config(
+        name=name,
+        runs=str(runs),
+        resume=resume,
+        data=Data(corpus=(corpus,), rows_per_task=48),
+        model=Model(arguments=TINY, vocab_size=600, patch_dropout=0.25),
+        optim=Optim(batch_size=24, steps=steps, learning_rate=1e-3, **optim),
+        cadence=Cadence(log_every=4, checkpoint_every=6),
+        resources=Resources(workers=workers, address="local"),
+    )
+
+
+class Killer:
+    """Kills the process of one rank by SIGKILL at the first news of a step."""
+
+    def __init__(self, step, rank):
+        self.step, self.rank, self.news = step, rank, []
+
+    def __call__(self, message):
+        self.news.append(message)
+        if message["kind"] == "progress" and message["step"] >= self.step and self.rank is not None:
+            os.kill(_pid_of_rank(self.rank), signal.SIGKILL)
+            self.rank = None
+
+    @property
+    def starts(self):
+        return [message["step"] for message in self.news if message["kind"] == "start"]
+
+
+def _pid_of_rank(rank):
+    """The Ray Train workers of this session, in the order of their start; found among our own descendants only."""
+    listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    workers = [line.split()[0] for line in listing.splitlines() if "ray::RayTrainWorker" in line]
+    ours = sorted(int(pid) for pid in workers if _is_descendant(int(pid)))
+    return ours[rank]
+
+
+def _is_descendant(pid):
+    while pid > 1:
+        if pid == os.getpid():
+            return True
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return False
+
+
+def weights(run_uri):
+    return load_file(Path(checkpoint.resolve(run_uri).uri) / "model.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scenes, ray_here, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    news = []
+    result = pretrain.run(config(runs, scenes), news.append)
+    assert result.step == STEPS and not result.found_finished
+    return result.run.uri
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_worker_leaves_no_trace_in_the_weights(undisturbed, scenes, ray_here, tmp_path, rank):
+    killer = Killer(step=12, rank=rank)
+    result = pretrain.run(config(tmp_path, scenes), killer)
+    assert len(killer.starts) == 2 and killer.starts[0] == 0 and killer.starts[1] >= 6, killer.starts
+    assert same(weights(result.run.uri), weights(undisturbed))
+    steps = [line["step"] for line in read_metrics(result.run.uri)]
+    assert steps == list(range(4, STEPS + 1, 4))  # no step is logged twice
+    ours, theirs = (read_metrics(uri)[-1] for uri in (result.run.uri, undisturbed))
+    assert ours["loss"] == theirs["loss"] and ours["rows/planned"] == theirs["rows/planned"]
+
+
+def test_a_killed_driver_is_resumed_from_a_committed_checkpoint(undisturbed, scenes, tmp_path):
+    """SIGKILL to the whole process group: nothing that ran survives, and `--resume` ends with the same weights."""
+    command = _command(tmp_path, scenes)
+    driver = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.glob("a/checkpoints/step-*/COMMITTED.json")):
+        assert driver.poll() is None, driver.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "--resume continues it" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    subprocess.run([*command, "--resume"], check=True, capture_output=True, timeout=200)
+    assert same(weights(str(tmp_path / "a")), weights(undisturbed))
+
+
+def _command(runs, corpus):
+    return [
+        sys.executable, "-m", "jobs.pretrain", "vit-tiny", "--name", "a", "--runs", str(runs), "--corpus", corpus,
+        "--rows-per-task", "48", "--arguments", *TINY, "--vocab-size", "600", "--patch-dropout", "0.25",
+        "--batch-size", "24", "--steps", str(STEPS), "--learning-rate", "1e-3", "--weight-decay", "0.2",
+        "--log-every", "4", "--checkpoint-every", "6", "--workers", "2", "--address", "local",
+    ]  # fmt: skip
+
+
+def rewound(undisturbed, folder):
+    """A copy of the finished run as if it had died behind step 18."""
+    run = folder / "a"
+    shutil.copytree(undisturbed, run)
+    shutil.rmtree(checkpoint.resolve(str(run)).uri)
+    return run
+
+
+def test_a_damaged_checkpoint_is_passed_over(undisturbed, scenes, ray_here, tmp_path):
+    """One flipped bit in the newest of two checkpoints: the run says so and goes on from the one before."""
+    run = rewound(undisturbed, tmp_path)
+    file = Path(checkpoint.resolve(str(run)).uri) / "optimizer.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    watcher = Killer(step=STEPS, rank=None)
+    result = pretrain.run(config(tmp_path, scenes, resume=True), watcher)
+    notes = [message["text"] for message in watcher.news if message["kind"] == "note"]
+    assert any("optimizer.safetensors" in note and "SHA-256" in note for note in notes), notes
+    assert watcher.starts == [12]
+    assert result.step == STEPS and same(weights(str(run)), weights(undisturbed))
+
+
+def test_a_run_goes_on_with_another_number_of_workers(undisturbed, scenes, ray_here, tmp_path):
+    run = rewound(undisturbed, tmp_path)
+    watcher = Killer(step=STEPS, rank=None)
+    pretrain.run(config(tmp_path, scenes, resume=True, workers=1), watcher)
+    assert watcher.starts == [18]
+    ours, theirs = (read_metrics(str(uri))[-1] for uri in (run, undisturbed))
+    assert ours["step"] == theirs["step"] and ours["rows/planned"] == theirs["rows/planned"]
+    assert ours["loss"] == pytest.approx(theirs["loss"], abs=0.2)  # patch dropout is drawn by rank
+    assert json.loads((run / "run.json").read_text())["resumes"][0]["changed"] == {
+        "resources.workers": [2, 1],
+        "resume": [False, True],
+    }
+
+
+def test_a_finished_run_says_so_and_starts_nothing(undisturbed, scenes, ray_here, tmp_path):
+    run = tmp_path / "a"
+    shutil.copytree(undisturbed, run)
+    before = sorted(path.name for path in run.rglob("*"))
+    news = []
+    assert pretrain.run(config(tmp_path, scenes, resume=True), news.append).found_finished
+    assert not [message for message in news if message["kind"] == "start"]
+    assert sorted(path.name for path in run.rglob("*")) == before
+
+
+def test_a_resume_with_another_batch_size_is_refused(undisturbed, scenes, ray_here, tmp_path):
+    rewound(undisturbed, tmp_path)
+    changed = replace(config(tmp_path, scenes, resume=True), optim=Optim(batch_size=48, steps=STEPS))
+    with pytest.raises(ConfigError, match=r"optim\.batch_size is 24 there and 48 here"):
+        pretrain.run(changed)
+
+
+def test_the_checkpoint_is_a_hugging_face_directory(undisturbed):
+    found = checkpoint.resolve(undisturbed)
+    theirs = CLIPModel.from_pretrained(found.uri)
+    assert theirs.logit_scale.item() == weights(undisturbed)["logit_scale"].item()
+    assert AutoTokenizer.from_pretrained(found.uri)("a red circle").input_ids[0] is not None
+    record = json.loads((Path(found.uri) / "run.json").read_text())
+    assert record["config"]["optim"]["batch_size"] == 24 and record["provenance"]["packages"]["ray"]
+    assert not [path for path in Path(found.uri).iterdir() if path.suffix in (".pt", ".pkl", ".bin", ".pth")]
+
+
+def test_the_checkpoint_is_evaluated(undisturbed, scenes):
+    result = evaluate.run(evaluate.Config(checkpoint=undisturbed, corpus=scenes))
+    assert result.rows == 240 and result.skipped == 0 and result.step == STEPS
+    assert result.text_to_image.recall[1] <= result.text_to_image.recall[10]
+
+
+def test_accumulation_follows_the_same_path(undisturbed, scenes, ray_here, tmp_path):
+    """Half the rows in memory, the same gradients: the loss of a short run agrees."""
+    whole, parts = (
+        pretrain.run(config(tmp_path, scenes, name, steps=4, rows_per_forward=rows)).run.uri
+        for name, rows in (("whole", None), ("parts", 6))
+    )
+    assert read_metrics(whole)[-1]["loss"] == pytest.approx(read_metrics(parts)[-1]["loss"], abs=0.05)
