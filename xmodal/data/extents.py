@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from xmodal.errors import BadSample
-from xmodal.storage.session import StorageOptions
+from xmodal.storage import StorageOptions
 
 Format = Literal["tar", "parquet"]
 DEFAULT = StorageOptions()

@@ -4,7 +4,7 @@ import io
 from typing import IO, Protocol, runtime_checkable
 
 from xmodal import storage
-from xmodal.storage.session import StorageOptions
+from xmodal.storage import StorageOptions
 
 WINDOW = 8 << 20  # bytes fetched at once while a shard is walked
 
