@@ -69,9 +69,7 @@ def times(size: int) -> Iterator[Figure]:
     for _ in range(REPEATS[size]):
         for name in names:
             seconds[name].append(timed(LOSSES[name], size))
-    yield median_figure(
-        seconds["tiled"], name=f"loss.time.{size}", unit="s", at_most=True, detail=setting(size)
-    )
+    yield median_figure(seconds["tiled"], name=f"loss.time.{size}", unit="s", at_most=True, detail=setting(size))
     for name in names[1:]:
         ratios = [ours / theirs for ours, theirs in zip(seconds["tiled"], seconds[name], strict=True)]
         yield median_figure(

@@ -48,9 +48,7 @@ def hardware() -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    load = round(
-        os.getloadavg()[0], 1
-    )  # of the last minute: above `cores`, times are those of a busy machine
+    load = round(os.getloadavg()[0], 1)  # of the last minute: above `cores`, times are those of a busy machine
     return {"cpu": _cpu_model(), "cores": cores, "memory_GiB": round(memory), "gpu": gpu, "load": load}
 
 

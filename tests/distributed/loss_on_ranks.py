@@ -21,17 +21,12 @@ class LinearPair(nn.Module):
 
     def __init__(self, case: Case) -> None:
         super().__init__()
-        self.towers = nn.ParameterList(
-            nn.Parameter(case[name].clone()) for name in ("image_tower", "text_tower")
-        )
+        self.towers = nn.ParameterList(nn.Parameter(case[name].clone()) for name in ("image_tower", "text_tower"))
         self.log_scale = nn.Parameter(case["log_scale"].clone())
         self.bias = nn.Parameter(case["bias"].clone())
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        u, v = (
-            nn.functional.normalize(x @ tower, dim=1)
-            for x, tower in zip((image, text), self.towers, strict=True)
-        )
+        u, v = (nn.functional.normalize(x @ tower, dim=1) for x, tower in zip((image, text), self.towers, strict=True))
         return u, v
 
 

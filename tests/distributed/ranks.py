@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["torch", "torch.distributed", "torch._dynamo"]
-)  # DDP imports the last: 1.5 s a rank
+_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "torch._dynamo"])  # DDP imports the last: 1.5 s a rank
 
 
 class RankFailed(AssertionError):
@@ -128,9 +126,7 @@ def _in_group(
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = dist.FileStore(str(Path(folder) / "store"), world)
-    dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=timeout_s)
-    )
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=timeout_s))
     result = function(*arguments)
     dist.barrier()  # nobody leaves while another still reads its buffers
     return result

@@ -67,9 +67,7 @@ def test_every_parameters_gradient_is_that_of_the_global_mean(kind, world, mask)
     answers = run(loss_on_ranks.train_once, world, case, kind, 4)
     for answer in answers:
         for name, value in expected.items():
-            torch.testing.assert_close(
-                answer[name], value, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
-            )
+            torch.testing.assert_close(answer[name], value, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
     shares = torch.stack([answer["share"] for answer in answers])
     torch.testing.assert_close(shares.mean(), expected["loss"])
 
@@ -112,9 +110,7 @@ def test_a_group_bounds_the_world_of_the_loss():
     case["text"] = case["image"] + 1
     shares = run(loss_on_ranks.own_group_loss, 2, case)
     for own, share in zip((slice(0, 6), slice(6, 12)), shares, strict=True):
-        torch.testing.assert_close(
-            share, naive_info_nce(case["image"][own], case["text"][own], case["log_scale"])
-        )
+        torch.testing.assert_close(share, naive_info_nce(case["image"][own], case["text"][own], case["log_scale"]))
 
 
 def test_ranks_with_unequal_rows_all_get_the_error_that_says_so():

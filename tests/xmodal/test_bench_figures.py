@@ -42,9 +42,7 @@ def test_the_median_figure_carries_the_spread_of_its_repeats():
 def test_one_shortfall_makes_the_exit_code_one(monkeypatch, capsys):
     figures = [Figure(name="good", value=1, unit="s"), Figure(name="slow", value=1, unit="x", reach=2)]
     monkeypatch.setattr(bench, "benchmarks", lambda: ["fake"])
-    monkeypatch.setattr(
-        bench.importlib, "import_module", lambda _: types.SimpleNamespace(run=lambda: iter(figures))
-    )
+    monkeypatch.setattr(bench.importlib, "import_module", lambda _: types.SimpleNamespace(run=lambda: iter(figures)))
     assert bench.main(["fake"]) == 1
     printed = capsys.readouterr()
     assert [json.loads(line)["ok"] for line in printed.out.splitlines()] == [True, False]

@@ -85,9 +85,7 @@ def join(u: Tensor, v: Tensor, valid: Tensor | None, ids: Tensor | None, group: 
     require_equal_shapes(u, valid, ids, group)
     rows = find_rows(valid, len(u), group)
     duplicates = find_duplicates(ids, rows, group)
-    return Pairs(
-        u=rows.take_own(u), v=rows.take_every(gather_rows(v, group)), rows=rows, duplicates=duplicates
-    )
+    return Pairs(u=rows.take_own(u), v=rows.take_every(gather_rows(v, group)), rows=rows, duplicates=duplicates)
 
 
 def find_rows(valid: Tensor | None, batch: int, group: Group) -> Rows:
@@ -127,9 +125,7 @@ def require_equal_shapes(u: Tensor, valid: Tensor | None, ids: Tensor | None, gr
     mine = torch.tensor([[*u.shape, valid is not None, id_columns]], device=u.device)
     every = gather_rows(mine, group).tolist()
     if any(other != every[0] for other in every):
-        listed = "; ".join(
-            f"rank {r}: {b} x {d}, valid {bool(m)}, {j} ids" for r, (b, d, m, j) in enumerate(every)
-        )
+        listed = "; ".join(f"rank {r}: {b} x {d}, valid {bool(m)}, {j} ids" for r, (b, d, m, j) in enumerate(every))
         raise ValueError(
             f"every rank must hold equally many rows (pad them and mask the padding with `valid`): {listed}"
         )

@@ -39,7 +39,10 @@ class Tile:
 
 
 def tiles(pairs: Pairs, scale: Tensor, size: int | None) -> Iterator[Tile]:
-    """The tiles of scale * u vᵀ, row by row, computed in the dtype of `scale`."""
+    """The tiles of scale * u vᵀ, row by row, computed in the dtype of `scale`.
+
+    Row i's true pair is column `own_columns.start` + i; `offset` is where that diagonal enters the tile.
+    """
     u, v, duplicates = pairs.u, pairs.v, pairs.duplicates
     size = size or (CPU_TILE if u.device.type == "cpu" else DEVICE_TILE)
     area = min(size, len(u)) * min(size, len(v))
@@ -52,9 +55,7 @@ def tiles(pairs: Pairs, scale: Tensor, size: int | None) -> Iterator[Tile]:
             logits, scratch = (_shaped(buffer, len(x), len(y)) for buffer in buffers)
             with _exact_float32():
                 torch.mm(x, y.T, out=logits)
-            offset = (
-                pairs.rows.own_columns.start + rows.start - columns.start
-            )  # of the diagonal of true pairs
+            offset = pairs.rows.own_columns.start + rows.start - columns.start
             if duplicates:
                 mask, spare = (_shaped(mask, len(x), len(y)) for mask in masks)
                 duplicates.mark(rows, columns, mask, spare).diagonal(offset).fill_(False)
@@ -73,9 +74,7 @@ class Gradients:
     def __init__(self, pairs: Pairs, scale: Tensor, needed: Sequence[bool]) -> None:
         self.pairs = pairs
         self.scale = scale
-        self.du = (
-            _zeros(pairs.u, scale.dtype) if needed[0] or needed[2] else None
-        )  # of scale * u, till `finish`
+        self.du = _zeros(pairs.u, scale.dtype) if needed[0] or needed[2] else None  # of scale * u, till `finish`
         self.dv = _zeros(pairs.v, scale.dtype) if needed[1] else None
 
     def add(self, tile: Tile, dlogits: Tensor) -> None:
