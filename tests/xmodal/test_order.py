@@ -107,7 +107,7 @@ def test_the_row_permutation_is_uniform_enough():
     assert len(set(first)) > 55  # 400 draws of 64 values miss 0.1 values on average
 
 
-@settings(max_examples=200)
+@settings(max_examples=500)
 @given(st.integers(1, 5000), st.lists(st.floats(0.01, 1), min_size=1, max_size=6))
 def test_shares_sum_to_the_batch_and_follow_the_weights(batch, weights):
     if batch < len(weights):

@@ -201,18 +201,19 @@ def shares(global_batch: int, weights: Sequence[float | int]) -> list[int]:
     The unit is the largest power of two up to 16 that divides the batch and leaves every corpus at least one unit,
     so that the usual worker counts divide every share. The result depends on batch and weights alone.
     """
-    scale = global_batch / sum(weights)
     for unit in (16, 8, 4, 2, 1):
-        if global_batch % unit or global_batch // unit < len(weights):
-            continue
-        exact = [weight * scale / unit for weight in weights]
-        whole = [max(1, int(x)) for x in exact]
-        missing = global_batch // unit - sum(whole)
-        if missing < 0:
-            continue
-        by_remainder = sorted(range(len(weights)), key=lambda i: whole[i] - exact[i])
-        for i in by_remainder[:missing]:
-            whole[i] += 1
-        if sum(whole) * unit == global_batch:
-            return [size * unit for size in whole]
+        if global_batch % unit == 0 and global_batch // unit >= len(weights):
+            return [unit * units for units in _apportion(global_batch // unit, weights)]
     raise ValueError(f"a global batch of {global_batch} cannot be split by the weights {list(weights)}")
+
+
+def _apportion(units: int, weights: Sequence[float | int]) -> list[int]:
+    """Units for each weight, at least one: above that one in proportion, by largest remainder, ties to the first."""
+    wanted = [max(0.0, units * weight / sum(weights) - 1) for weight in weights]
+    left = units - len(weights)
+    exact = [left * share / sum(wanted) if left else 0.0 for share in wanted]
+    given = [int(share) for share in exact]
+    by_remainder = sorted(range(len(weights)), key=lambda i: given[i] - exact[i])
+    for i in by_remainder[: left - sum(given)]:
+        given[i] += 1
+    return [1 + extra for extra in given]
