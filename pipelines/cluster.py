@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import socket
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,13 +62,29 @@ def connect(resources: Resources, *, cpus: int | None = None) -> Cluster:
     address = resources.address or os.environ.get("RAY_ADDRESS")
     local = address in (None, "local")
     if not ray.is_initialized():
-        options: dict[str, Any] = {"address": "local"} if local else {"address": address}
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         if local:
-            options |= {"num_cpus": (cpus or os.cpu_count() or 1) + 1, "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
+            cores = cpus or os.cpu_count() or 1
+            ray.init(address="local", num_cpus=cores + 1, include_dashboard=False, **options)
+        else:
+            _join(str(address), options)
     per_worker = _per_worker(resources, local)
     _check_fits(resources.workers, per_worker)
     return Cluster(resources.workers, per_worker, local)
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    """ConfigError where no cluster answers: Ray itself would try for minutes, and then end the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if colon:  # otherwise a name that Ray looks up on this machine
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        ray.init(address=address, **options)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"no Ray cluster answers at address={address} ({error}): start one there by `ray start --head`, or leave "
+            "--address and RAY_ADDRESS out to run on this machine alone"
+        ) from error
 
 
 def quiet() -> None:

@@ -148,8 +148,8 @@ class Config:
     resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed} must not be negative")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed={self.seed} must lie in [0, 2**63)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPVisionModel
+from transformers.activations import ACT2FN
 
 from xmodal.encoders.intake import Pixels, Tokens
 from xmodal.encoders.tower import Tower
-from xmodal.errors import ConfigError
+from xmodal.errors import ConfigError, nearest
 
 # CLIPModel's names of our parts; the rest of a name is the same in both.
 CLIP_NAMES = {
@@ -44,6 +45,8 @@ def clip_towers(
     """
     _check_sizes(image_size, patch_size, {"width": (width, heads), "text_width": (text_width, text_heads)})
     check_eos(eos_id, vocab_size)
+    if activation not in ACT2FN:
+        raise ConfigError(f"unknown activation {activation!r}; {nearest(activation, ACT2FN)}")
     vision = {
         "image_size": image_size,
         "patch_size": patch_size,
