@@ -1,0 +1,63 @@
+"""The demo as a newcomer runs it: first, again, and after it was interrupted."""
+
+import subprocess
+import sys
+
+import pytest
+
+from xmodal.run import read_metrics
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+SMALL = ("--rows", "128", "--steps", "4", "--batch-size", "32")
+
+
+def demo(runs, *flags):
+    command = [sys.executable, "-m", "jobs.demo", "--runs", str(runs), *SMALL, *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("demo")
+    return runs, demo(runs)
+
+
+def test_it_ends_with_a_table_and_where_the_run_lies(first):
+    runs, done = first
+    assert done.returncode == 0, done.stderr
+    for words in ("R@1", "R@10", "image -> text", "text -> image", "chance", str(runs / "demo"), "jobs.prepare"):
+        assert words in done.stdout
+    assert "step 4/4" in done.stderr and "samples/s" in done.stderr and "ETA" in done.stderr
+    assert [line["step"] for line in read_metrics(str(runs / "demo"))][-1] == 4
+
+
+def test_its_output_is_its_own(first):
+    """Ray's chatter is kept away: every line is one that the demo wrote."""
+    _, done = first
+    foreign = [line for line in done.stderr.splitlines() if not line.startswith(("[pretrain]", "training", "held-out"))]
+    assert foreign == []
+
+
+def test_again_it_says_what_it_found_and_trains_nothing(first):
+    runs, _ = first
+    again = demo(runs)
+    assert again.returncode == 0
+    assert "found a finished run" in again.stdout and "found the training pairs" in again.stdout
+    assert "step 4/4" not in again.stderr and "R@10" in again.stdout
+
+
+def test_an_interrupted_demo_is_never_resumed_silently(first):
+    runs, _ = first
+    log = runs / "demo" / "metrics.jsonl"
+    kept = log.read_text()
+    log.write_text("")
+    refused = demo(runs)
+    log.write_text(kept)
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr and "--fresh" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_other_sizes_do_not_reuse_the_corpus(first):
+    runs, _ = first
+    other = demo(runs, "--rows", "64")
+    assert other.returncode == 2 and "--fresh" in other.stderr
