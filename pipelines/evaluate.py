@@ -11,12 +11,13 @@ from torch import Tensor
 
 from pipelines.corpora import field_map
 from pipelines.ingest import to_batch
-from xmodal import checkpoint
+from xmodal import checkpoint, storage
 from xmodal.batch import Batch
 from xmodal.data import blocks
 from xmodal.data.blocks import Recipe
 from xmodal.data.corpus import Corpus, open_corpus
 from xmodal.data.image import ImageField
+from xmodal.data.listing import folder_before_pattern
 from xmodal.data.order import Plan
 from xmodal.data.text import TextField
 from xmodal.encoders.dual_encoder import DualEncoder
@@ -61,6 +62,8 @@ def run(config: Config) -> Evaluation:
     options = StorageOptions(
         endpoint=config.endpoint, region=config.region, profile=config.profile, anonymous=config.anonymous
     )
+    for uri in (config.checkpoint, folder_before_pattern(config.corpus)):
+        storage.check(uri, writable=False, options=options)  # at once, where opening would wait for an outage to end
     corpus = open_corpus(config.corpus, index=config.index, options=options)
     found = checkpoint.resolve(config.checkpoint, options=options)
     with TemporaryDirectory(prefix="xmodal-evaluate-") as scratch:

@@ -236,21 +236,32 @@ def launch(make_job: Callable[[Any], Job], cluster: Cluster, on_news: Callable[[
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise RunFailed(
-                f"the run {job.run.name!r} failed {job.cadence.restarts + 1} times; what it has is in {job.run.uri}, "
-                f"and --resume continues it. The last failure: {_root(error)}"
+                f"the run {job.run.name!r} failed after {job.cadence.restarts} restart(s); what it has is in "
+                f"{job.run.uri}, and --resume continues it. The last failure: {_root(error)}"
             ) from error
     if stops:
         raise getattr(errors, stops[0]["error"])(stops[0]["message"])
 
 
 def _root(error: BaseException) -> str:
-    """The last line of the innermost cause: what a person can act on."""
-    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
-        error = cause
-    worker_failures = getattr(error, "worker_failures", None) or {}
-    text = str(next(iter(worker_failures.values()), error))
-    lines = [line for line in text.strip().splitlines() if line.strip()]
+    """What a person can act on: the first error of ours behind any rank's failure, else the last line of all."""
+    behind = list(_behind(error))
+    ours = [e for e in behind if isinstance(e, XmodalError) and not isinstance(e, ray.exceptions.RayError)]
+    if ours:  # a rank may have failed only because another one did
+        return str(ours[0])
+    lines = [line.strip() for e in behind[1:] or behind for line in str(e).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """The error, then its causes; Ray keeps those of the ranks, of its tasks and of its controller in attributes."""
+    yield error
+    by_rank = getattr(error, "worker_failures", None) or {}
+    causes = [by_rank[rank] for rank in sorted(by_rank)]
+    causes += [getattr(error, name, None) for name in ("controller_failure", "cause", "__cause__")]
+    for cause in dict.fromkeys(causes):
+        if isinstance(cause, BaseException):
+            yield from _behind(cause)
 
 
 @contextmanager
