@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipelines.pretrain import Model, Optim
+from pipelines.model import Model
+from pipelines.pretrain import Optim
 from xmodal.data.augment import Augment
 
 

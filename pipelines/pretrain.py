@@ -1,12 +1,10 @@
 """Stage 1: image-text corpora -> a dual encoder trained with a contrastive loss, as resumable checkpoints."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import ray
 import torch
@@ -14,6 +12,7 @@ import torch
 from pipelines import cluster, corpora
 from pipelines.cluster import Resources
 from pipelines.corpora import Data
+from pipelines.model import Loss, Model, anchored, build_model, given_tokenizer, load_model, save_model
 from pipelines.saver import ModelFiles
 from pipelines.source import Stream
 from pipelines.train import Cadence, Job, launch
@@ -24,12 +23,11 @@ from xmodal.data.fields import FieldMap
 from xmodal.data.image import ImageField
 from xmodal.data.listing import folder_before_pattern
 from xmodal.data.text import TextField
-from xmodal.data.tokenizer import special_ids, train_tokenizer
+from xmodal.data.tokenizer import train_tokenizer
 from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.errors import CheckpointError, ConfigError
 from xmodal.run import Run, check_name, check_new, check_same_config, check_sinks, create_run, open_run
 from xmodal.storage import NotFound
-from xmodal.tokenizer_hub import load_tokenizer
 from xmodal.training.compiling import compile_towers
 from xmodal.training.objective import ContrastiveObjective
 from xmodal.training.schedule import CosineSchedule
@@ -39,54 +37,6 @@ TOKENIZER = "tokenizer.json"
 CAPTIONS_FOR_TOKENIZER = 200_000
 MAY_CHANGE = ("name", "runs", "resume", "resources", "cadence", "data.index", "data.tasks_per_segment",
               "data.max_bad_fraction", "data.endpoint", "data.region", "data.profile", "data.anonymous")  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """The two towers."""
-
-    architecture: str = "vit-tiny"  # vit-tiny, conv-tiny, vit-b-32, vit-b-16, vit-l-14, resnet50-bert, hub
-    arguments: tuple[str, ...] = ()  # of the architecture, e.g. width=256 depth=8; hub: image=NAME text=NAME
-    start_from: str | None = None  # directory or Hub name of a dual encoder or CLIP whose weights to start from
-    tokenizer: str | None = None  # directory or Hub name; None: that of `start_from`, else trained on the corpus
-    vocab_size: int = 8192  # of a tokenizer trained on the corpus
-    patch_dropout: float = 0.0  # share of a ViT's patches left out in training
-    gradient_checkpointing: bool = False  # recompute activations: less memory, a third more time
-    compile: bool = False  # torch.compile the towers
-
-    def keywords(self) -> dict[str, Any]:
-        """`arguments` as keyword arguments; ConfigError for one that is not NAME=VALUE."""
-        pairs = [argument.partition("=") for argument in self.arguments]
-        for name, equals, _ in pairs:
-            if not (equals and name.isidentifier()):
-                raise ConfigError(f"model arguments: {name!r} is not NAME=VALUE, e.g. width=256")
-        return {name: _value(value) for name, _, value in pairs}
-
-
-def _value(text: str) -> Any:
-    """The number, truth value or tuple of numbers that `text` spells, else the text."""
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return tuple(kind(part) for part in text.split(",")) if "," in text else kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loss:
-    """What is minimised."""
-
-    objective: Literal["info_nce", "sigmoid"] = "info_nce"  # softmax (CLIP) or pairwise sigmoid (SigLIP)
-    temperature: float = 0.07  # at the start
-    learnable_temperature: bool = True
-    mask_duplicates: bool = True  # pairs with the same picture or caption are no negatives of each other
-
-    def __post_init__(self) -> None:
-        if not 0.01 <= self.temperature <= 1:
-            raise ConfigError(f"temperature={self.temperature} must lie in [0.01, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +123,7 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
     config = _anchored(config)
     _check(config)
     tokenizer = _tokenizer(config)
-    model = build_model(config, tokenizer or train_tokenizer((), config.model.vocab_size), meta=True)
+    model = _shapes(config, tokenizer or train_tokenizer((), config.model.vocab_size))
     held = cluster.connect(config.resources)
     opened = corpora.open_all(
         config.data, notify=_note(on_news), progress=lambda done, total: on_news(_indexing(done, total))
@@ -182,7 +132,7 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
     own = tokenizer is None
     if tokenizer is None:
         tokenizer = _tokenizer_of_corpora(config, opened, maps, on_news)
-        model = build_model(config, tokenizer, meta=True)
+        model = _shapes(config, tokenizer)
     fields = (
         ImageField(size=model.tower("image").intake.size, augment=config.augment),
         TextField(tokenizer_json=tokenizer, length=model.tower("text").intake.size),
@@ -213,19 +163,10 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
 
 def _anchored(config: Config) -> Config:
     """The same places by absolute paths: the ranks work in a directory of Ray's."""
-    data, model = config.data, config.model
+    data = config.data
     index = data.index and storage.absolute(data.index)
     data = replace(data, corpus=tuple(map(storage.absolute, data.corpus)), index=index)
-    pairs = [argument.partition("=") for argument in model.arguments if model.architecture == "hub"]
-    arguments = tuple(f"{name}{equals}{_anchored_name(value)}" for name, equals, value in pairs) or model.arguments
-    start_from = model.start_from and _anchored_name(model.start_from)
-    model = replace(model, arguments=arguments, start_from=start_from)
-    return replace(config, runs=storage.absolute(config.runs), data=data, model=model)
-
-
-def _anchored_name(name: str) -> str:
-    """A directory by its absolute path; the name of a model on the Hub as it is."""
-    return os.path.abspath(name) if os.path.isdir(name) else name
+    return replace(config, runs=storage.absolute(config.runs), data=data, model=anchored(config.model))
 
 
 def _check(config: Config) -> None:
@@ -248,11 +189,9 @@ def _check(config: Config) -> None:
 
 def _tokenizer(config: Config) -> str | None:
     """The chosen tokenizer's JSON, or on a resume the run's own; None where it has yet to be trained."""
-    chosen = config.model.tokenizer or config.model.start_from
-    if config.model.architecture == "hub" and chosen is None:
-        chosen = config.model.keywords().get("text")
-    if chosen is not None:
-        return load_tokenizer(chosen)
+    given = given_tokenizer(config.model)
+    if given is not None:
+        return given
     try:
         uri = storage.join(config.runs, config.name, TOKENIZER)
         return storage.read(uri, options=config.data.storage).decode() if config.resume else None
@@ -267,41 +206,9 @@ def _tokenizer_of_corpora(config: Config, opened: list[Corpus], maps: list[Field
     return train_tokenizer(texts, config.model.vocab_size)
 
 
-def build_model(config: Config, tokenizer: str, *, meta: bool = False) -> DualEncoder:
-    """The model at step 0, drawn from the seed or loaded; with `meta` only its shapes where nothing is loaded."""
-    sigmoid = config.loss.objective == "sigmoid"
-    if config.model.start_from is not None:
-        model = DualEncoder.from_pretrained(config.model.start_from)
-    else:
-        model = _new_model(config, tokenizer, with_bias=sigmoid, meta=meta)
-    if sigmoid and model.logit_bias is None:
-        raise ConfigError(f"{config.model.start_from} has no logit bias: train it with --objective info_nce")
-    if config.model.patch_dropout:
-        model.drop_patches(config.model.patch_dropout)
-    if config.model.gradient_checkpointing:
-        model.checkpoint_activations()
-    return model
-
-
-def _new_model(config: Config, tokenizer: str, *, with_bias: bool, meta: bool) -> DualEncoder:
-    ids = special_ids(tokenizer)
-    special = {"vocab_size": ids.vocab_size, "bos_id": ids.begin, "eos_id": ids.end, "pad_id": ids.pad}
-    keywords = special | config.model.keywords()
-    if config.model.architecture == "hub" and keywords.get("pretrained", True):
-        keywords = config.model.keywords()  # a pretrained text tower brings its own vocabulary
-    if len(set(special.values())) < 4 or None in special.values():
-        raise ConfigError("the tokenizer needs its own begin, end and pad tokens for a model from scratch")
-    torch.manual_seed(config.seed)
-    with torch.device("meta" if meta and config.model.architecture != "hub" else "cpu"):
-        model = DualEncoder.create(
-            config.model.architecture,
-            learnable_temperature=config.loss.learnable_temperature,
-            with_logit_bias=with_bias,
-            **keywords,
-        )
-    with torch.no_grad():
-        model.log_scale.fill_(math.log(1 / config.loss.temperature))
-    return model
+def _shapes(config: Config, tokenizer: str) -> DualEncoder:
+    """The model without its weights, where none are loaded: refuses what cannot be built, in no time."""
+    return build_model(config.model, config.loss, tokenizer, config.seed, meta=True)
 
 
 def total_steps(optim: Optim, streams: Sequence[Stream]) -> int:
@@ -313,7 +220,7 @@ def total_steps(optim: Optim, streams: Sequence[Stream]) -> int:
 
 def make_state(config: Config, tokenizer: ray.ObjectRef, steps: int, device: torch.device) -> TrainState:
     """The training state of step 0 on one rank."""
-    model = build_model(config, ray.get(tokenizer)).to(device)
+    model = build_model(config.model, config.loss, ray.get(tokenizer), config.seed).to(device)
     if config.model.compile:
         compile_towers(model.towers)
     objective = ContrastiveObjective(model, config.loss.objective, mask_duplicates=config.loss.mask_duplicates)
@@ -329,21 +236,6 @@ def make_state(config: Config, tokenizer: ray.ObjectRef, steps: int, device: tor
         rows_per_forward=optim.rows_per_forward,
         max_grad_norm=optim.max_grad_norm,
     )
-
-
-def save_model(tokenizer: ray.ObjectRef, state: TrainState, directory: Path) -> None:
-    """The model as a Hugging Face directory."""
-    model_of(state).save_pretrained(directory, tokenizer_json=ray.get(tokenizer))
-
-
-def load_model(state: TrainState, directory: Path) -> None:
-    """Weights of a checkpoint of the same architecture."""
-    model_of(state).load_weights(directory)
-
-
-def model_of(state: TrainState) -> DualEncoder:
-    """The dual encoder that a state trains."""
-    return cast(DualEncoder, state.objective.model)
 
 
 def _job(

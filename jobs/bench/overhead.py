@@ -21,7 +21,8 @@ from pipelines import pretrain
 from pipelines.cluster import Resources
 from pipelines.corpora import Data
 from pipelines.evaluate import batches
-from pipelines.pretrain import Config, Model, Optim
+from pipelines.model import Model
+from pipelines.pretrain import Config, Optim
 from pipelines.train import Cadence
 from xmodal import checkpoint
 from xmodal.batch import Batch

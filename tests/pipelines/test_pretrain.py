@@ -17,7 +17,8 @@ from transformers import AutoTokenizer, CLIPModel
 from pipelines import evaluate, pretrain
 from pipelines.cluster import Resources
 from pipelines.corpora import Data
-from pipelines.pretrain import Config, Model, Optim
+from pipelines.model import Model
+from pipelines.pretrain import Config, Optim
 from pipelines.train import Cadence
 from xmodal import checkpoint
 from xmodal.errors import ConfigError

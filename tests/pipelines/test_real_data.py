@@ -8,7 +8,8 @@ from deaths import Killer, same, weights
 from pipelines import pretrain
 from pipelines.cluster import Resources
 from pipelines.corpora import Data
-from pipelines.pretrain import Config, Model, Optim
+from pipelines.model import Model
+from pipelines.pretrain import Config, Optim
 from pipelines.train import Cadence
 from xmodal.data.augment import Augment
 

@@ -1,0 +1,136 @@
+"""A dual encoder as a run asks for it: architecture, weights to start from, tokenizer, loss; and its files."""
+
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import ray
+import torch
+
+from xmodal.data.tokenizer import special_ids
+from xmodal.encoders.dual_encoder import DualEncoder
+from xmodal.errors import ConfigError
+from xmodal.tokenizer_hub import load_tokenizer
+from xmodal.training.state import TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The two towers."""
+
+    architecture: str = "vit-tiny"  # vit-tiny, conv-tiny, vit-b-32, vit-b-16, vit-l-14, resnet50-bert, hub
+    arguments: tuple[str, ...] = ()  # of the architecture, e.g. width=256 depth=8; hub: image=NAME text=NAME
+    start_from: str | None = None  # directory or Hub name of a dual encoder or CLIP whose weights to start from
+    tokenizer: str | None = None  # directory or Hub name; None: that of `start_from`, else trained on the corpus
+    vocab_size: int = 8192  # of a tokenizer trained on the corpus
+    patch_dropout: float = 0.0  # share of a ViT's patches left out in training
+    gradient_checkpointing: bool = False  # recompute activations: less memory, a third more time
+    compile: bool = False  # torch.compile the towers
+
+    def keywords(self) -> dict[str, Any]:
+        """`arguments` as keyword arguments; ConfigError for one that is not NAME=VALUE."""
+        pairs = [argument.partition("=") for argument in self.arguments]
+        for name, equals, _ in pairs:
+            if not (equals and name.isidentifier()):
+                raise ConfigError(f"model arguments: {name!r} is not NAME=VALUE, e.g. width=256")
+        return {name: _value(value) for name, _, value in pairs}
+
+
+def _value(text: str) -> Any:
+    """The number, truth value or tuple of numbers that `text` spells, else the text."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return tuple(kind(part) for part in text.split(",")) if "," in text else kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What is minimised."""
+
+    objective: Literal["info_nce", "sigmoid"] = "info_nce"  # softmax (CLIP) or pairwise sigmoid (SigLIP)
+    temperature: float = 0.07  # at the start
+    learnable_temperature: bool = True
+    mask_duplicates: bool = True  # pairs with the same picture or caption are no negatives of each other
+
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.temperature <= 1:
+            raise ConfigError(f"temperature={self.temperature} must lie in [0.01, 1]")
+
+
+def given_tokenizer(chosen: Model) -> str | None:
+    """The tokenizer's JSON where the model names one; None where it has to be trained."""
+    source = chosen.tokenizer or chosen.start_from
+    if chosen.architecture == "hub" and source is None:
+        source = chosen.keywords().get("text")
+    return None if source is None else load_tokenizer(source)
+
+
+def build_model(chosen: Model, loss: Loss, tokenizer: str, seed: int, *, meta: bool = False) -> DualEncoder:
+    """The model at step 0, drawn from the seed or loaded; with `meta` only its shapes where nothing is loaded."""
+    sigmoid = loss.objective == "sigmoid"
+    if chosen.start_from is not None:
+        model = DualEncoder.from_pretrained(chosen.start_from)
+    else:
+        model = _new_model(chosen, loss, tokenizer, seed, meta=meta)
+    if sigmoid and model.logit_bias is None:
+        raise ConfigError(f"{chosen.start_from} has no logit bias: train it with --objective info_nce")
+    if chosen.patch_dropout:
+        model.drop_patches(chosen.patch_dropout)
+    if chosen.gradient_checkpointing:
+        model.checkpoint_activations()
+    return model
+
+
+def _new_model(chosen: Model, loss: Loss, tokenizer: str, seed: int, *, meta: bool) -> DualEncoder:
+    ids = special_ids(tokenizer)
+    special = {"vocab_size": ids.vocab_size, "bos_id": ids.begin, "eos_id": ids.end, "pad_id": ids.pad}
+    keywords = special | chosen.keywords()
+    if chosen.architecture == "hub" and keywords.get("pretrained", True):
+        keywords = chosen.keywords()  # a pretrained text tower brings its own vocabulary
+    if len(set(special.values())) < 4 or None in special.values():
+        raise ConfigError("the tokenizer needs its own begin, end and pad tokens for a model from scratch")
+    torch.manual_seed(seed)
+    with torch.device("meta" if meta and chosen.architecture != "hub" else "cpu"):
+        model = DualEncoder.create(
+            chosen.architecture,
+            learnable_temperature=loss.learnable_temperature,
+            with_logit_bias=loss.objective == "sigmoid",
+            **keywords,
+        )
+    with torch.no_grad():
+        model.log_scale.fill_(math.log(1 / loss.temperature))
+    return model
+
+
+def save_model(tokenizer: ray.ObjectRef, state: TrainState, directory: Path) -> None:
+    """The model as a Hugging Face directory."""
+    model_of(state).save_pretrained(directory, tokenizer_json=ray.get(tokenizer))
+
+
+def load_model(state: TrainState, directory: Path) -> None:
+    """Weights of a checkpoint of the same architecture."""
+    model_of(state).load_weights(directory)
+
+
+def model_of(state: TrainState) -> DualEncoder:
+    """The dual encoder that a state trains."""
+    return cast(DualEncoder, state.objective.model)
+
+
+def anchored(chosen: Model) -> Model:
+    """The same model with its local directories by absolute paths: the ranks work in a directory of Ray's."""
+    pairs = [argument.partition("=") for argument in chosen.arguments if chosen.architecture == "hub"]
+    arguments = tuple(f"{name}{equals}{_absolute(value)}" for name, equals, value in pairs) or chosen.arguments
+    return replace(chosen, arguments=arguments, start_from=chosen.start_from and _absolute(chosen.start_from))
+
+
+def _absolute(name: str) -> str:
+    """A directory by its absolute path; the name of a model on the Hub as it is."""
+    return os.path.abspath(name) if os.path.isdir(name) else name
