@@ -10,6 +10,7 @@ import ray
 import torch
 
 from xmodal.data.tokenizer import special_ids
+from xmodal.encoders import layout
 from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.errors import ConfigError
 from xmodal.tokenizer_hub import load_tokenizer
@@ -22,7 +23,7 @@ class Model:
 
     architecture: str = "vit-tiny"  # vit-tiny, conv-tiny, vit-b-32, vit-b-16, vit-l-14, resnet50-bert, hub
     arguments: tuple[str, ...] = ()  # of the architecture, e.g. width=256 depth=8; hub: image=NAME text=NAME
-    start_from: str | None = None  # directory or Hub name of a dual encoder or CLIP whose weights to start from
+    start_from: str | None = None  # directory or Hub name of a dual encoder or CLIP of this architecture
     tokenizer: str | None = None  # directory or Hub name; None: that of `start_from`, else trained on the corpus
     vocab_size: int = 8192  # of a tokenizer trained on the corpus
     patch_dropout: float = 0.0  # share of a ViT's patches left out in training
@@ -77,6 +78,8 @@ def build_model(chosen: Model, loss: Loss, tokenizer: str, seed: int, *, meta: b
     sigmoid = loss.objective == "sigmoid"
     if chosen.start_from is not None:
         model = DualEncoder.from_pretrained(chosen.start_from)
+        if chosen.architecture != "hub":
+            layout.compare_shapes(_as_named(chosen, tokenizer), model, chosen.start_from)
     else:
         model = _new_model(chosen, loss, tokenizer, seed, meta=meta)
     if sigmoid and model.logit_bias is None:
@@ -86,6 +89,14 @@ def build_model(chosen: Model, loss: Loss, tokenizer: str, seed: int, *, meta: b
     if chosen.gradient_checkpointing:
         model.checkpoint_activations()
     return model
+
+
+def _as_named(chosen: Model, tokenizer: str) -> DualEncoder:
+    """The shapes of the named architecture, which weights to start from must have."""
+    size = special_ids(tokenizer).vocab_size
+    special = {"vocab_size": size, "bos_id": size - 3, "eos_id": size - 1, "pad_id": size - 2}
+    with torch.device("meta"):
+        return DualEncoder.create(chosen.architecture, **special | chosen.keywords())
 
 
 def _new_model(chosen: Model, loss: Loss, tokenizer: str, seed: int, *, meta: bool) -> DualEncoder:

@@ -111,7 +111,8 @@ def special_ids(tokenizer_json: str) -> SpecialIds:
     pad = tokenizer.padding["pad_id"]
     tokenizer.no_padding()
     encoding = tokenizer.encode("a")
-    begin, *_, end = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+    tokens = list(zip(encoding.ids, encoding.special_tokens_mask, strict=True)) or [(pad, False)]
+    begin, end = tokens[0], tokens[-1]
     return SpecialIds(
         begin=begin[0] if begin[1] else None,
         end=end[0] if end[1] else None,

@@ -74,6 +74,11 @@ def compare(expected: Any, found: Any, source: str) -> None:
     _refuse(list(_differences(expected.describe(), found.describe(), "")), source)
 
 
+def compare_shapes(expected: Any, found: Any, source: str) -> None:
+    """Raises CheckpointError naming the first parameters of the towers whose shapes differ."""
+    _refuse(list(_state_differences(expected.towers.state_dict(), found.towers.state_dict())), source)
+
+
 def _refuse(differences: list[str], source: str) -> None:
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
