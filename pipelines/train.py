@@ -87,7 +87,9 @@ def _train(job: Job, rank: Rank) -> None:
     books = Books(streams, rank, job.max_bad_fraction)
     found = restore(job.run, rank, state, books, job.files, notify)
     if rank.first:
-        _tell(job, "start", step=state.step, steps=job.steps, workers=rank.world_size, found=found and found.name)
+        node = ray.get_runtime_context().get_node_id()
+        start = {"step": state.step, "steps": job.steps, "workers": rank.world_size, "node": node}
+        _tell(job, "start", found=found and found.name, **start)
     deliveries = ingest.deliver(
         streams,
         state.step,
