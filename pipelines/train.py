@@ -250,7 +250,7 @@ def _root(error: BaseException) -> str:
     behind = list(_behind(error))
     ours = [e for e in behind if isinstance(e, XmodalError) and not isinstance(e, ray.exceptions.RayError)]
     if ours:  # a rank may have failed only because another one did
-        return str(ours[0])
+        return str(ours[0]).partition("\n")[0]  # Ray Data adds lines about its own settings
     lines = [line.strip() for e in behind[1:] or behind for line in str(e).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 

@@ -14,7 +14,8 @@ TRACE = (
 
 
 def task_error() -> Exception:
-    return RayTaskError("read", TRACE, StorageError(STORE)).as_instanceof_cause()
+    """As Ray Data delivers it, with its advice added to the message of the cause itself."""
+    return RayTaskError("read", TRACE, StorageError(f"{STORE}\nTo change retry attempts, ...")).as_instanceof_cause()
 
 
 def checkpoint_error() -> Exception:
