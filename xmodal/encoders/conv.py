@@ -5,12 +5,17 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 class ConvConfig(PreTrainedConfig):
-    """`hidden_sizes[i]` channels and `depths[i]` blocks in stage i; the stem and each stage halve the resolution."""
+    """`hidden_sizes[i]` channels and `depths[i]` blocks in stage i; the stem and each stage halve the resolution.
+
+    The features are means over the cells of a `grid` x `grid` partition of the last map, side by side: 1 forgets where
+    things are, more tells a drawing's top from its bottom.
+    """
 
     model_type = "xmodal-conv"
     __no_type_check__ = True  # transformers writes an __init__ that takes more than its signature says
@@ -19,6 +24,12 @@ class ConvConfig(PreTrainedConfig):
     depths: list[int] | tuple[int, ...] = (1, 1, 1)
     stem_size: int = 32
     group_size: int = 16  # channels normalised together
+    grid: int = 1
+
+    @property
+    def feature_size(self) -> int:
+        """The width of the features."""
+        return self.hidden_sizes[-1] * self.grid**2
 
 
 class Block(nn.Module):
@@ -44,7 +55,7 @@ class Block(nn.Module):
 
 
 class ConvModel(PreTrainedModel):
-    """Stem, stages of blocks, mean over positions."""
+    """Stem, stages of blocks, means over the cells of a grid."""
 
     config: ConvConfig
     config_class = ConvConfig
@@ -67,7 +78,12 @@ class ConvModel(PreTrainedModel):
 
     def forward(self, pixel_values: Float[Tensor, "B C H W"], **_: Any) -> BaseModelOutputWithPooling:
         hidden = self.stages(torch.relu(self.stem(pixel_values)))
-        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=hidden.mean((2, 3)))
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=_cells(hidden, self.config.grid))
+
+
+def _cells(hidden: Float[Tensor, "B C H W"], grid: int) -> Float[Tensor, "B F"]:
+    """Means over grid x grid cells, channel by channel; the grid divides H and W."""
+    return F.avg_pool2d(hidden, (hidden.shape[2] // grid, hidden.shape[3] // grid)).flatten(1)
 
 
 def _stages(config: ConvConfig) -> list[Block]:

@@ -70,7 +70,9 @@ def tower_of(description: dict[str, Any]) -> Tower:
 
 
 def width_of(config: PreTrainedConfig) -> int:
-    """The width of a backbone's features: `hidden_size`, or the last stage's where stages differ."""
+    """The width of a backbone's features: what it says itself, else `hidden_size`, or that of its last stage."""
+    if (own := getattr(config, "feature_size", None)) is not None:
+        return own
     stages = getattr(config, "hidden_sizes", None)
     return stages[-1] if stages else config.hidden_size
 
