@@ -191,6 +191,8 @@ class ObjectStore:
         if name == "proxy":  # with the default limits it answers 503 for a minute after one slow backend
             app |= {"account_autocreate": "true", "node_timeout": "5", "recoverable_node_timeout": "5"}
             app |= {"error_suppression_interval": "1", "error_suppression_limit": "100000"}
+        if name == "object":  # an update of the listing that misses its limit is never made up for here
+            app |= {"container_update_timeout": "60", "node_timeout": "60", "conn_timeout": "10"}
         sections = {
             "DEFAULT": default,
             "pipeline:main": {"pipeline": " ".join((*filters, f"{name}-server"))},
