@@ -1,0 +1,37 @@
+"""The small parts of the loop that need no Ray: when a notice is answered, and where the time went."""
+
+import time
+
+import pytest
+import ray.train
+
+from pipelines.train import Preemption, Stopwatch
+
+
+def test_a_preemption_notice_is_answered_once_and_asked_for_at_the_same_steps_on_every_rank(monkeypatch):
+    asked = []
+
+    def info():
+        asked.append(len(asked))
+        return object() if len(asked) > 2 else None
+
+    monkeypatch.setattr(ray.train, "get_preemption_info", info)
+    preemption = Preemption()
+    announced = [step for step in range(1, 101) if preemption.announced(step)]
+    assert announced == [30]
+    assert len(asked) == 3  # it is a barrier: not at every step, and not after the answer
+
+
+def test_waiting_for_data_is_told_apart_from_starting_and_from_computing():
+    def slow():
+        for pause_s in (0.2, 0.05, 0.05):
+            time.sleep(pause_s)
+            yield pause_s
+
+    watch = Stopwatch(rows_per_step=10)
+    for _ in watch.waits(slow()):
+        time.sleep(0.05)
+    figures = watch.figures()
+    assert figures["first_batch_s"] == pytest.approx(0.2, abs=0.1)
+    assert 0.2 < figures["data_wait_share"] < 0.65  # 0.1 s of 0.25 s
+    assert "first_batch_s" not in watch.figures()
