@@ -116,11 +116,14 @@ def test_shares_sum_to_the_batch_and_follow_the_weights(batch, weights):
         return
     parts = order.shares(batch, weights)
     assert sum(parts) == batch and min(parts) >= 1
+    exact = [batch * weight / sum(weights) for weight in weights]
+    assert all(abs(part - share) <= max(0.05 * share, len(weights)) for part, share in zip(parts, exact, strict=True))
 
 
 def test_shares_of_round_weights_are_exact():
     assert order.shares(128, [3, 1]) == [96, 32]
     assert order.shares(128, [1, 1]) == [64, 64]
+    assert order.shares(24, [1, 1]) == [12, 12]  # not 16 and 8, though 8 divides more worker counts
 
 
 def test_row_randomness_depends_on_seed_epoch_and_row_alone():

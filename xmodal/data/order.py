@@ -198,13 +198,18 @@ def block_rows(global_batch: int, world_size: int, task_rows: int, row_bytes: in
 def shares(global_batch: int, weights: Sequence[float | int]) -> list[int]:
     """Split a global batch over corpora in proportion to `weights`, by largest remainder.
 
-    The unit is the largest power of two up to 16 that divides the batch and leaves every corpus at least one unit,
-    so that the usual worker counts divide every share. The result depends on batch and weights alone.
+    The unit is the largest power of two up to 16 that keeps every share within 5 % of its proportion (else 1), so that
+    the usual worker counts divide every share. The result depends on batch and weights alone.
     """
-    for unit in (16, 8, 4, 2, 1):
+    if global_batch < len(weights):
+        raise ValueError(f"a global batch of {global_batch} cannot be split by the weights {list(weights)}")
+    exact = [global_batch * weight / sum(weights) for weight in weights]
+    for unit in (16, 8, 4, 2):
         if global_batch % unit == 0 and global_batch // unit >= len(weights):
-            return [unit * units for units in _apportion(global_batch // unit, weights)]
-    raise ValueError(f"a global batch of {global_batch} cannot be split by the weights {list(weights)}")
+            parts = [unit * units for units in _apportion(global_batch // unit, weights)]
+            if all(abs(part - share) <= 0.05 * share for part, share in zip(parts, exact, strict=True)):
+                return parts
+    return _apportion(global_batch, weights)
 
 
 def _apportion(units: int, weights: Sequence[float | int]) -> list[int]:
