@@ -1,20 +1,19 @@
 """A folder with icons and emoji comes in; the corpora that the icon benchmark trains and tests on go out, as shards."""
 
 import json
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.bench.material import material
 from xmodal.data.corpus import open_corpus, read_extent
 from xmodal.data.shard_writer import write_shards
-from xmodal.errors import ConfigError, CorpusError
+from xmodal.errors import CorpusError
 
-BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 ICONS, TRAIN, UNSEEN = "icons/train.parquet", "emoji/noto/train-*.tar", "emoji/noto/test-*.tar"
-DRAWN_CAPTIONS = 6  # of an emoji, each its name with some of its keywords
+WHOLE_CAPTIONS, DRAWN_CAPTIONS = 8, 12  # of an emoji: name with all keywords, and some of these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +29,9 @@ class Corpora:
 
 
 def data_root() -> Path:
-    """XMODAL_BENCH_DATA, else the folder beside the repository; ConfigError where a part of the data is missing."""
-    root = Path(os.environ.get("XMODAL_BENCH_DATA") or BESIDE_THE_REPOSITORY)
-    missing = [pattern for pattern in (ICONS, TRAIN, UNSEEN) if not list(root.glob(pattern))]
-    if missing:
-        raise ConfigError(
-            f"{root} has no {', '.join(missing)}: set XMODAL_BENCH_DATA to the folder that holds icons/train.parquet "
-            "(columns image and caption) and emoji/noto/*.tar (members png, and json with name and keywords)"
-        )
-    return root
+    """The folder of benchmark data; ConfigError where a part is missing."""
+    emoji = "members png, and json with name and keywords"
+    return material({ICONS: "columns image and caption", TRAIN: emoji, UNSEEN: emoji})
 
 
 def write_corpora(root: Path, scratch: str) -> Corpora:
@@ -74,14 +67,18 @@ def _emoji(uri: str, index: str, *, unseen: bool) -> Iterator[tuple[str, dict[st
 
 def query(name: str, keywords: list[str]) -> str:
     """What an unseen emoji is searched by."""
-    return ", ".join([name, *keywords])
+    return " ".join([name, *keywords])
 
 
 def training_captions(name: str, keywords: list[str]) -> list[str]:
-    """The name, the query, and names with a random part of the keywords in random order; the same at every call."""
+    """The query, and random parts of it in random order: what is left must do without the words that are out.
+
+    Of the captions of an emoji one is drawn a step, so the query stands there as often as it shall be drawn.
+    """
     draw = random.Random(name)  # hashes a string by SHA-512, the same in every process
-    drawn = [draw.sample(keywords, draw.randint(0, len(keywords))) for _ in range(DRAWN_CAPTIONS)]
-    return [name, query(name, keywords), *(query(name, some) for some in drawn)]
+    parts = [name, *keywords]
+    drawn = [" ".join(draw.sample(parts, draw.randint(1, len(parts)))) for _ in range(DRAWN_CAPTIONS)]
+    return [query(name, keywords)] * WHOLE_CAPTIONS + drawn
 
 
 def _members(uri: str, index: str) -> Iterator[dict[str, Any]]:

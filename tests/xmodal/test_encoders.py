@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from xmodal.batch import Batch
-from xmodal.encoders import DualEncoder, decay_groups
+from xmodal.encoders import DualEncoder
 from xmodal.errors import ConfigError
+from xmodal.training.optimizer import decay_groups
 
 SIZES = {
     "vocab_size": 100,

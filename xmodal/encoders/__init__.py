@@ -1,6 +1,5 @@
 """Batch in, features out: towers for each modality, and the dual encoder of two of them."""
 
-from xmodal.encoders.decay import decay_groups
 from xmodal.encoders.dual_encoder import DualEncoder
 
-__all__ = ["DualEncoder", "decay_groups"]
+__all__ = ["DualEncoder"]
