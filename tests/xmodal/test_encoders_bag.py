@@ -9,8 +9,9 @@ from transformers import AutoModel
 from tests.xmodal.test_encoders import batch_of
 from tests.xmodal.test_encoders_layout import CONV, assert_same, perturbed
 from xmodal.batch import Batch
-from xmodal.encoders import DualEncoder, decay_groups
+from xmodal.encoders import DualEncoder
 from xmodal.encoders.bag import BagModel
+from xmodal.training.optimizer import decay_groups
 
 
 def bag(**changes: object) -> DualEncoder:

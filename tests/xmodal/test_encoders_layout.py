@@ -24,11 +24,12 @@ from transformers import (
 
 from tests.xmodal.test_encoders import SIZES, batch_of, tiny
 from xmodal.batch import Batch
-from xmodal.encoders import DualEncoder, decay_groups
+from xmodal.encoders import DualEncoder
 from xmodal.encoders.conv import ConvConfig, ConvModel
 from xmodal.encoders.intake import Pixels
 from xmodal.encoders.tower import Tower
 from xmodal.errors import CheckpointError, ConfigError
+from xmodal.training.optimizer import decay_groups
 
 TEXT = {"vocab_size": 100, "bos_id": 98, "eos_id": 99, "pad_id": 0, "context": 12, "text_width": 16}
 CONV = TEXT | {"image_size": 16, "hidden_sizes": [8, 16], "depths": [1, 2], "text_depth": 1, "text_heads": 2, "dim": 8}
