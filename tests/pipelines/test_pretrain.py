@@ -33,14 +33,14 @@ TINY = (
 STEPS = 24
 
 
-def config(runs, corpus, name="a", *, workers=2, resume=False, steps=STEPS, **optim):
+def config(runs, corpus, *, workers=2, resume=False):
     return Config(
-        name=name,
+        name="a",
         runs=str(runs),
         resume=resume,
         data=Data(corpus=(corpus,), rows_per_task=48),
         model=Model(arguments=TINY, vocab_size=600, patch_dropout=0.25),
-        optim=Optim(batch_size=24, steps=steps, learning_rate=1e-3, **optim),
+        optim=Optim(batch_size=24, steps=STEPS, learning_rate=1e-3),
         cadence=Cadence(log_every=4, checkpoint_every=6),
         resources=Resources(workers=workers, address="local"),
     )
@@ -55,9 +55,8 @@ def undisturbed(scenes, ray_here, tmp_path_factory):
     return result.run.uri
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_worker_leaves_no_trace_in_the_weights(undisturbed, scenes, ray_here, tmp_path, rank):
-    killer = Killer(step=12, rank=rank)
+def test_a_killed_worker_leaves_no_trace_in_the_weights(undisturbed, scenes, ray_here, tmp_path):
+    killer = Killer(step=12, rank=1)
     result = pretrain.run(config(tmp_path, scenes), killer)
     assert len(killer.starts) == 2 and killer.starts[0] == 0 and killer.starts[1] >= 6, killer.starts
     assert same(weights(result.run.uri), weights(undisturbed))
@@ -159,12 +158,3 @@ def test_the_checkpoint_is_evaluated(undisturbed, scenes):
     result = evaluate.run(evaluate.Config(checkpoint=undisturbed, corpus=scenes))
     assert result.rows == 240 and result.skipped == 0 and result.step == STEPS
     assert result.text_to_image.recall[1] <= result.text_to_image.recall[10]
-
-
-def test_accumulation_follows_the_same_path(undisturbed, scenes, ray_here, tmp_path):
-    """Half the rows in memory, the same gradients: the loss of a short run agrees."""
-    whole, parts = (
-        pretrain.run(config(tmp_path, scenes, name, steps=4, rows_per_forward=rows)).run.uri
-        for name, rows in (("whole", None), ("parts", 6))
-    )
-    assert read_metrics(whole)[-1]["loss"] == pytest.approx(read_metrics(parts)[-1]["loss"], abs=0.05)

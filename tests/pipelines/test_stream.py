@@ -132,17 +132,13 @@ def test_augmentation_differs_between_epochs(expected):
 
 
 @pytest.mark.parametrize(
-    ("world", "killing"),
-    [(2, Killing()), (3, Killing()), (2, Killing(rank=1, step=13)), (2, Killing(rank=0, step=13))],
-    ids=["two workers", "three workers", "the last rank killed", "rank 0 killed"],
+    ("world", "killing", "most_tasks"),
+    [(2, Killing(), 4), (3, Killing(), 4096), (2, Killing(rank=0, step=13), 4096)],
+    ids=["two workers, a new Dataset every four tasks", "three workers", "two workers, rank 0 killed"],
 )
-def test_global_batches_do_not_depend_on_the_workers(expected, scenes, ray_here, tmp_path, world, killing):
-    assert global_batches(tmp_path, make_streams([scenes], workers=world), world, killing=killing) == expected
-
-
-def test_segments_do_not_show(expected, scenes, ray_here, tmp_path):
-    """A new Dataset every four tasks delivers what one Dataset for everything does."""
-    assert global_batches(tmp_path, make_streams([scenes]), 1, most_tasks=4) == expected
+def test_global_batches_do_not_depend_on_the_workers(expected, scenes, ray_here, tmp_path, world, killing, most_tasks):
+    streams = make_streams([scenes], workers=world)
+    assert global_batches(tmp_path, streams, world, killing=killing, most_tasks=most_tasks) == expected
 
 
 def test_a_mixture_keeps_its_shares_and_every_corpus_its_own_epochs(scenes, ray_here, tmp_path):
