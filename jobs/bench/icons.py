@@ -31,17 +31,17 @@ BATCH_SIZE = 256
 WEIGHTS = (1.0, 1.0)  # icons, emoji; by their numbers emoji would be a twelfth of a batch
 MODEL = ("grid=4", "text_depth=0", "text_width=256")  # layout kept, a bag of tokens
 VOCABULARY = 4096
-AUGMENT = Augment(  # mild where it moves things: the layout of an emoji is a convention
-    scale=(0.85, 1.0),
-    ratio=(0.9, 1.1),
-    rotate=4.0,
-    translate=0.04,
+AUGMENT = Augment(  # no mirror and little movement: the layout of an emoji is a convention
+    scale=(0.7, 1.0),
+    ratio=(0.85, 1.18),
+    rotate=8.0,
+    translate=0.08,
     jitter=0.8,
-    brightness=0.3,
-    contrast=0.3,
-    saturation=0.3,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
     hue=0.03,
-    greyscale=0.2,  # most icons are black on white
+    greyscale=0.3,  # most icons are black on white
 )
 SEED = 0
 REACH = {"text_to_image_r10": 0.55}  # of CCA
@@ -104,7 +104,7 @@ def settings(corpora: Corpora, runs: str, steps: int, workers: int) -> pretrain.
         data=Data(corpus=(corpora.icons, corpora.emoji), weights=WEIGHTS),
         model=replace(preset.model, arguments=MODEL, vocab_size=VOCABULARY),
         augment=AUGMENT,
-        optim=replace(preset.optim, batch_size=BATCH_SIZE, steps=steps, precision="bf16"),
+        optim=replace(preset.optim, batch_size=BATCH_SIZE, steps=steps, weight_decay=0.3, precision="bf16"),
         cadence=Cadence(log_every=10, checkpoint_every=steps, sinks=()),
         resources=Resources(workers=workers),
     )
