@@ -34,7 +34,8 @@ from xmodal.data.corpus import open_corpus
 from xmodal.data.image import ImageField
 from xmodal.data.shard_writer import write_shards
 
-SIZE, BATCH, COPIES, ROUNDS = 224, 256, 29, 3
+SIZE, BATCH, ROUNDS = 224, 256, 3
+PHOTOS, COPIES = 713, 29
 SKIPPED, COUNTED = 2048, 8192  # rows before the clock starts, rows on the clock
 PROCESSES = 2
 
@@ -171,7 +172,7 @@ def as_used(shards: list[str], decode: Callable[[bytes], np.ndarray]) -> Iterato
 def rays_reader(shards: list[str]) -> Iterator[int]:
     """Ray Data alone: its WebDataset reader without decoder, and our decode in `map_batches`."""
     steps = (SKIPPED + COUNTED) // BATCH + 8
-    needed = shards[: -(-steps * BATCH * len(shards) // 20_677) + 2]
+    needed = shards[: -(-steps * BATCH * len(shards) // (PHOTOS * COPIES)) + 2]
 
     def decode(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {"image": np.stack([with_xmodal(encoded) for encoded in rows["jpg"]])}
