@@ -1,7 +1,7 @@
 """A picture that cannot or must not be decoded is a BadSample with its reason, in bounded time and memory."""
 
-import functools
 import ctypes
+import functools
 import io
 import re
 import time
