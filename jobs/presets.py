@@ -33,8 +33,8 @@ PRESETS: Mapping[str, Preset] = {
         optim=SMALL,
     ),
     "conv-tiny": Preset(
-        summary="small ResNet and text transformer at 64 px: learns from fewer pairs than vit-tiny",
-        model=Model(architecture="conv-tiny"),
+        summary="small ResNet and bag of tokens at 64 px: learns from a few thousand pairs",
+        model=Model(architecture="conv-tiny", arguments=("text_depth=0", "text_width=256")),
         optim=SMALL,
         augment=STRONG,
     ),

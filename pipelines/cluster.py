@@ -59,6 +59,7 @@ def connect(resources: Resources, *, cpus: int | None = None) -> Cluster:
     workers can starve the readers. `cpus` overrides the number of cores.
     """
     quiet()
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for torch: a batch's page faults cost as its copy
     address = resources.address or os.environ.get("RAY_ADDRESS")
     local = address in (None, "local")
     if not ray.is_initialized():

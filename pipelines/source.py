@@ -24,6 +24,8 @@ from xmodal.data.corpus import Corpus
 from xmodal.data.fields import Column
 from xmodal.data.order import Plan, block_rows
 
+CPUS_PER_READ = 0.66  # three read tasks for two cores: while one waits for storage or for Ray, no core is idle
+
 
 @dataclass(frozen=True, eq=False)
 class Stream:
@@ -119,7 +121,7 @@ def dataset(stream: Stream, start: int, stop: int, world_size: int, reserved: di
     """The Ray Dataset of steps [start, stop); `reserved` is what the train workers hold of the cluster."""
     source = _Source(stream, start, stop, world_size)
     with DataContext.current(_context(source.block_bytes, reserved)):
-        return ray.data.read_datasource(source, override_num_blocks=len(source))
+        return ray.data.read_datasource(source, override_num_blocks=len(source), num_cpus=CPUS_PER_READ)
 
 
 def _context(block_bytes: int, reserved: dict[str, float]) -> DataContext:
