@@ -137,7 +137,9 @@ def ours(uri: str) -> Iterator[int]:
     corpus = open_corpus(uri)
     data = Data(corpus=(uri,))
     mapping = corpora.field_map(corpus, (), ("image",))
-    streams = corpora.streams(data, [corpus], [mapping], (ImageField(size=SIZE),), batch_size=BATCH, workers=1, seed=0)
+    streams = corpora.streams(
+        data, [corpus], [mapping], (ImageField(size=SIZE),), batch_size=BATCH, workers=[1], seed=0
+    )
     steps = (SKIPPED + COUNTED) // BATCH + 8  # the tail of a stream runs on one worker: it is not counted
     deliveries = ingest.deliver(
         streams, 0, steps, rank=0, world_size=1, share=lambda value: value, reserved={"CPU": 1.0}

@@ -104,7 +104,7 @@ class S3Store:
             async with asyncio.timeout(CHECK_LIMIT_S):
                 await (self._probe(requests) if writable else self._look(requests))
 
-        self._run(check, attempts=2)
+        self._run(check, attempts=4)  # a burst of 503s is over in 3 s
 
     def _run(self, act: Callable[[Requests], Awaitable[T]], attempts: int | None = None) -> T:
         """The result of `act` on the loop of this process's file system; the client's errors become sentences."""
