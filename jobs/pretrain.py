@@ -6,9 +6,14 @@
 
 A run lives in RUNS/NAME: run.json, metrics.jsonl, tensorboard/, quarantine.parquet and checkpoints/, each of which is
 a Hugging Face directory. It may be killed at any moment: the same command with --resume goes on from the last
-checkpoint with the same rows in the same order, on any number of workers.
+checkpoint with the same rows in the same order, on any number of workers. `--workers 2:8` starts with two and grows
+with the cluster.
+
+--dry-run checks everything that needs no cluster, prints the resolved configuration and the resources that the run
+will ask for as JSON, and starts nothing. On a cluster: python -m jobs.submit -- jobs.pretrain PRESET ...
 """
 
+import json
 import sys
 
 import tyro
@@ -16,11 +21,12 @@ import tyro
 from jobs import console
 from jobs.narrator import Narrator
 from jobs.presets import PRESETS
-from pipelines import pretrain
+from pipelines import pretrain, preview
 from pipelines.corpora import Data
 from xmodal.errors import ConfigError, nearest
 
 PROGRAM = "python -m jobs.pretrain"
+DRY_RUN = "--dry-run"
 
 
 def parse(arguments: list[str]) -> pretrain.Config:
@@ -57,7 +63,10 @@ def listing() -> str:
 
 
 def run(arguments: list[str]) -> None:
-    config = parse(arguments)
+    config = parse([argument for argument in arguments if argument != DRY_RUN])
+    if DRY_RUN in arguments:
+        print(json.dumps(preview.of(config), indent=2))
+        return
     result = pretrain.run(config, Narrator("pretrain"))
     if result.found_finished:
         print(f"the run {config.name!r} was finished already, at step {result.step:,}")

@@ -5,39 +5,52 @@ import math
 import os
 import socket
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 
+from pipelines.source import CPUS_PER_READ
+from xmodal import storage
 from xmodal.errors import ConfigError
 
 QUIET_LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "ray._private")
+MOST = "XMODAL_CLUSTER_MOST"  # what a cluster that grows by itself may come to hold, e.g. CPU=640,GPU=32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
     """What a run asks of the cluster."""
 
-    workers: int = 1  # Ray Train workers; the stream and the learning do not depend on it
+    workers: int | str = 1  # Ray Train workers, e.g. 4; 2:8 starts with 2 and grows with the cluster up to 8
     gpus_per_worker: float | None = None  # None: 1 where the cluster has that many GPUs, else 0
     cpus_per_worker: float | None = None  # None: 1 on a cluster; on this machine all workers share one CPU slot
     address: str | None = None  # of a running cluster; None: RAY_ADDRESS, else a Ray of our own on this machine
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ConfigError(f"workers must be at least 1, not {self.workers}")
+        if not self.sizes or self.sizes[0] < 1:
+            raise ConfigError(f"workers must be at least 1, not {self.workers}: write 4, or 2:8 for 2 to 8")
         if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < math.inf:
             raise ConfigError(f"gpus_per_worker={self.gpus_per_worker} must not be negative")
         if self.cpus_per_worker is not None and not 0 < self.cpus_per_worker < math.inf:
             raise ConfigError(f"cpus_per_worker={self.cpus_per_worker} must be positive")
 
+    @property
+    def sizes(self) -> range:
+        """The numbers of workers that were asked for: one, or from the fewest to the most."""
+        fewest, colon, most = str(self.workers).partition(":")
+        try:
+            return range(int(fewest), int(most if colon else fewest) + 1)
+        except ValueError as error:
+            raise ConfigError(f"workers={self.workers!r} is no number of workers: write 4, or 2:8") from error
+
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connected cluster and what one train worker holds of it."""
+    """A connected cluster, the numbers of train workers that a run may have there, and what one of them holds."""
 
-    workers: int
+    sizes: tuple[int, ...]
     per_worker: dict[str, float]
     local: bool
 
@@ -46,9 +59,13 @@ class Cluster:
         return self.per_worker.get("GPU", 0) > 0
 
     @property
-    def reserved(self) -> dict[str, float]:
-        """What all train workers hold together: Ray Data plans with the rest."""
-        return {name: amount * self.workers for name, amount in self.per_worker.items()}
+    def elastic(self) -> bool:
+        return len(self.sizes) > 1
+
+    def fitting(self, parts: Sequence[int]) -> "Cluster":
+        """The same with the sizes that divide all `parts` of a global batch; on this machine the largest of them."""
+        fit = tuple(size for size in self.sizes if all(part % size == 0 for part in parts))
+        return replace(self, sizes=fit[-1:] if self.local else fit)
 
 
 def connect(resources: Resources, *, cpus: int | None = None) -> Cluster:
@@ -69,9 +86,9 @@ def connect(resources: Resources, *, cpus: int | None = None) -> Cluster:
             ray.init(address="local", num_cpus=cores + 1, include_dashboard=False, **options)
         else:
             _join(str(address), options)
-    per_worker = _per_worker(resources, local)
-    _check_fits(resources.workers, per_worker)
-    return Cluster(resources.workers, per_worker, local)
+    per_worker = share_of(resources, capacity(), local=local)
+    _check_fits(resources.sizes[0], per_worker, capacity())
+    return Cluster(tuple(resources.sizes), per_worker, local)
 
 
 def _join(address: str, options: dict[str, Any]) -> None:
@@ -88,6 +105,20 @@ def _join(address: str, options: dict[str, Any]) -> None:
         ) from error
 
 
+def check_lasting(uri: str, flag: str) -> None:
+    """ConfigError for a place that a job's copy of the code would hold, which Ray deletes, and on one node only."""
+    if storage.absolute(uri) != uri:
+        raise ConfigError(
+            f"{flag} {uri} is relative, and a submitted job works in a copy of its directory that Ray deletes: "
+            f"give s3://bucket/{uri.strip('./')} or an absolute path that every node sees"
+        )
+
+
+def in_a_copy() -> bool:
+    """Whether this process works in the copy of a directory that Ray made for a job."""
+    return "/runtime_resources/" in os.getcwd()
+
+
 def quiet() -> None:
     """Ray's own chatter is for Ray's log files; what a person should know, the run says itself."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -100,27 +131,44 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _per_worker(resources: Resources, local: bool) -> dict[str, float]:
+def capacity() -> dict[str, float]:
+    """What the cluster holds, or may come to hold where it starts nodes by itself (its start commands say so)."""
+    have = dict(ray.cluster_resources())
+    for part in filter(None, os.environ.get(MOST, "").split(",")):
+        name, _, amount = part.partition("=")
+        have[name] = max(have.get(name, 0.0), float(amount))
+    return have
+
+
+def share_of(resources: Resources, have: Mapping[str, float], *, local: bool) -> dict[str, float]:
+    """What one train worker takes: as asked for, else a GPU where there are enough, and CPUs that leave one to read."""
+    fewest, most = resources.sizes[0], resources.sizes[-1]
     gpus = resources.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= resources.workers else 0.0
+        gpus = 1.0 if have.get("GPU", 0) >= fewest else 0.0
     cpus = resources.cpus_per_worker
     if cpus is None:
-        cpus = math.floor(1e4 / resources.workers) / 1e4 if local else 1.0  # Ray counts resources in 1e-4
+        left = have.get("CPU", 0) - 1
+        cpus = 1 / most if local or left <= 0 else min(1.0, left / fewest)
+        cpus = math.floor(1e4 * cpus) / 1e4  # Ray counts resources in 1e-4
     return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
 
 
-def _check_fits(workers: int, per_worker: dict[str, float]) -> None:
-    """Refuse what the cluster can never hold; one that scales by itself may still be starting its nodes."""
-    have = ray.cluster_resources()
+def _check_fits(workers: int, per_worker: Mapping[str, float], have: Mapping[str, float]) -> None:
+    """Refuse what the cluster can never hold, and workers that leave no CPU to those who read."""
     for name, amount in per_worker.items():
         most = int(have.get(name, 0) / amount + 1e-9) if amount else workers
-        if most < workers and not os.environ.get("RAY_AUTOSCALER_ENABLED"):
+        if most < workers:
             raise ConfigError(
                 f"workers={workers} with {amount:g} {name} each can never start: the cluster has "
                 f"{have.get(name, 0):g} {name}, enough for {most}; lower --workers or --{name.lower()}s-per-worker, "
                 "or add nodes"
             )
+    if have.get("CPU", 0) - workers * per_worker["CPU"] < CPUS_PER_READ - 1e-6:
+        raise ConfigError(
+            f"workers={workers} with {per_worker['CPU']:g} CPU each leave none of the cluster's {have.get('CPU', 0):g} "
+            "CPU to read the corpus: lower --workers or --cpus-per-worker, or add nodes"
+        )
 
 
 @dataclass

@@ -125,16 +125,19 @@ def _available(corpus: Corpus) -> set[str]:
     return names | (available_members(first.members) if first and first.members else set())
 
 
-def global_shares(corpora_rows: Sequence[int], weights: Sequence[float], batch_size: int, workers: int) -> list[int]:
-    """Rows of each corpus in every global batch; ConfigError when the workers cannot share them evenly."""
+def global_shares(
+    corpora_rows: Sequence[int], weights: Sequence[float], batch_size: int, workers: Sequence[int]
+) -> list[int]:
+    """Rows of each corpus in every global batch; ConfigError when none of these numbers of workers divides them."""
     if batch_size < len(corpora_rows):
         raise ConfigError(f"batch_size={batch_size} has no room for a row of each of {len(corpora_rows)} corpora")
     parts = shares(batch_size, list(weights) or [float(rows) for rows in corpora_rows])
-    if any(part % workers for part in parts):
+    if not any(all(part % size == 0 for part in parts) for size in workers):
         fitting = [w for w in range(1, batch_size + 1) if all(part % w == 0 for part in parts)][-12:]
+        wanted = f"{workers[0]}:{workers[-1]}" if len(workers) > 1 else workers[0]
         whose = "the batch" if len(parts) == 1 else f"the corpora's shares of the batch ({parts})"
         raise ConfigError(
-            f"batch_size={batch_size} cannot be divided by workers={workers}: {whose} must be a multiple of the "
+            f"batch_size={batch_size} cannot be divided by workers={wanted}: {whose} must be a multiple of the "
             f"number of workers; worker counts that fit: {', '.join(map(str, fitting))}"
         )
     return parts
@@ -147,7 +150,7 @@ def streams(
     fields: tuple[Field, ...],
     *,
     batch_size: int,
-    workers: int,
+    workers: Sequence[int],
     seed: int,
 ) -> list[Stream]:
     """One stream for each corpus, all keyed by the same global step."""

@@ -120,10 +120,7 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
 
     Everything that can be wrong with the configuration, the storage or the corpora is raised before a worker starts.
     """
-    config = _anchored(config)
-    _check(config)
-    tokenizer = _tokenizer(config)
-    model = _shapes(config, tokenizer or train_tokenizer((), config.model.vocab_size))
+    config, tokenizer, model = check(config)
     held = cluster.connect(config.resources)
     opened = corpora.open_all(
         config.data, notify=_note(on_news), progress=lambda done, total: on_news(_indexing(done, total))
@@ -143,9 +140,12 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
         maps,
         fields,
         batch_size=config.optim.batch_size,
-        workers=config.resources.workers,
+        workers=config.resources.sizes,
         seed=config.seed,
     )
+    held = held.fitting([stream.plan.global_batch for stream in streams])
+    if held.elastic or len(config.resources.sizes) > 1:
+        _note(on_news)(f"the workers may number {', '.join(map(str, held.sizes))}: these divide the batch")
     steps = total_steps(config.optim, streams)
     config.optim.schedule(steps)  # refuses a warm-up longer than the run
     record = _open(config, opened)
@@ -159,6 +159,19 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
         newest = checkpoint.resolve(record.uri, options=record.options)
     assert newest is not None
     return Result(run=record, step=newest.step, checkpoint=newest.uri, found_finished=finished)
+
+
+def check(config: Config) -> tuple[Config, str | None, DualEncoder]:
+    """All that can be known without a cluster: places by absolute paths, the given tokenizer, the model's shapes.
+
+    Raises what is wrong with the configuration, the storage, or the run's directory.
+    """
+    if cluster.in_a_copy():
+        cluster.check_lasting(config.runs, "--runs")
+    config = _anchored(config)
+    _check(config)
+    tokenizer = _tokenizer(config)
+    return config, tokenizer, _shapes(config, tokenizer or train_tokenizer((), config.model.vocab_size))
 
 
 def _anchored(config: Config) -> Config:
@@ -175,7 +188,7 @@ def _check(config: Config) -> None:
     corpora.check_fields(config.data.fields, ("image", "text"))
     number = len(config.data.corpus)
     if config.data.weights or number == 1:
-        corpora.global_shares([1] * number, config.data.weights, config.optim.batch_size, config.resources.workers)
+        corpora.global_shares([1] * number, config.data.weights, config.optim.batch_size, config.resources.sizes)
     run_uri = storage.join(config.runs, check_name(config.name))
     storage.check(run_uri, writable=True, options=config.data.storage)
     for uri in config.data.corpus:
@@ -251,7 +264,7 @@ def _job(
         cadence=config.cadence,
         max_bad_fraction=config.data.max_bad_fraction,
         tasks_per_segment=config.data.tasks_per_segment,
-        reserved=held.reserved,
+        per_worker=held.per_worker,
         news=news,
     )
 

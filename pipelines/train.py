@@ -12,10 +12,10 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train import FailureConfig, RunConfig
+from ray.train.torch import TorchConfig
 
-from pipelines import ingest
+from pipelines import elastic, ingest
 from pipelines.books import Books
 from pipelines.cluster import Cluster, news_actor, plain
 from pipelines.ingest import Delivery
@@ -64,13 +64,13 @@ class Job:
     cadence: Cadence
     max_bad_fraction: float
     tasks_per_segment: int
-    reserved: dict[str, float]
+    per_worker: dict[str, float]  # resources of one rank; Ray Data plans with what all of them leave
     news: Any  # the driver's `News`
 
 
-def train_rank(config: dict[str, Job]) -> None:
+def train_rank(config: dict[str, ray.ObjectRef]) -> None:
     """What each Ray Train worker runs. A stop that a restart would only repeat goes to the driver as news."""
-    job = config["job"]
+    job: Job = ray.get(config["job"])
     rank = Rank.here()
     try:
         _train(job, rank)
@@ -97,7 +97,7 @@ def _train(job: Job, rank: Rank) -> None:
         rank=rank.index,
         world_size=rank.world_size,
         share=rank.share,
-        reserved=job.reserved,
+        reserved={name: amount * rank.world_size for name, amount in job.per_worker.items()},
         most_tasks=job.tasks_per_segment,
     )
     watch = Stopwatch(rows_per_step=sum(stream.plan.global_batch for stream in streams))
@@ -221,13 +221,11 @@ def launch(make_job: Callable[[Any], Job], cluster: Cluster, on_news: Callable[[
     news = news_actor()
     job = make_job(news)
     with tempfile.TemporaryDirectory(prefix="xmodal-ray-") as scratch, listening(news, on_news) as stops:
-        trainer = TorchTrainer(
+        trainer = elastic.trainer(
+            cluster,
             train_rank,
-            train_loop_config={"job": job},
+            train_loop_config={"job": ray.put(job)},  # so that Ray's controller need not import the model
             torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
-            scaling_config=ScalingConfig(
-                num_workers=cluster.workers, use_gpu=cluster.use_gpu, resources_per_worker=cluster.per_worker
-            ),
             run_config=RunConfig(
                 name="ray",
                 storage_path=scratch,

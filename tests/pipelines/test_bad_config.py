@@ -63,7 +63,7 @@ def no_workers(monkeypatch):
     def launch(*arguments):
         raise Started
 
-    monkeypatch.setattr(cluster, "connect", lambda resources: Cluster(resources.workers, {"CPU": 1.0}, True))
+    monkeypatch.setattr(cluster, "connect", lambda resources: Cluster(tuple(resources.sizes), {"CPU": 1.0}, True))
     monkeypatch.setattr(corpora, "on_cluster", map)
     monkeypatch.setattr(pretrain, "launch", launch)
 
@@ -83,6 +83,9 @@ WRONG = {
     "field": (["--fields", "image=jpg", "txet=txt"], "unknown field 'txet'", "did you mean 'text'?"),
     "workers": (["--workers", "5"], "batch_size=24", "workers=5", "counts that fit: 1, 2, 3, 4, 6, 8, 12, 24"),
     "no workers": (["--workers", "0"], "workers must be at least 1"),
+    "a word for workers": (["--workers", "many"], "workers='many' is no number of workers: write 4, or 2:8"),
+    "an empty range of workers": (["--workers", "4:2"], "not 4:2: write 4, or 2:8"),
+    "a range that never fits": (["--workers", "9:11"], "batch_size=24", "workers=9:11", "counts that fit: 1, 2, 3"),
     "batch of one": (["--batch-size", "1"], "batch_size=1 must be at least 2"),
     "sink": (["--sinks", "tensorbord"], "'tensorbord'", "did you mean 'tensorboard'?"),
     "weights": (["--weights", "1", "2"], "2 weights for 1 corpora"),

@@ -41,7 +41,7 @@ def make_streams(uris, *, batch=BATCH, weights=(), workers=1, rows_per_task=48):
         ImageField(size=16, augment=Augment(scale=(0.5, 1.0), jitter=0.5, brightness=0.2)),
         TextField(tokenizer_json=tokenizer, length=12),
     )
-    return corpora.streams(data, opened, maps, fields, batch_size=batch, workers=workers, seed=5)
+    return corpora.streams(data, opened, maps, fields, batch_size=batch, workers=[workers], seed=5)
 
 
 @dataclass(frozen=True)

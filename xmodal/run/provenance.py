@@ -15,6 +15,7 @@ PACKAGES = (
     "xmodal", "ray", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "s3fs",
     "simplejpeg", "opencv-python-headless", "pillow",
 )  # fmt: skip
+COMMIT = "XMODAL_COMMIT"  # of a copy of the code without its repository, as a submitted job has it
 ENVIRONMENT = (  # they change results or speed, and hold no names or keys
     "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONHASHSEED", "CUBLAS_WORKSPACE_CONFIG",
     "NVIDIA_TF32_OVERRIDE",
@@ -45,10 +46,13 @@ def hardware() -> dict[str, Any]:
 
 
 def commit(directory: Path) -> str | None:
-    """The checked-out commit of the code in `directory`, with `+changes` when files differ from it."""
+    """The checked-out commit of the code in `directory`, with `+changes` when files differ from it.
+
+    Outside a checkout it is that of the environment, where a submission has put it; else None.
+    """
     head = _git(directory, "rev-parse", "HEAD")
     if not head:
-        return None
+        return os.environ.get(COMMIT) or None
     return head + ("+changes" if _git(directory, "status", "--porcelain", "--untracked-files=no") else "")
 
 
