@@ -1,0 +1,45 @@
+"""Make one self-contained HTML page of a run, or of several runs beside each other.
+
+    python -m jobs.report runs/vit-tiny --corpus held-out/
+    python -m jobs.report runs/vit-tiny runs/vit-small --to comparison.html
+    python -m jobs.report s3://bucket/runs/first --corpus s3://bucket/held-out --to s3://bucket/reports/first.html
+
+The page shows training curves, results beside chance with intervals, a gallery (text to pictures, picture to texts, and
+where that fails worst), the space of embeddings, what was quarantined, where the time went, and what was trained on
+what. Results are those that jobs.evaluate left in RUN/evaluations; where there are none, they are computed from the
+pairs of the gallery. The page loads nothing from elsewhere: send it by mail, print it, open it on a phone.
+"""
+
+import functools
+from pathlib import Path
+
+import tyro
+
+from jobs import console
+from pipelines import report
+from xmodal.report.wording import size
+
+
+def run(config: report.Config) -> None:
+    result = report.run(config, print)
+    print(f"report  {place(result.uri)} ({size(result.bytes)})")
+
+
+def place(uri: str) -> str:
+    """Where the page is, as one can open it from anywhere."""
+    return uri if "://" in uri else str(Path(uri).resolve())
+
+
+def main() -> None:
+    parse = functools.partial(
+        tyro.cli,
+        report.Config,
+        prog="python -m jobs.report",
+        description=__doc__,
+        config=(tyro.conf.PositionalRequiredArgs,),
+    )
+    console.main(lambda: run(parse()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Runs, and a held-out corpus where there is one, in; one HTML page that shows what the runs learned out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from pipelines.corpora import field_map
+from xmodal import checkpoint, storage
+from xmodal.data.corpus import Corpus, open_corpus
+from xmodal.data.fields import FieldMap
+from xmodal.encoders.dual_encoder import DualEncoder
+from xmodal.errors import CheckpointError, ConfigError, CorpusError, XmodalError
+from xmodal.report.material import MOST_RUNS, Material, Shown
+from xmodal.report.measured import measure
+from xmodal.report.page import render
+from xmodal.report.pairs import Pairs, embed, read_pairs
+from xmodal.report.recorded import Recorded, read_run
+from xmodal.report.spoiled import reasons
+from xmodal.storage import StorageOptions
+from xmodal.tokenizer_hub import load_tokenizer
+
+Notify = Callable[[str], None]
+FIELDS = ("image", "text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which runs to show on one page, and on which pairs."""
+
+    runs: tuple[str, ...]  # directories of runs; several are compared
+    to: str = "report.html"  # where the page is written: a local path or s3://
+    corpus: str | None = None  # held-out pairs for the gallery; None: those of the newest evaluation
+    fields: tuple[str, ...] = ()  # field map of that corpus; empty: the usual names
+    index: str | None = None  # URI of a cache for indexes; None: beside the corpus
+    rows: int = 512  # pairs that are searched; of a larger corpus an even sample
+    endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
+    region: str | None = None
+    profile: str | None = None
+    anonymous: bool = False  # public buckets
+
+    def __post_init__(self) -> None:
+        places = [uri.rstrip("/") for uri in self.runs]
+        if not places:
+            raise ConfigError("name at least one run: python -m jobs.report RUN")
+        if len(places) > MOST_RUNS:
+            raise ConfigError(f"{len(places)} runs: a page compares at most {MOST_RUNS}; leave some out")
+        if twice := [uri for uri in places if places.count(uri) > 1]:
+            raise ConfigError(f"{twice[0]} is named twice: a page shows each run once")
+        if not 2 <= self.rows <= 20_000:
+            raise ConfigError(f"rows={self.rows} must lie in 2..20000: all of them are searched in memory")
+
+    @property
+    def storage(self) -> StorageOptions:
+        return StorageOptions(
+            endpoint=self.endpoint, region=self.region, profile=self.profile, anonymous=self.anonymous
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Where the page lies, and its weight."""
+
+    uri: str
+    bytes: int
+
+
+def run(config: Config, notify: Notify = lambda message: None) -> Result:
+    """Write the page, whole or not at all. What a run lacks is said on the page with the command that adds it."""
+    options = config.storage
+    storage.check(config.to, writable=True, options=options)
+    for uri in config.runs:
+        storage.check(uri, writable=False, options=options)
+    recorded = [read_run(uri, options=options) for uri in config.runs]
+    missing: dict[str, str] = {}
+    pairs = _pairs(config, recorded, missing, notify)
+    runs = tuple(
+        _shown(config, uri, one, slot, pairs, missing, notify)
+        for slot, (uri, one) in enumerate(zip(config.runs, recorded, strict=True), 1)
+    )
+    runs = tuple(replace(run, label=label) for run, label in zip(runs, _labels(recorded), strict=True))
+    page = render(
+        Material(
+            runs=runs,
+            pairs=pairs,
+            missing=missing,
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
+            version=metadata.version("xmodal"),
+        )
+    ).encode("utf-8", "backslashreplace")
+    storage.write(config.to, page, options=options)
+    return Result(uri=config.to, bytes=len(page))
+
+
+def _labels(recorded: list[Recorded]) -> list[str]:
+    """The names of the runs; where two are alike, with as much of the folders above as tells them apart."""
+    places = [one.run.uri.rstrip("/").split("/") for one in recorded]
+    for depth in range(1, max(map(len, places)) + 1):
+        labels = ["/".join(parts[-depth:]) for parts in places]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [one.run.uri for one in recorded]
+
+
+def _pairs(config: Config, recorded: list[Recorded], missing: dict[str, str], notify: Notify) -> Pairs | None:
+    """Pairs of the given corpus; else of that of the newest evaluation, where it is still there."""
+    evaluations = [one for run in recorded for one in run.evaluations]
+    add = f"add one with `python -m jobs.report {' '.join(config.runs)} --corpus HELD_OUT`"
+    uri = config.corpus or (max(evaluations, key=lambda one: one.step).corpus if evaluations else None)
+    if uri is None:
+        missing["gallery"] = f"No held-out corpus is known: {add}."
+        missing["results"] = (
+            f"No evaluation was recorded: `python -m jobs.evaluate {config.runs[0]} HELD_OUT` measures retrieval on "
+            "pairs that the model has not seen."
+        )
+        return None
+    notify(f"reading pairs of {uri}")
+    try:
+        corpus = open_corpus(uri, index=config.index, options=config.storage)
+        return read_pairs(corpus, field_map(corpus, config.fields, FIELDS), config.rows)
+    except XmodalError as error:
+        if config.corpus:
+            raise
+        missing["gallery"] = f"The corpus of the evaluation cannot be read ({error}); {add}."
+        return None
+
+
+def _shown(
+    config: Config,
+    uri: str,
+    recorded: Recorded,
+    slot: int,
+    pairs: Pairs | None,
+    missing: dict[str, str],
+    notify: Notify,
+) -> Shown:
+    found = reasons(recorded.quarantine, _Corpora(recorded, config.storage).open)
+    shown = Shown(recorded=recorded, slot=slot, evaluations=recorded.evaluations, reasons=tuple(found))
+    try:
+        newest = checkpoint.resolve(uri, options=config.storage)
+    except CheckpointError as error:
+        missing.setdefault("gallery", f"{recorded.name}: {error}.")
+        return shown
+    shown = replace(shown, checkpoint=newest.uri, step=newest.step)
+    if pairs is None:
+        return shown
+    notify(f"encoding {len(pairs)} pairs with {recorded.name}")
+    with TemporaryDirectory(prefix="xmodal-report-") as scratch:
+        directory = checkpoint.fetch(newest, Path(scratch), skip=("optimizer.safetensors",), options=config.storage)
+        model = DualEncoder.from_pretrained(directory).eval()
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        embedded = embed(model, load_tokenizer(str(directory)), pairs)
+    parameters = sum(p.numel() for p in model.parameters())
+    if not recorded.evaluations:
+        missing["results"] = (
+            f"No evaluation was recorded: the figures are of the {len(pairs)} pairs of this page. "
+            f"`python -m jobs.evaluate {uri} {pairs.uri}` measures and keeps them."
+        )
+        shown = replace(shown, evaluations=(measure(pairs, embedded, newest.step),))
+    return replace(shown, embedded=embedded, parameters=parameters)
+
+
+class _Corpora:
+    """The corpora that a run was trained on, by the URI that its quarantine names; each is opened once."""
+
+    def __init__(self, recorded: Recorded, options: StorageOptions) -> None:
+        self._recorded, self._options = recorded, options
+        self._opened: dict[str, tuple[Corpus, FieldMap]] | None = None
+
+    def open(self, uri: str) -> tuple[Corpus, FieldMap]:
+        """CorpusError where the corpus is no longer the one that the run read."""
+        if self._opened is None:
+            self._opened = dict(self._all())
+        if uri not in self._opened:
+            raise CorpusError(f"{uri} is not a corpus of this run")
+        return self._opened[uri]
+
+    def _all(self) -> list[tuple[str, tuple[Corpus, FieldMap]]]:
+        specs = tuple(self._recorded.configured("data.fields") or ())
+        index = self._recorded.configured("data.index")
+        found = []
+        for uri in self._recorded.configured("data.corpus") or ():
+            corpus = open_corpus(uri, index=index, options=self._options)
+            if corpus.fingerprint == self._recorded.run.corpora.get(uri, corpus.fingerprint):
+                found.append((corpus.uri, (corpus, field_map(corpus, specs, FIELDS))))
+        return found
