@@ -1,5 +1,7 @@
 """Recall and ranks equal a naive float64 search, and no degenerate model scores above guessing."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from math import comb
 
@@ -11,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xmodal.errors import XmodalError
-from xmodal.metrics import retrieval
-from xmodal.metrics.retrieval import ranks, retrieve, retrieve_both_ways
+from xmodal.metrics import ranks as search
+from xmodal.metrics.bootstrap import interval_of_median
+from xmodal.metrics.pairs import Ids
+from xmodal.metrics.ranks import ranks, ranks_both_ways
+from xmodal.metrics.retrieval import retrieve, retrieve_both_ways, summary
 
 
 def naive_rank(query: np.ndarray, items: np.ndarray, is_positive: np.ndarray) -> int:
@@ -49,14 +54,109 @@ def tensors(problem: tuple[np.ndarray, ...]) -> list[torch.Tensor]:
     return [u.float(), v.float(), u_id, v_id]
 
 
-@settings(deadline=None)
-@given(problems(), st.integers(1, 5), st.integers(1, 5))
-def test_ranks_equal_a_naive_search_with_ties_for_any_tiling(problem, query_tile: int, item_tile: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieval, "QUERY_TILE", query_tile)
-        patch.setattr(retrieval, "ITEM_TILE", item_tile)
-        patch.setattr(retrieval, "PAIR_BYTES", 16 * query_tile)
+@settings(max_examples=200)
+@given(problems(), st.integers(1, 12), st.integers(1, 20), st.sampled_from([0.0, 1 / 64, 2.0]))
+def test_ranks_equal_a_naive_search_with_ties_for_any_tiling(problem, query_tile, item_tile, crowded) -> None:
+    """Whether doubtful scores are taken again pair by pair (2) or tile by tile (0)."""
+    with tiling(query_tile, item_tile, crowded):
         assert ranks(*tensors(problem)).tolist() == naive_ranks(*problem)
+
+
+@contextmanager
+def tiling(query_tile: int, item_tile: int, crowded: float) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "QUERY_TILE", query_tile)
+        patch.setattr(search, "ITEM_TILE", item_tile)
+        patch.setattr(search, "PAIR_BYTES", 32 * query_tile)
+        patch.setattr(search, "CROWDED", crowded)
+        yield
+
+
+@st.composite
+def captioned(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[list[int]], np.ndarray]:
+    """Images with one to four captions each, of few different wordings, so that captions are shared; scores that tie
+    exactly, and scores that only a float64 tells apart."""
+    images, width = draw(st.integers(1, 8)), draw(st.integers(1, 4))
+    wordings = st.integers(0, draw(st.integers(0, 8)))
+    texts = draw(st.lists(st.lists(wordings, min_size=1, max_size=4), min_size=images, max_size=images))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    u = random.integers(-2, 3, (images, width)).astype(np.float64)
+    v = random.integers(-2, 3, (sum(map(len, texts)), width)).astype(np.float64)
+    if draw(st.booleans()):  # by less than float32 scores can show; exact in float64
+        v += random.integers(-1, 2, v.shape) * 2.0**-26
+    scale = 2.0 ** draw(st.sampled_from([0, -80, 70]))
+    return u * scale, v * scale, texts, random.permutation(len(v))
+
+
+def test_search_with_several_captions_equals_the_definition_in_1000_random_cases() -> None:
+    """Both directions, from one product, against whole rows of float64 scores."""
+
+    @settings(max_examples=1000)
+    @given(captioned(), st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.0, 1 / 64, 2.0]))
+    def check(problem, query_tile, item_tile, crowded) -> None:
+        u, v, texts, order = problem
+        owner = np.repeat(np.arange(len(u)), [len(own) for own in texts])[order]
+        wording = np.concatenate(texts)[order]
+        v = v[order]
+        is_positive = np.array([[text in texts[image] for text in wording] for image in range(len(u))])
+        with tiling(query_tile, item_tile, crowded):
+            forth, back = ranks_both_ways(
+                torch.from_numpy(u), torch.from_numpy(v), Ids(owner, wording), torch.from_numpy(wording)
+            )
+        assert forth.tolist() == [naive_rank(u[i], v, is_positive[i]) for i in range(len(u))]
+        assert back.tolist() == [naive_rank(v[t], u, is_positive[:, t]) for t in range(len(v))]
+
+    check()
+
+
+def test_float32_scores_that_mislead_are_scored_again() -> None:
+    """Most neighbours in float64 change places in float32, so a search in float32 alone is wrong here."""
+    draw = torch.Generator().manual_seed(0)
+    centre = torch.randn(1, 64, generator=draw, dtype=torch.float64)
+    u = (centre + 1e-4 * torch.randn(300, 64, generator=draw, dtype=torch.float64)).float()
+    v = (centre + 1e-4 * torch.randn(700, 64, generator=draw, dtype=torch.float64)).float()
+    ids = torch.arange(300)
+    item_ids = torch.arange(700) % 300
+    expected = naive_ranks(*(x.double().numpy() for x in (u, v)), ids.numpy(), item_ids.numpy())
+    scores = u @ v.T
+    best = torch.where(ids[:, None] == item_ids, scores, -torch.inf).max(1, keepdim=True).values
+    assert ((scores > best).sum(1) + 1).tolist() != expected
+    for crowded in (0.0, 2.0):
+        with tiling(64, 128, crowded):
+            assert ranks(u, v, ids, item_ids).tolist() == expected
+
+
+def test_shuffled_captions_give_chance() -> None:
+    """A model that tells all pairs apart, asked about wrong pairs, is a guesser."""
+    draw = torch.Generator().manual_seed(0)
+    u = torch.nn.functional.normalize(torch.randn(2000, 16, generator=draw), dim=1)
+    wrong = torch.randperm(2000, generator=draw)
+    for found in retrieve_both_ways(u, u, torch.arange(2000), wrong):
+        assert found.recall[10] == pytest.approx(found.chance_recall[10], abs=4 * (10 / 2000 / 2000) ** 0.5)
+        assert found.median_rank == pytest.approx(found.chance_median_rank, rel=0.1)
+
+
+def test_intervals_contain_the_figure_and_shrink_with_more_queries() -> None:
+    random = np.random.default_rng(0)
+    widths = []
+    for queries in (101, 10_000):
+        rank = random.integers(1, 101, queries)
+        found = summary(rank, np.ones(queries, np.int64), 100, (10,))
+        intervals = found.intervals("a", draws=1000, seed=0)
+        for name, (low, high) in intervals.items():
+            assert low <= found.as_metrics("a")[name] <= high
+        assert intervals == found.intervals("a", draws=1000, seed=0)
+        widths.append(np.ptp(intervals["a/recall@10"]))
+    assert widths[1] < widths[0] / 5
+
+
+@pytest.mark.parametrize("queries", [1, 2, 9, 40])
+def test_the_interval_of_a_median_is_that_of_resampling(queries: int) -> None:
+    random = np.random.default_rng(1)
+    values = random.integers(1, 1000, queries)
+    drawn = np.median(values[random.integers(0, queries, (20_000, queries))], axis=1)
+    expected = np.percentile(drawn, [2.5, 97.5])
+    assert interval_of_median(values, draws=20_000, seed=0) == pytest.approx(expected, rel=0.15, abs=15)
 
 
 @settings(deadline=None)
