@@ -2,7 +2,11 @@
 
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TextIO
+
+from jobs import console
 
 SECONDS_PER_LINE = 2.0
 
@@ -16,6 +20,8 @@ class Narrator:
         self._due = 0.0
         self._began = time.monotonic()
         self._first_step = 0
+        self._bars = ExitStack()
+        self._bar: Callable[[int, int], None] | None = None
 
     def __call__(self, message: dict) -> None:
         getattr(self, f"_{message['kind']}")(message)
@@ -27,8 +33,13 @@ class Narrator:
         self._say(message["text"])
 
     def _indexing(self, message: dict) -> None:
-        if self._is_due(message["done"] == message["total"]):
-            self._say(f"indexing: {message['done']:,} of {message['total']:,} shards")
+        """A bar on a terminal, lines in a log, until the last shard."""
+        if self._bar is None:
+            self._bar = self._bars.enter_context(console.progress(f"[{self._stage}] indexing", "shards"))
+        self._bar(message["done"], message["total"])
+        if message["done"] == message["total"]:
+            self._bars.close()
+            self._bar = None
 
     def _opening(self, message: dict) -> None:
         self._say(
