@@ -14,6 +14,7 @@ from xmodal.data.fields import FieldMap, allocate, row_of
 from xmodal.data.image import ImageField
 from xmodal.data.sampling import Spread, read_spread
 from xmodal.data.text import TextField, caption_id, clean_caption
+from xmodal.data.thumbnail import thumbnail
 from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.errors import BadSample, CorpusError
 
@@ -90,16 +91,8 @@ def _pair(row: int, sample: RawSample, mapping: FieldMap) -> Pair:
         key=sample.key,
         encoded=image,
         caption=clean_caption(first),
-        thumbnail=thumbnail(image),
+        thumbnail=thumbnail(image, THUMBNAIL),
     )
-
-
-def thumbnail(encoded: bytes, size: int = THUMBNAIL) -> UInt8[np.ndarray, "S S 3"]:
-    """The whole picture in a white square; BadSample where it cannot be decoded."""
-    field = ImageField(size=size, fit="pad")
-    out = {"image": np.zeros((size, size, 3), np.uint8)}
-    field.decode(encoded, np.random.default_rng(0), out)
-    return out["image"]
 
 
 @torch.no_grad()
