@@ -8,9 +8,10 @@ at a new size, from the last checkpoint: the batches stay the same, only who hol
 from collections.abc import Sequence
 from typing import Any
 
-from ray.train import Result, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train import Result
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+from ray.train.v2.api.config import ScalingConfig  # what ray.train.ScalingConfig is, for a type checker too
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from pipelines.cluster import Cluster
 
@@ -37,14 +38,15 @@ class ElasticTrainer(TorchTrainer):
         self._sizes = tuple(sizes)
 
     def _initialize_and_run_controller(self, **controller: Any) -> Result:
+        config: Any = self.scaling_config
         return super()._initialize_and_run_controller(
-            **controller | {"scaling_policy": FittingSizes(self.scaling_config, self._sizes)}
+            **controller | {"scaling_policy": FittingSizes(config, self._sizes)}
         )
 
 
 def trainer(cluster: Cluster, *arguments: Any, **keywords: Any) -> TorchTrainer:
     """The trainer of a worker group on this cluster, of one size or of several."""
-    scaling = {"use_gpu": cluster.use_gpu, "resources_per_worker": cluster.per_worker}
+    scaling: dict[str, Any] = {"use_gpu": cluster.use_gpu, "resources_per_worker": cluster.per_worker}
     if not cluster.elastic:
         config = ScalingConfig(num_workers=cluster.sizes[0], **scaling)
         return TorchTrainer(*arguments, scaling_config=config, **keywords)

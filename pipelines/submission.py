@@ -29,6 +29,7 @@ EXCLUDES = (
     ".git", ".venv*", "venv", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info", "*.tar", "*.tar.gz", "*.tgz",
     "*.parquet", "*.safetensors", "*.zip", "/runs", "/data", "/build", "/dist",
 )  # fmt: skip
+CHATTER = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 STOPPED = 130
 Say = Callable[[str], None]
@@ -64,6 +65,8 @@ def run(config: Config, *, say: Say, show: Say) -> Submitted:
 
     ConfigError: no job server, a wrong token, another Ray there, a package too large, or a job of that name that runs.
     """
+    for logger in CHATTER:
+        logging.getLogger(logger).setLevel(logging.ERROR)
     package = check_package(config.working_dir)
     client, address = connect(config.address, config.token, say)
     name = free_name(config.name, {job.submission_id: job.status for job in client.list_jobs() if job.submission_id})
@@ -105,11 +108,10 @@ def connect(address: str | None, token: str | None, say: Say) -> tuple[JobSubmis
     if token and url.scheme == "http" and url.hostname not in LOOPBACK:
         say(f"the token travels to {url.hostname} unencrypted: use `ray dashboard cluster.yaml`, a tunnel or https")
     os.environ[ADDRESS] = address
-    logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
     try:
         socket.create_connection((url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), 5).close()
         client = JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"} if token else None)
-        there = client.get_version()
+        there = client._server_ray_version  # get_version() is that of the protocol
     except AuthenticationError as error:
         raise ConfigError(
             f"the job server at {address} refuses {'this token' if token else 'a client without a token'}: give the "

@@ -1,0 +1,184 @@
+"""Jobs on a real cluster by its job server: Ray's own command, and ours around it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ray.job_submission import JobStatus
+
+from jobs import submit
+from pipelines import submission
+from xmodal.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+TINY = (
+    "--arguments", "image_size=32", "patch_size=8", "width=32", "depth=1", "heads=2", "text_width=32", "text_depth=1",
+    "text_heads=2", "context=16", "dim=32", "--vocab-size", "600", "--batch-size", "24", "--steps", "3",
+    "--rows-per-task", "48", "--log-every", "1",
+)  # fmt: skip
+
+
+def pretrain(runs, corpus, name, *flags):
+    return ["jobs.pretrain", "vit-tiny", "--corpus", corpus, "--runs", str(runs), "--name", name, *TINY, *flags]
+
+
+def ours(head, *arguments, timeout=240, **environment):
+    """`python -m jobs.submit` in the checkout, as a person without RAY_ variables."""
+    flags = ("--address", head.jobs, "--token-file", str(head.token_file))
+    command = [sys.executable, "-m", "jobs.submit", *flags, *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=head.environment() | environment, capture_output=True, text=True, check=False,
+        timeout=timeout,
+    )  # fmt: skip
+
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def trained(head, pairs, tmp_path_factory):
+    """A run of two workers by Ray's own command line, as the README has it."""
+    runs = tmp_path_factory.mktemp("submitted")
+    command = [
+        str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", head.jobs, "--working-dir", ".", "--",
+        "python", "-m", *pretrain(runs, pairs, "by-ray", "--workers", "2"),
+    ]  # fmt: skip
+    environment = head.environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(head.token_file)}
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240)
+    return runs, found
+
+
+def test_ray_job_submit_trains_on_two_workers(trained):
+    runs, found = trained
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "2 worker(s) start at step 0" in found.stdout and "step 3/3" in found.stdout
+    assert list((runs / "by-ray" / "checkpoints").glob("step-000000003.*/COMMITTED.json"))
+    assert "succeeded" in found.stdout
+
+
+def test_a_submission_shows_the_log_and_a_failure_gives_the_jobs_own_status(head, trained, pairs):
+    """The run exists, so pretraining refuses it with 2; with --resume the same name is sent again and succeeds."""
+    runs, _ = trained
+    failed = ours(head, "--", *pretrain(runs, pairs, "by-ray"))
+    assert failed.returncode == 2, failed.stderr
+    assert "the run 'by-ray' exists already" in failed.stdout and "failed with exit status 2" in failed.stderr
+    again = ours(head, "--", *pretrain(runs, pairs, "by-ray", "--resume"))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "submitted pretrain-by-ray-2" in again.stderr and "finished already, at step 3" in again.stdout
+    assert "Traceback" not in failed.stderr + again.stderr
+
+
+def test_a_job_that_runs_is_refused_under_its_name_and_can_be_stopped(head, tmp_path):
+    """A watcher that is interrupted leaves the job; the job server knows it; a second one of that name is refused."""
+    shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "jobs" / "demo.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(300)\n")
+    arguments = ("--working-dir", str(tmp_path), "--name", "sleeper", "--", "jobs.demo")
+    flags = ["--address", head.jobs, "--token-file", str(head.token_file)]
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "jobs.submit", *flags, *arguments], cwd=ROOT, env=head.environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    for line in watching.stdout:
+        if line == "begun\n":
+            break
+    refused = ours(head, *arguments)
+    assert refused.returncode == 2 and "the job sleeper is still running" in refused.stderr
+    assert "ray job stop sleeper" in refused.stderr and "Traceback" not in refused.stderr
+    os.killpg(watching.pid, signal.SIGINT)
+    _, told = watching.communicate(timeout=60)
+    assert watching.returncode == 130 and "sleeper goes on" in told
+    client, _ = submission.connect(head.jobs, head.token_file.read_text(), print)
+    assert client.get_job_status("sleeper") == JobStatus.RUNNING
+    client.stop_job("sleeper")
+    deadline = time.monotonic() + 60
+    while not client.get_job_status("sleeper").is_terminal():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert submission.follow(client, "sleeper", print, lambda text: None) == submission.STOPPED
+
+
+@pytest.mark.parametrize("token", ["wrong" * 8, ""])
+def test_a_wrong_or_missing_token_is_one_line(head, tmp_path, token):
+    (tmp_path / "token").write_text(token or TOKENLESS)
+    flags = ["--address", head.jobs, "--token-file", str(tmp_path / "token"), "--", "jobs.doctor"]
+    if not token:
+        flags = ["--address", head.jobs, "--", "jobs.doctor"]
+    found = subprocess.run(
+        [sys.executable, "-m", "jobs.submit", *flags], cwd=ROOT, env=head.environment() | {"HOME": str(tmp_path)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert found.returncode == 2 and found.stderr.count("\n") == 1, found.stderr
+    assert "refuses" in found.stderr and "--token-file" in found.stderr
+
+
+TOKENLESS = "unused"
+
+
+def test_a_job_server_that_does_not_answer_is_one_line(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv(submission.ADDRESS, "")
+    with pytest.raises(ConfigError, match=r"no job server answers at http://127\.0\.0\.1:1 .*ray dashboard"):
+        submission.connect("127.0.0.1:1", None, print)
+    with pytest.raises(ConfigError, match="is not a job server's address"):
+        submission.connect("ray://127.0.0.1:1", None, print)
+
+
+DONE, RUNNING = JobStatus.SUCCEEDED, JobStatus.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("known", "name"),
+    [
+        ({}, "pretrain-a"),
+        ({"pretrain-a": DONE}, "pretrain-a-2"),
+        ({"pretrain-a": DONE, "pretrain-a-2": JobStatus.FAILED}, "pretrain-a-3"),
+        ({"pretrain-a": DONE, "pretrain-a-3": JobStatus.STOPPED}, "pretrain-a-2"),
+        ({"pretrain-ab": RUNNING, "pretrain-a-b": RUNNING}, "pretrain-a"),
+    ],
+)
+def test_a_name_whose_jobs_have_ended_gets_a_number(known, name):
+    assert submission.free_name("pretrain-a", known) == name
+
+
+def test_a_name_whose_job_runs_or_waits_is_refused():
+    for status in (RUNNING, JobStatus.PENDING):
+        with pytest.raises(ConfigError, match=f"pretrain-a-2 is still {status.value.lower()}: wait for it"):
+            submission.free_name("pretrain-a", {"pretrain-a": DONE, "pretrain-a-2": status})
+
+
+def test_a_package_holds_code_and_neither_data_nor_environments(tmp_path):
+    code = tmp_path / "code"
+    for name in ("xmodal/data/read.py", ".git/blob", ".venv/lib.so", "runs/a/weights.safetensors", "data/0.tar"):
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        (code / name).write_bytes(os.urandom(1 << 20) if "/data/" not in name else b"code")
+    assert submission.check_package(str(code)) < 10_000
+    assert submission.check_package(str(ROOT)) < 4 << 20
+
+
+def test_a_package_that_is_too_large_names_its_largest_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(submission, "PACKAGE_MIB", 1)
+    (tmp_path / "weights.bin").write_bytes(os.urandom(2 << 20))
+    with pytest.raises(ConfigError, match=r"has 2 MiB, more than 1: the largest are weights\.bin \(2 MiB\).*gitignore"):
+        submission.check_package(str(tmp_path))
+
+
+def test_mistakes_in_the_jobs_arguments_are_found_before_anything_is_sent():
+    for arguments, message in {
+        ("jobs.pretrain", "vit-tiny"): "behind a `--`",
+        ("--", "jobs.pretrian", "vit-tiny"): "no job 'jobs.pretrian': did you mean 'jobs.pretrain'?",
+        ("--", "jobs.pretrain", "vit-b-23", "--corpus", "c"): "did you mean 'vit-b-32'?",
+        ("--", "jobs.pretrain", "vit-tiny", "--corpus", "c"): "--runs runs is relative",
+        ("--", "jobs.pretrain", "vit-tiny", "--corpus", "c", "--workers", "0"): "workers must be at least 1",
+    }.items():
+        with pytest.raises(ConfigError) as error:
+            submit.run(list(arguments))
+        assert message in str(error.value)
+    known = ["--corpus", "c", "--runs", "s3://b/runs", "--name", "first"]
+    assert submit.run_name(["jobs.pretrain", "vit-tiny", *known]) == "pretrain-first"
+    assert submit.run_name(["jobs.evaluate", "s3://b/runs/first/", "s3://b/held-out"]) == "evaluate-first"
+    assert submit.split(["--no-wait", "--", "python", "-m", "jobs.doctor"]) == (["--no-wait"], ["jobs.doctor"])
