@@ -1,4 +1,4 @@
-"""The whole way in a few minutes: write a corpus, index it, pretrain on two workers, measure on held-out pairs.
+"""The whole way in a few minutes: write a corpus, pretrain on two workers, measure on held-out pairs, make a report.
 
     python -m jobs.demo            what `make demo` runs
     python -m jobs.demo --fresh    remove what an earlier demo left, and start again
@@ -9,7 +9,6 @@ finished run is measured again, one that was interrupted is continued only with 
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
@@ -17,7 +16,8 @@ from jobs import console
 from jobs.evaluate import table
 from jobs.narrator import Narrator
 from jobs.presets import PRESETS
-from pipelines import evaluate, pretrain
+from jobs.report import place
+from pipelines import evaluate, pretrain, report
 from pipelines.cluster import Resources
 from pipelines.corpora import Data
 from pipelines.pretrain import Optim
@@ -115,7 +115,9 @@ def run(demo: Demo) -> None:
         pretrain.run(demo.config, Narrator("pretrain"))
     result = evaluate.run(evaluate.Config(checkpoint=uri, corpus=demo.held_out))
     print(f"\nRetrieval over {result.rows} held-out pairs after {result.step} steps\n\n{table(result)}\n")
-    print(f"run    {Path(uri).resolve() if '://' not in uri else uri}")
+    page = report.run(report.Config(runs=(uri,), corpus=demo.held_out, to=storage.join(uri, "report.html")))
+    print(f"run    {place(uri)}")
+    print(f"report {place(page.uri)}    one file: open it in a browser")
     print("next   python -m jobs.prepare pairs.csv corpus/    your own image-text pairs as shards")
     print("       python -m jobs.pretrain vit-tiny --corpus corpus/")
 

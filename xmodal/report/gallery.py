@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from xmodal.metrics.retrieval import ranks
+from xmodal.metrics.ranks import ranks
 from xmodal.report.pairs import Embedded, Pairs
 
 SHOWN = 5  # answers of a search

@@ -29,6 +29,7 @@ class Pair:
     key: str
     encoded: bytes
     caption: str
+    captions: int  # that the row has
     thumbnail: UInt8[np.ndarray, "S S 3"]
 
 
@@ -91,6 +92,7 @@ def _pair(row: int, sample: RawSample, mapping: FieldMap) -> Pair:
         key=sample.key,
         encoded=image,
         caption=clean_caption(first),
+        captions=len(text) if isinstance(text, list | tuple) else 1,
         thumbnail=thumbnail(image, THUMBNAIL),
     )
 

@@ -1,7 +1,8 @@
 """Evaluations of the runs of a page in, one chart and one table for each corpus out: values, intervals, chance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from markupsafe import Markup
 
@@ -17,6 +18,7 @@ DIRECTIONS = {
     "linear_probe": "linear probe",
 }
 _ORDER = list(DIRECTIONS)
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ def newest(found: Sequence[Evaluated]) -> Evaluated | None:
     )
 
 
-def _joined(parts):  # type: ignore[no-untyped-def]
+def _joined(parts: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
     return {name: value for part in parts for name, value in part.items()}
 
 
