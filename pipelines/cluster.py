@@ -68,12 +68,12 @@ class Cluster:
         return replace(self, sizes=fit[-1:] if self.local else fit)
 
 
-def connect(resources: Resources, *, cpus: int | None = None) -> Cluster:
+def connect(resources: Resources, *, cpus: int | None = None, check: bool = True) -> Cluster:
     """Join the cluster of `resources.address` or RAY_ADDRESS, or start one on this machine.
 
     A Ray of our own has one CPU slot more than the machine has cores: the train workers share that slot, however many
     they are, and Ray Data keeps a slot for every core. So the machine is oversubscribed by one slot, and no number of
-    workers can starve the readers. `cpus` overrides the number of cores.
+    workers can starve the readers. `cpus` overrides the number of cores; without `check` workers need not fit.
     """
     quiet()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for torch: a batch's page faults cost as its copy
@@ -87,7 +87,8 @@ def connect(resources: Resources, *, cpus: int | None = None) -> Cluster:
         else:
             _join(str(address), options)
     per_worker = share_of(resources, capacity(), local=local)
-    _check_fits(resources.sizes[0], per_worker, capacity())
+    if check:
+        check_fits(resources.sizes[0], per_worker, capacity())
     return Cluster(tuple(resources.sizes), per_worker, local)
 
 
@@ -154,7 +155,7 @@ def share_of(resources: Resources, have: Mapping[str, float], *, local: bool) ->
     return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
 
 
-def _check_fits(workers: int, per_worker: Mapping[str, float], have: Mapping[str, float]) -> None:
+def check_fits(workers: int, per_worker: Mapping[str, float], have: Mapping[str, float]) -> None:
     """Refuse what the cluster can never hold, and workers that leave no CPU to those who read."""
     for name, amount in per_worker.items():
         most = int(have.get(name, 0) / amount + 1e-9) if amount else workers

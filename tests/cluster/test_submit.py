@@ -73,6 +73,18 @@ def test_a_submission_shows_the_log_and_a_failure_gives_the_jobs_own_status(head
     assert "Traceback" not in failed.stderr + again.stderr
 
 
+def test_the_doctor_looks_at_the_cluster_from_inside(head, trained, pairs):
+    """Through the job server; more workers than the cluster can hold is its one complaint, and its status."""
+    runs, _ = trained
+    found = ours(
+        head, "--", "jobs.doctor", "--corpus", pairs, "--runs", str(runs), "--workers", "64", "--cpus-per-worker", "1"
+    )
+    assert found.returncode == 1, found.stdout + found.stderr
+    assert found.stdout.count("bad ") == 1 and "workers=64 with 1 CPU each can never start" in found.stdout
+    for words in ("on 1 machine(s)", "ok    token", "index fresh", f"storage {runs}"):
+        assert words in found.stdout
+
+
 def test_a_job_that_runs_is_refused_under_its_name_and_can_be_stopped(head, tmp_path):
     """A watcher that is interrupted leaves the job; the job server knows it; a second one of that name is refused."""
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,0 +1,52 @@
+"""Check a laptop or a cluster before a run, and say what to mend.
+
+    python -m jobs.doctor --corpus shards/
+    python -m jobs.doctor --address 10.0.0.5:6379 --corpus s3://bucket/shards --runs s3://bucket/runs --workers 8
+    python -m jobs.submit -- jobs.doctor --corpus s3://bucket/shards --runs s3://bucket/runs --workers 8
+
+Checked on every node: equal versions, /dev/shm, GPUs as Ray and as torch see them, open files, disk for what spills out
+of memory, reading the corpora and writing to the directory of runs, with the time both take. Checked once: whether the
+workers fit, the cluster's token, and whether the indexes of the corpora are of the shards that lie there.
+
+Without --address and RAY_ADDRESS this machine alone is checked, and no Ray is started. Exit status: 0 when a run can
+start (a `warn` would slow it or leave it open to others), 1 when something would break it.
+"""
+
+import functools
+import sys
+
+import tyro
+
+from jobs import console
+from pipelines import doctor
+from pipelines.doctor import Finding
+
+
+def table(findings: list[Finding]) -> str:
+    """A line for each check, and below those that are not well what to do."""
+    width = max(len(finding.what) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.state:5} {finding.what:{width}}  {finding.found}")
+        if finding.state != "ok":
+            lines.append(f"{'':5} {'':{width}}  mend: {finding.mend}")
+    return "\n".join(lines)
+
+
+def run(config: doctor.Config) -> int:
+    """1 when something would break a run."""
+    findings = doctor.run(config)
+    print(table(findings))
+    return int(any(finding.state == "bad" for finding in findings))
+
+
+def main() -> None:
+    parse = functools.partial(
+        tyro.cli, doctor.Config, prog="python -m jobs.doctor", description=__doc__,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )  # fmt: skip
+    console.main(lambda: sys.exit(run(parse())))
+
+
+if __name__ == "__main__":
+    main()
