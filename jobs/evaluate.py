@@ -1,43 +1,67 @@
-"""Measure how well a checkpoint finds the text of an image and the image of a text, on pairs it has not seen.
+"""Measure a checkpoint on rows it has not seen: retrieval both ways, zero-shot classes, a linear probe.
 
     python -m jobs.evaluate runs/vit-tiny held-out/
-    python -m jobs.evaluate s3://bucket/runs/first/checkpoints/step-000010000.attempt-1 s3://bucket/held-out
+    python -m jobs.evaluate runs/vit-tiny held-out/ --fields image=jpg text=json:captions
+    python -m jobs.evaluate s3://bucket/runs/first s3://bucket/val --no-retrieval --label cls --classes names.txt
+    python -m jobs.evaluate runs/first pets-test/ --label json:label --probe-train pets-train/
 
 CHECKPOINT is a run (its newest sound checkpoint is taken) or one checkpoint; CORPUS a folder of shards. A hit at K
-means that a right answer is among the first K; pairs with equal captions are right answers of each other.
+means that a right answer is among the first K: any caption of the picture, any picture of the caption; equal captions
+are right answers of each other. Every figure stands beside chance, with a 95 % bootstrap interval over queries. The
+result is stored as JSON in RUN/evaluations, where jobs.report finds it.
 """
 
 import functools
+from collections.abc import Iterator
 
 import tyro
 
 from jobs import console
 from pipelines import evaluate
-from xmodal.metrics.retrieval import Retrieval
+
+WORDS = {
+    "image_to_text": "image -> text",
+    "text_to_image": "text -> image",
+    "zero_shot": "zero-shot",
+    "linear_probe": "linear probe",
+}
 
 
 def table(result: evaluate.Evaluation) -> str:
-    """Recall at 1, 5 and 10 and the median rank, both ways, with chance in its own line."""
-    lines = [f"{'':16}{'R@1':>8}{'R@5':>8}{'R@10':>8}{'median rank':>14}"]
-    for label, found in (("image -> text", result.image_to_text), ("text -> image", result.text_to_image)):
-        lines.append(_line(label, [found.recall[k] for k in (1, 5, 10)], found.median_rank))
-    lines.append(_line("chance", *_chance(result.text_to_image)))
+    """A line for each figure: value, interval, chance."""
+    lines = [f"{'':30}{'value':>10}{'95 % interval':>20}{'chance':>10}"]
+    lines += [_line(result, name) for name in _ordered(result)]
     return "\n".join(lines)
 
 
-def _line(label: str, recall: list[float], median_rank: float) -> str:
-    return f"{label:16}" + "".join(f"{share:8.1%}" for share in recall) + f"{median_rank:14,.0f}"
+def _ordered(result: evaluate.Evaluation) -> Iterator[str]:
+    """The names in the order of the tasks."""
+    for task in WORDS:
+        yield from (name for name in result.metrics if name.startswith(f"{task}/"))
 
 
-def _chance(found: Retrieval) -> tuple[list[float], float]:
-    return [found.chance_recall[k] for k in (1, 5, 10)], found.chance_median_rank
+def _line(result: evaluate.Evaluation, name: str) -> str:
+    task, _, figure = name.partition("/")
+    low, high = result.interval.get(name, (None, None))
+    interval = "" if low is None or high is None else f"{_number(figure, low)} .. {_number(figure, high)}"
+    label = f"{WORDS[task]:15}{figure.replace('_', ' ')}"
+    value, chance = _number(figure, result.metrics[name]), _number(figure, result.chance[name])
+    return f"{label:30}{value:>10}{interval:>20}{chance:>10}"
+
+
+def _number(figure: str, value: float) -> str:
+    return f"{value:,.1f}".removesuffix(".0") if figure == "median_rank" else f"{value:.1%}"
 
 
 def run(config: evaluate.Config) -> None:
     result = evaluate.run(config)
     skipped = f", {result.skipped:,} could not be read" if result.skipped else ""
-    print(f"{result.rows:,} pairs of {config.corpus}{skipped}; step {result.step:,}")
+    captions = result.settings.get("captions", result.rows)
+    texts = f", {captions:,} captions" if captions != result.rows else ""
+    print(f"{result.rows:,} rows of {config.corpus}{texts}{skipped}; step {result.step:,}")
     print(table(result))
+    if result.stored:
+        print(f"stored in {result.stored}")
 
 
 def main() -> None:
@@ -46,7 +70,6 @@ def main() -> None:
         evaluate.Config,
         prog="python -m jobs.evaluate",
         description=__doc__,
-        config=(tyro.conf.PositionalRequiredArgs,),
     )
     console.main(lambda: run(parse()))
 

@@ -104,21 +104,21 @@ def check_fields(specs: Sequence[str], names: Sequence[str]) -> None:
 
 def field_map(corpus: Corpus, specs: Sequence[str], names: Sequence[str]) -> FieldMap:
     """The map of `names` for this corpus: as given, else the usual one. CorpusError with the fields that exist."""
-    available = _available(corpus)
+    found = available(corpus)
     if not specs:
-        return FieldMap.guess(available, corpus.format, names)
+        return FieldMap.guess(found, corpus.format, names)
     given = parse_field_map(specs)
     missing = sorted(set(names) - set(given.sources))
     if missing:
         raise ConfigError(
             f"the field map says nothing of {', '.join(missing)}: add e.g. {missing[0]}=NAME; "
-            f"{corpus.uri} has {', '.join(sorted(available))}"
+            f"{corpus.uri} has {', '.join(sorted(found))}"
         )
-    given.check(available)
+    given.check(found)
     return FieldMap({name: given.sources[name] for name in names})
 
 
-def _available(corpus: Corpus) -> set[str]:
+def available(corpus: Corpus) -> set[str]:
     """The members that exist by the index, with the keys of the JSON of some first sample."""
     names = set(corpus.fields)
     first = next((s for s in corpora.read_extent(corpus, 0) if s.members is not None), None)

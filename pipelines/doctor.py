@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +69,7 @@ def run(config: Config) -> list[Finding]:
     mark = storage.join(config.runs, ".xmodal-doctor")
     try:
         storage.write(mark, b"", options=config.storage)
-        machines = [_examine(config, first_shards, None, "here")] if local else _nodes(config, first_shards, mark)
+        machines = [_examine(config, first_shards, None, "here", None)] if local else _nodes(config, first_shards, mark)
         storage.delete(mark, options=config.storage)
     except XmodalError as error:
         if isinstance(error, ConfigError):
@@ -79,12 +79,14 @@ def run(config: Config) -> list[Finding]:
     return [*machine_findings(machines), *room, token(local), *storage_findings(machines), *findings]
 
 
-def _examine(config: Config, shards: dict[str, Entry], mark: str | None, name: str, **ray_node: Any) -> Machine:
-    """One machine with its probes; runs on that machine."""
+def _examine(
+    config: Config, shards: dict[str, Entry], mark: str | None, name: str, node: Mapping[str, float] | None
+) -> Machine:
+    """One machine with its probes; runs on that machine. `node`: the resources that Ray gave it."""
     probes: dict[str, Any] = {config.runs: machine.probe_writing(config.runs, mark, config.storage)}
     for uri, shard in shards.items():
         probes[uri] = machine.probe_reading(shard.uri, shard.size, config.storage)
-    return replace(machine.look(name, **ray_node), probes=probes)
+    return replace(machine.look(name, node), probes=probes)
 
 
 def _nodes(config: Config, shards: dict[str, Entry], mark: str) -> list[Machine]:
@@ -95,9 +97,8 @@ def _nodes(config: Config, shards: dict[str, Entry], mark: str) -> list[Machine]
     for node in ray.nodes():
         if node["Alive"]:
             place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            reference = task.options(scheduling_strategy=place).remote(
-                config, shards, mark, node["NodeManagerAddress"], node=node["Resources"]
-            )
+            on_node = task.options(scheduling_strategy=place)
+            reference = on_node.remote(config, shards, mark, node["NodeManagerAddress"], node["Resources"])
             waiting[reference] = node["NodeManagerAddress"]
     ready, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=ANSWER_S)
     if late:

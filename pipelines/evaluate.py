@@ -1,109 +1,336 @@
-"""Checkpoint + held-out corpus -> retrieval both ways, beside chance; in this process, without the cluster."""
+"""Checkpoint + held-out corpora -> retrieval both ways, zero-shot classes, a linear probe: beside chance, as JSON.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
+A small corpus is encoded in this process; with `workers`, or on a cluster, encoders share the work. The figures are
+computed from the embeddings here: nobody waits for one rank.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
+import tyro
 
-from pipelines.corpora import field_map
-from pipelines.ingest import to_batch
-from xmodal import checkpoint, storage
-from xmodal.batch import Batch
-from xmodal.data import blocks
-from xmodal.data.blocks import Recipe
+from pipelines.corpora import available, field_map
+from pipelines.embed import connect
+from pipelines.encode import Encoded, Part, Task, Trained, encode_here, encode_on_cluster, encode_texts, load, parts
+from xmodal import storage
+from xmodal.checkpoint import Found
 from xmodal.data.corpus import Corpus, open_corpus
-from xmodal.data.image import ImageField
+from xmodal.data.fields import FieldMap, parse_field_map
+from xmodal.data.items import ItemRecipe
 from xmodal.data.listing import folder_before_pattern
-from xmodal.data.order import Plan
-from xmodal.data.text import TextField
-from xmodal.encoders.dual_encoder import DualEncoder
-from xmodal.errors import ConfigError, CorpusError
+from xmodal.data.text import clean_caption
+from xmodal.errors import BadSample, ConfigError, CorpusError, nearest
+from xmodal.metrics.linear_probe import linear_probe
+from xmodal.metrics.pairs import Ids
 from xmodal.metrics.retrieval import Retrieval, retrieve_both_ways
-from xmodal.storage import StorageOptions
-from xmodal.tokenizer_hub import load_tokenizer
+from xmodal.metrics.zero_shot import TEMPLATES, class_embeddings, prompts, zero_shot
+from xmodal.run.directory import check_name
+from xmodal.run.provenance import provenance
+from xmodal.storage import NotFound, StorageOptions
+
+SMALL_ROWS = 20_000  # what is encoded in this process although a cluster is there
+ROWS_PER_PART = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What to evaluate on what."""
 
-    checkpoint: str  # a run, or one of its checkpoints; the newest that verifies is taken
-    corpus: str  # pairs that the model has not seen
-    fields: tuple[str, ...] = ()  # field map; empty: the usual names
+    checkpoint: tyro.conf.Positional[str]  # a run, or one of its checkpoints; the newest that verifies is taken
+    corpus: tyro.conf.Positional[str]  # rows that the model has not seen
+    retrieval: bool = True  # search captions by picture and pictures by caption
+    label: str | None = None  # where a row's class is, e.g. cls or json:label; turns on zero-shot classification
+    classes: str | None = None  # file of class names, one a line; numbers in the label count its lines from 0
+    templates: str | None = None  # file of prompt templates, one a line, e.g. a photo of a {}.; None: our own
+    probe_train: str | None = None  # labelled corpus on whose embeddings a linear probe is fitted
+    fields: tuple[str, ...] = ()  # field map of picture and text, e.g. image=jpg text=json:captions; empty: usual names
     index: str | None = None  # URI of a cache for indexes; None: beside the corpus
     batch_size: int = 256  # rows encoded at once
-    endpoint: str | None = None
+    bootstrap: int = 1000  # resamplings behind each 95 % interval
+    seed: int = 0  # of the intervals and of the probe's split
+    name: str | None = None  # of the result in RUN/evaluations; None: from corpus and step
+    save: bool = True  # store the result as JSON beside the run
+    to: str | None = None  # store it in this folder instead
+    workers: int | None = None  # encoders on the cluster; None: this process, unless a cluster and many rows are there
+    gpus_per_worker: float | None = None  # None: 1 where the cluster has that many GPUs, else 0
+    cpus_per_worker: float | None = None  # None: what leaves room for reading
+    address: str | None = None  # of a running cluster; None: RAY_ADDRESS
+    endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
     region: str | None = None
     profile: str | None = None
     anonymous: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size={self.batch_size} must be at least 1")
+        for name in ("batch_size", "bootstrap"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"workers={self.workers} must not be negative; 0 is this process")
+        for name in ("classes", "templates", "probe_train"):
+            if getattr(self, name) and not self.label:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} needs --label: where a row's class is, e.g. --label cls")
+        if not self.retrieval and not self.label:
+            raise ConfigError("nothing to evaluate: leave retrieval on, or say with --label where a row's class is")
+        if self.name is not None:
+            check_name(self.name)
+
+    @property
+    def storage(self) -> StorageOptions:
+        return StorageOptions(
+            endpoint=self.endpoint, region=self.region, profile=self.profile, anonymous=self.anonymous
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Retrieval over the sound rows of a corpus; pairs with the same caption count as hits of each other."""
+    """The figures of one checkpoint on one corpus, under flat names: `metrics`, `interval` and `chance` of each.
 
+    `image_to_text` and `text_to_image` are the searches behind them, None where retrieval was off.
+    """
+
+    checkpoint: str
     step: int
+    corpus: str
+    fingerprint: str
     rows: int
     skipped: int  # rows that could not be read
-    image_to_text: Retrieval
-    text_to_image: Retrieval
+    image_to_text: Retrieval | None
+    text_to_image: Retrieval | None
+    metrics: Mapping[str, float]
+    interval: Mapping[str, tuple[float, float]]
+    chance: Mapping[str, float]
+    settings: Mapping[str, Any]
+    stored: str | None = None  # URI of the JSON
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, as they are stored."""
+        names = ("checkpoint", "step", "corpus", "fingerprint", "rows", "skipped", "metrics", "interval", "chance")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "settings": dict(self.settings),
+            "versions": provenance()["packages"],
+        }
+
+
+@dataclass(eq=False)
+class _Figures:
+    """What has been measured so far."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+    chance: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def run(config: Config) -> Evaluation:
-    """Encode every row of the corpus once and search both ways, exactly."""
-    options = StorageOptions(
-        endpoint=config.endpoint, region=config.region, profile=config.profile, anonymous=config.anonymous
-    )
-    for uri in (config.checkpoint, folder_before_pattern(config.corpus)):
-        storage.check(uri, writable=False, options=options)  # at once, where opening would wait for an outage to end
-    corpus = open_corpus(config.corpus, index=config.index, options=options)
-    found = checkpoint.resolve(config.checkpoint, options=options)
-    with TemporaryDirectory(prefix="xmodal-evaluate-") as scratch:
-        directory = checkpoint.fetch(found, Path(scratch), skip=("optimizer.safetensors",), options=options)
-        model = DualEncoder.from_pretrained(directory).eval()
-        recipe = _recipe(config, corpus, model, load_tokenizer(str(directory)))
-    image, text, ids = encode(model, corpus, recipe, config.batch_size)
-    if not len(ids):
-        raise CorpusError(f"{config.corpus}: none of its {corpus.rows} rows can be read")
-    forth, back = retrieve_both_ways(image, text, ids, ids)
-    return Evaluation(
-        step=found.step, rows=len(ids), skipped=corpus.rows - len(ids), image_to_text=forth, text_to_image=back
-    )
+    """Encode every row of the corpus once and measure; the result is stored unless the configuration says no."""
+    _check_storage(config)
+    names, templates = _class_names(config), _templates(config)
+    trained = load(config.checkpoint, config.storage)
+    where = _where(config, trained.found)
+    corpus = _open(config, config.corpus)
+    texts = ("image", "text") if config.retrieval else ("image",)
+    found = _encode(config, trained, corpus, _recipe(config, corpus, trained, texts))
+    if not len(found.row):
+        reasons = ", ".join(sorted({fault["reason"] for fault in found.faults}))
+        raise CorpusError(f"{config.corpus}: none of its {corpus.rows} rows can be read ({reasons})")
+    figures = _Figures(settings={"bootstrap": config.bootstrap, "seed": config.seed})
+    forth, back = _retrieval(config, found, figures) if config.retrieval else (None, None)
+    if config.label:
+        _zero_shot(config, trained, found, names, templates, figures)
+    if config.probe_train:
+        _linear_probe(config, trained, found, figures)
+    result = Evaluation(
+        checkpoint=trained.found.uri, step=trained.found.step, corpus=storage.absolute(config.corpus),
+        fingerprint=corpus.fingerprint, rows=len(found.row), skipped=corpus.rows - len(found.row),
+        image_to_text=forth, text_to_image=back, **vars(figures), stored=where,
+    )  # fmt: skip
+    return _store(config, result)
 
 
-def _recipe(config: Config, corpus: Corpus, model: DualEncoder, tokenizer: str) -> Recipe:
-    fields = (
-        ImageField(size=model.tower("image").intake.size),
-        TextField(tokenizer_json=tokenizer, length=model.tower("text").intake.size),
-    )
-    return Recipe(field_map(corpus, config.fields, ("image", "text")), fields)
+def _check_storage(config: Config) -> None:
+    """At once, where opening would wait for an outage to end."""
+    for uri in filter(None, (config.checkpoint, config.corpus, config.probe_train)):
+        storage.check(folder_before_pattern(uri), writable=False, options=config.storage)
 
 
-@torch.no_grad()
-def encode(
-    model: DualEncoder, corpus: Corpus, recipe: Recipe, batch_size: int
-) -> tuple[Float[Tensor, "Q D"], Float[Tensor, "Q D"], Int64[Tensor, "Q"]]:
-    """Embeddings of the image and the text of every sound row, in corpus order, and the identity of its caption."""
-    image, text, ids = [], [], []
-    for batch in batches(corpus, recipe, batch_size):
-        keep = batch.valid
-        image.append(model.encode("image", batch)[keep])
-        text.append(model.encode("text", batch)[keep])
-        ids.append(batch.fields["text_id"][keep])
-    return torch.cat(image), torch.cat(text), torch.cat(ids)
+def _open(config: Config, uri: str) -> Corpus:
+    return open_corpus(uri, index=config.index, options=config.storage)
 
 
-def batches(corpus: Corpus, recipe: Recipe, batch_size: int) -> Iterator[Batch]:
-    """Every row once, in corpus order; the last batch is filled with padding."""
-    plan = Plan(corpus.extents.rows, corpus.extents.shard, 0, batch_size, shuffle=False)
-    for task in blocks.read_tasks(corpus, plan, 0, plan.steps_per_epoch, batch_size):
-        for block in blocks.read(task, recipe):
-            yield to_batch([block], recipe)
+def _recipe(config: Config, corpus: Corpus, trained: Trained, names: tuple[str, ...]) -> ItemRecipe:
+    mapping = field_map(corpus, [spec for spec in config.fields if spec.partition("=")[0].strip() in names], names)
+    if config.label:
+        label = parse_field_map((f"label={config.label}",))
+        label.check(available(corpus))
+        mapping = FieldMap({**mapping.sources, **label.sources})
+    text = trained.text if "text" in names else None
+    return ItemRecipe(mapping, image=trained.image, text=text, label=bool(config.label))
+
+
+def _encode(config: Config, trained: Trained, corpus: Corpus, recipe: ItemRecipe) -> Encoded:
+    """Every sound row, in corpus order."""
+    task = Task(corpus, recipe, config.batch_size)
+    if not _workers_wanted(config, corpus.rows):
+        return encode_here(trained, trained.model(_device()), task)
+    held = connect(config.workers or None, config)
+    todo = parts(corpus, ROWS_PER_PART)
+    done = dict(encode_on_cluster(trained, task, todo, _keep, held))
+    return Encoded.join([done[part] for part in todo])
+
+
+def _workers_wanted(config: Config, rows: int) -> bool:
+    if config.workers is not None:
+        return config.workers > 0
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    return bool(address) and address != "local" and rows > SMALL_ROWS
+
+
+def _keep(part: Part, found: Encoded) -> Encoded:
+    return found
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _retrieval(config: Config, found: Encoded, figures: _Figures) -> tuple[Retrieval, Retrieval]:
+    """An image is found by any of its captions, and finds any; equal captions are right answers of each other."""
+    image, caption = torch.from_numpy(found.image), torch.from_numpy(found.caption)
+    searches = retrieve_both_ways(image, caption, Ids(found.owner, found.text_id), torch.from_numpy(found.text_id))
+    for prefix, search in zip(("image_to_text", "text_to_image"), searches, strict=True):
+        for name, value in search.as_metrics(prefix).items():
+            into = figures.chance if "/chance/" in name else figures.metrics
+            into[name.replace("/chance/", "/")] = value
+        figures.interval |= search.intervals(prefix, draws=config.bootstrap, seed=config.seed)
+    figures.settings |= {"images": len(image), "captions": len(caption)}
+    return searches
+
+
+def _zero_shot(
+    config: Config,
+    trained: Trained,
+    found: Encoded,
+    names: list[str] | None,
+    templates: list[str],
+    figures: _Figures,
+) -> None:
+    names = names or sorted(set(found.label))
+    number = _numbers(found.label, names)
+    model = trained.model(_device())
+    classes = class_embeddings(lambda texts: encode_texts(trained, model, texts, config.batch_size), names, templates)
+    result = zero_shot(torch.from_numpy(found.image), torch.tensor(number), classes)
+    figures.metrics |= result.as_metrics()
+    figures.chance |= result.chance()
+    figures.interval |= result.intervals(draws=config.bootstrap, seed=config.seed)
+    figures.settings |= {"classes": len(names), "templates": templates}
+
+
+def _numbers(labels: list[str], names: list[str]) -> list[int]:
+    """The place of each label among the class names: by name, else as a number counted from 0."""
+    place = {name: number for number, name in enumerate(names)}
+    unknown = sorted({label for label in labels if label not in place})
+    if unknown and all(label.isdecimal() and int(label) < len(names) for label in labels):
+        return [int(label) for label in labels]
+    if unknown:
+        raise ConfigError(
+            f"{len(unknown)} labels of the corpus are no class names, first {unknown[0]!r}: "
+            f"{nearest(unknown[0], names[:50])}; add them to --classes, or leave it out to take the corpus's"
+        )
+    return [place[label] for label in labels]
+
+
+def _linear_probe(config: Config, trained: Trained, found: Encoded, figures: _Figures) -> None:
+    assert config.probe_train is not None
+    corpus = _open(config, config.probe_train)
+    train = _encode(config, trained, corpus, _recipe(config, corpus, trained, ("image",)))
+    if not len(train.row):
+        raise CorpusError(f"{config.probe_train}: none of its {corpus.rows} rows can be read")
+    result = linear_probe(train.image, train.label, found.image, found.label, seed=config.seed)
+    figures.metrics["linear_probe/accuracy"] = result.accuracy
+    figures.chance["linear_probe/accuracy"] = result.chance
+    figures.interval["linear_probe/accuracy"] = result.interval(draws=config.bootstrap, seed=config.seed)
+    figures.settings["linear_probe"] = {
+        "corpus": storage.absolute(config.probe_train), "fingerprint": corpus.fingerprint, "rows": result.trained_on,
+        "skipped": corpus.rows - result.trained_on, "strength": result.strength, "classes": result.classes,
+        "rows_of_unknown_classes": result.unknown,
+    }  # fmt: skip
+
+
+def _class_names(config: Config) -> list[str] | None:
+    if config.classes is None:
+        return None
+    names = _lines(config, config.classes)
+    twice = [name for name in set(names) if names.count(name) > 1]
+    if len(names) < 2 or twice:
+        what = f"names {twice[0]!r} twice" if twice else "needs at least two class names"
+        raise ConfigError(f"{config.classes} {what}: one class a line, each once")
+    return names
+
+
+def _templates(config: Config) -> list[str]:
+    found = list(TEMPLATES) if config.templates is None else _lines(config, config.templates)
+    if not found:
+        raise ConfigError(f"{config.templates} is empty: one template a line, e.g. a photo of a {{}}.")
+    prompts(["class"], found)
+    return found
+
+
+def _lines(config: Config, uri: str) -> list[str]:
+    """The lines of a text file that are not blank, as clean as captions."""
+    try:
+        text = storage.read(uri, options=config.storage).decode("utf-8-sig")
+        return [clean_caption(line) for line in text.splitlines() if line.strip()]
+    except NotFound as error:
+        raise ConfigError(f"there is no file {uri}") from error
+    except (UnicodeDecodeError, BadSample) as error:
+        raise ConfigError(f"{uri} is no text in UTF-8 ({error})") from error
+
+
+def _where(config: Config, found: Found) -> str | None:
+    """The folder that the result goes to; refuses what cannot be written before anything is computed."""
+    if not config.save:
+        return None
+    place = config.to
+    if place is None:
+        run, inside, _ = found.uri.rstrip("/").rpartition("/checkpoints/")
+        if not inside:
+            raise ConfigError(
+                f"{found.uri} lies in no run (RUN/checkpoints/...), so the result has no place: name a folder with "
+                "--to, or give --no-save"
+            )
+        place = storage.join(run, "evaluations")
+    storage.check(place, writable=True, options=config.storage)
+    return place
+
+
+def _store(config: Config, result: Evaluation) -> Evaluation:
+    """The result with the URI that it is stored at; a result of another corpus of the same name is not replaced."""
+    if result.stored is None:
+        return result
+    folder = result.stored
+    name = config.name or _name(result)
+    uri = storage.join(folder, f"{name}.json")
+    if config.name is None and _fingerprint_at(uri, config.storage) not in (None, result.fingerprint):
+        uri = storage.join(folder, f"{name}-{result.fingerprint[:6]}.json")
+    text = json.dumps(result.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    storage.write(uri, text.encode("utf-8", "backslashreplace"), options=config.storage)
+    return Evaluation(**{**vars(result), "stored": uri})
+
+
+def _name(result: Evaluation) -> str:
+    corpus = re.sub(r"[^A-Za-z0-9._-]+", "-", result.corpus.rstrip("/").rpartition("/")[2]).strip("-._") or "corpus"
+    return f"{corpus[:80]}-step-{result.step}"
+
+
+def _fingerprint_at(uri: str, options: StorageOptions) -> str | None:
+    try:
+        return json.loads(storage.read(uri, options=options)).get("fingerprint")
+    except (NotFound, ValueError, AttributeError):
+        return None

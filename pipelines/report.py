@@ -156,10 +156,11 @@ def _shown(
         embedded = embed(model, load_tokenizer(str(directory)), pairs)
     parameters = sum(p.numel() for p in model.parameters())
     if not recorded.evaluations:
-        missing["results"] = (
-            f"No evaluation was recorded: the figures are of the {len(pairs)} pairs of this page. "
+        line = (
+            f"{recorded.name} has no recorded evaluation: its figures are of the {len(pairs)} pairs of this page. "
             f"`python -m jobs.evaluate {uri} {pairs.uri}` measures and keeps them."
         )
+        missing["results"] = f"{missing.get('results', '')} {line}".strip()
         shown = replace(shown, evaluations=(measure(pairs, embedded, newest.step),))
     return replace(shown, embedded=embedded, parameters=parameters)
 

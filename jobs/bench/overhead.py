@@ -20,17 +20,18 @@ from jobs.bench.figure import Figure, median_figure
 from pipelines import pretrain
 from pipelines.cluster import Resources
 from pipelines.corpora import Data
-from pipelines.evaluate import batches
+from pipelines.ingest import to_batch
 from pipelines.model import Model
 from pipelines.pretrain import Config, Optim
 from pipelines.train import Cadence
 from xmodal import checkpoint
 from xmodal.batch import Batch
-from xmodal.data import synthetic
+from xmodal.data import blocks, synthetic
 from xmodal.data.blocks import Recipe
 from xmodal.data.corpus import open_corpus
 from xmodal.data.fields import parse_field_map
 from xmodal.data.image import ImageField
+from xmodal.data.order import Plan
 from xmodal.data.text import TextField
 from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.run import read_metrics
@@ -108,4 +109,7 @@ def _preloaded(corpus: str, directory: str) -> list[Batch]:
     """Every rank's shares of an epoch."""
     fields = (ImageField(size=64), TextField(tokenizer_json=load_tokenizer(directory), length=32))
     recipe = Recipe(parse_field_map(("image=jpg", "text=txt")), fields)
-    return list(batches(open_corpus(corpus), recipe, BATCH // WORKERS))
+    opened = open_corpus(corpus)
+    plan = Plan(opened.extents.rows, opened.extents.shard, 0, BATCH // WORKERS, shuffle=False)
+    tasks = blocks.read_tasks(opened, plan, 0, plan.steps_per_epoch, BATCH // WORKERS)
+    return [to_batch([block], recipe) for task in tasks for block in blocks.read(task, recipe)]

@@ -56,6 +56,12 @@ class TextField:
         out[f"{self.name}_length"][...] = sum(encoding.attention_mask)
         out[f"{self.name}_id"][...] = caption_id(caption)
 
+    def tokens(self, captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids int32 [M, length] and numbers of valid tokens int32 [M] of M clean captions."""
+        found = _encoder(self.tokenizer_json, self.length).encode_batch(captions)
+        ids = np.array([encoding.ids for encoding in found], np.int32).reshape(-1, self.length)
+        return ids, np.array([sum(encoding.attention_mask) for encoding in found], np.int32)
+
 
 def choose_caption(raw: Any, rng: np.random.Generator) -> str | bytes:
     """The caption itself, or one drawn from a list's non-empty ones; BadSample `no_caption` where there is none."""

@@ -207,8 +207,8 @@ def _rows(embeddings: Tensor, name: str) -> np.ndarray:
     """The same numbers as float32, or as float64 where they are; times one power of two where they are extreme."""
     if len(embeddings) == 0:
         raise XmodalError(f"retrieval without a single {name}: no row of the corpus was valid")
-    rows = embeddings.detach().cpu()
-    rows = (rows if rows.dtype == torch.float64 else rows.float()).numpy()
+    given = embeddings.detach().cpu()
+    rows = (given if given.dtype == torch.float64 else given.float()).numpy()
     lengths = _lengths(rows)
     bad = np.flatnonzero(~np.isfinite(lengths))
     if len(bad):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup
 
-from xmodal.report.svg import WIDTH, Scale, element, figure, path, spanning, text
+from xmodal.report.svg import WIDTH, Number, Scale, element, figure, path, spanning, text
 from xmodal.report.wording import number, percent
 
 LEFT, RIGHT, TOP, BOTTOM = 50, 8, 10, 26
@@ -21,15 +21,15 @@ class Line:
 
     label: str
     slot: int
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[Number]
+    y: Sequence[Number]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
     """A horizontal line to compare with."""
 
-    value: float
+    value: Number
     label: str
 
 
@@ -75,7 +75,7 @@ def _thinned(line: Line) -> Line:
     )
 
 
-def _hover(drawn: Sequence[Line], x: Scale, y: Scale, height: float, *, share: bool) -> str:
+def _hover(drawn: Sequence[Line], x: Scale, y: Scale, height: Number, *, share: bool) -> str:
     shown = percent if share else number
     told = [
         {
@@ -88,7 +88,7 @@ def _hover(drawn: Sequence[Line], x: Scale, y: Scale, height: float, *, share: b
     return json.dumps({"top": TOP, "bottom": height - BOTTOM, "lines": told}, separators=(",", ":"))
 
 
-def _grid(y: Scale, shown: Callable[[float], str]) -> Markup:
+def _grid(y: Scale, shown: Callable[[Number], str]) -> Markup:
     parts = []
     for tick in y.ticks():
         parts.append(element("line", class_="rule", x1=LEFT, x2=WIDTH - RIGHT, y1=y(tick), y2=y(tick)))
@@ -96,7 +96,7 @@ def _grid(y: Scale, shown: Callable[[float], str]) -> Markup:
     return Markup("").join(parts)
 
 
-def _steps(x: Scale, height: float) -> Markup:
+def _steps(x: Scale, height: Number) -> Markup:
     parts = [element("line", class_="axis", x1=LEFT, x2=WIDTH - RIGHT, y1=height - BOTTOM, y2=height - BOTTOM)]
     ticks = x.ticks(4)
     for tick in ticks:
@@ -111,9 +111,9 @@ class Mark:
     """A value with its interval, in the colour of its run."""
 
     slot: int
-    value: float
-    low: float
-    high: float
+    value: Number
+    low: Number
+    high: Number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class Row:
 
     label: str
     marks: tuple[Mark, ...]
-    chance: float | None = None
+    chance: Number | None = None
 
 
 def intervals(rows: Sequence[Row], label: str) -> Markup:
@@ -149,7 +149,7 @@ def intervals(rows: Sequence[Row], label: str) -> Markup:
     return figure(height, label, *parts)
 
 
-def _interval(mark: Mark, x: Scale, y: float) -> Markup:
+def _interval(mark: Mark, x: Scale, y: Number) -> Markup:
     return element(
         "g",
         element("line", class_=f"whisker s{mark.slot}", x1=x(mark.low), x2=x(mark.high), y1=y, y2=y),
@@ -201,7 +201,7 @@ def _diamond(centre: tuple[float, float]) -> str:
     return f"M{centre[0]:.1f},{centre[1] - 3.4:.1f}l3.4,3.4l-3.4,3.4l-3.4-3.4z"
 
 
-def _tick(value: float) -> str:
+def _tick(value: Number) -> str:
     """A round number without the zeros that `number` keeps."""
     shown = number(value)
     return shown.rstrip("0").rstrip(".") if "." in shown and "e" not in shown else shown

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from xmodal.report.charts import Mark, Row, intervals
 from xmodal.report.material import Shown
 from xmodal.report.recorded import Evaluated
-from xmodal.report.wording import clean, number, percent
+from xmodal.report.wording import Number, clean, number, percent
 
 DIRECTIONS = {
     "text_to_image": "text → image",
@@ -135,7 +135,7 @@ def _cell(name: str, one: Evaluated) -> Cell | None:
     return Cell(value=shown(name, one.metrics[name]), interval=interval)
 
 
-def shown(name: str, value: float) -> str:
+def shown(name: str, value: Number) -> str:
     return percent(value) if is_share(name) else number(value)
 
 

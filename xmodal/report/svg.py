@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from xmodal.report.wording import Number
+
 WIDTH = 400  # units; a figure is as wide as its column, 300 to 520 px, so 12 units of type stay readable
 MOST_SERIES = 6  # colours that can be told apart
 
@@ -20,11 +22,11 @@ def element(name: str, *inside: Markup, **attributes: object) -> Markup:
     return Markup(f"<{name}{written}>{''.join(inside)}</{name}>")  # every part is escaped above or is Markup
 
 
-def text(words: str, x: float, y: float, **attributes: object) -> Markup:
+def text(words: str, x: Number, y: Number, **attributes: object) -> Markup:
     return element("text", escape(words), x=x, y=y, **attributes)
 
 
-def figure(height: float, label: str, *inside: Markup, **attributes: object) -> Markup:
+def figure(height: Number, label: str, *inside: Markup, **attributes: object) -> Markup:
     """A whole figure; `label` tells a screen reader what is seen."""
     return element(
         "svg",
@@ -45,12 +47,12 @@ def _short(value: object) -> str:
 class Scale:
     """Values from `low` to `high` onto units from `begin` to `end`."""
 
-    low: float
-    high: float
-    begin: float
-    end: float
+    low: Number
+    high: Number
+    begin: Number
+    end: Number
 
-    def __call__(self, value: float) -> float:
+    def __call__(self, value: Number) -> float:
         share = (value - self.low) / ((self.high - self.low) or 1.0)
         return self.begin + share * (self.end - self.begin)
 
@@ -61,7 +63,7 @@ class Scale:
         return [n * step for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
-def spanning(values: Iterable[float], begin: float, end: float, *, from_zero: bool = False) -> Scale:
+def spanning(values: Iterable[Number], begin: Number, end: Number, *, from_zero: bool = False) -> Scale:
     """A scale that holds all values, widened to round numbers; values that are all alike get room around them."""
     found = list(values)
     low, high = min(found, default=0.0), max(found, default=1.0)
@@ -76,7 +78,7 @@ def spanning(values: Iterable[float], begin: float, end: float, *, from_zero: bo
     )
 
 
-def _round_step(rough: float) -> float:
+def _round_step(rough: Number) -> float:
     """The next of 1, 2, 5 times a power of ten."""
     if not rough > 0 or not math.isfinite(rough):
         return 1.0
@@ -84,6 +86,6 @@ def _round_step(rough: float) -> float:
     return next((factor * power for factor in (1, 2, 5) if factor * power >= rough * (1 - 1e-9)), 10 * power)
 
 
-def path(points: Iterable[tuple[float, float]]) -> str:
+def path(points: Iterable[tuple[Number, Number]]) -> str:
     """A path through the points, to a tenth of a unit."""
     return "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in points)

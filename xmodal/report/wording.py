@@ -10,6 +10,7 @@ import unicodedata
 from datetime import datetime
 from typing import Any
 
+Number = int | float  # an annotation of float refuses int at run time
 LONGEST = 160  # characters of a caption or a name
 _LOOK = 8 * LONGEST  # what is looked at: a megabyte costs what a sentence costs
 _MARKS = r"\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff"  # that stack up above a letter
@@ -51,17 +52,17 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - 1 - math.floor(math.log10(size)))}f}".replace("-", "\u2212")
 
 
-def percent(share: float) -> str:
+def percent(share: Number) -> str:
     """A share of one as a percentage: `42.3 %`; below one percent with a second decimal."""
     return f"{100 * share:.2f} %" if 0 < abs(share) < 0.01 else f"{100 * share:.1f} %"
 
 
-def cosine(value: float) -> str:
+def cosine(value: Number) -> str:
     """To two decimals, with a true minus."""
     return f"{value:.2f}".replace("-", "\u2212")
 
 
-def seconds(value: float) -> str:
+def seconds(value: Number) -> str:
     """A duration: `3.2 s`, `4 min 05 s`, `2 h 10 min`."""
     if value < 60:
         return f"{value:.1f} s"
@@ -72,7 +73,7 @@ def seconds(value: float) -> str:
     return f"{hours:,} h {minutes:02} min"
 
 
-def size(count: float) -> str:
+def size(count: Number) -> str:
     """A number of bytes: `512 B`, `3.4 MiB`."""
     place = 0
     while count >= 1024 and place < len(UNITS) - 1:

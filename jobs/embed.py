@@ -1,0 +1,41 @@
+"""Embed a corpus with a checkpoint: every picture and every caption as a unit vector, in Parquet.
+
+    python -m jobs.embed runs/first shards/ --to embeddings/
+    python -m jobs.embed s3://bucket/runs/first s3://bucket/laion --to s3://bucket/vectors --dtype float16 --workers 8
+
+CHECKPOINT is a run (its newest sound checkpoint is taken) or one checkpoint; CORPUS a folder of shards. The folder gets
+part-*.parquet with the columns row, key, item, modality, text and vector, which pandas, DuckDB and FAISS read as they
+are, embeddings.json (checkpoint, corpus, rows), and skipped.jsonl with every row that could not be read and why. A run
+that was killed goes on with the same command: finished parts stay, and no row is lost or comes twice.
+"""
+
+import functools
+
+import tyro
+
+from jobs import console
+from pipelines import embed
+
+
+def run(config: embed.Config) -> None:
+    with console.progress("embed", "rows") as progress:
+        result = embed.run(config, progress=progress, notify=print)
+    print(f"{result.rows:,} rows as {result.vectors:,} vectors of {result.dim} numbers; step {result.step:,}")
+    if result.skipped:
+        print(f"{result.skipped:,} rows could not be read: {result.to.rstrip('/')}/{embed.SKIPPED} says why")
+    kept = f", {result.kept_parts:,} of them from before" if result.kept_parts else ""
+    print(f"{result.parts:,} parts in {result.to}{kept}; {result.seconds:.0f} s")
+
+
+def main() -> None:
+    parse = functools.partial(
+        tyro.cli,
+        embed.Config,
+        prog="python -m jobs.embed",
+        description=__doc__,
+    )
+    console.main(lambda: run(parse()))
+
+
+if __name__ == "__main__":
+    main()
