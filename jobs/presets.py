@@ -25,6 +25,18 @@ def _gpu(batch_size: int, learning_rate: float, *, weight_decay: float = 0.2) ->
 
 SMALL = Optim(batch_size=256, learning_rate=1e-3, weight_decay=0.1)
 STRONG = Augment(scale=(0.6, 1.0), rotate=8.0, translate=0.05, jitter=0.8, brightness=0.3, contrast=0.3)
+GENTLE = Augment(  # a layout that is a convention stays as it is: no mirror, little movement
+    scale=(0.85, 1.0),
+    ratio=(0.9, 1.1),
+    rotate=4.0,
+    translate=0.04,
+    jitter=0.8,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+    hue=0.03,
+    greyscale=0.2,
+)
 
 PRESETS: Mapping[str, Preset] = {
     "vit-tiny": Preset(
@@ -37,6 +49,12 @@ PRESETS: Mapping[str, Preset] = {
         model=Model(architecture="conv-tiny", arguments=("text_depth=0", "text_width=256")),
         optim=SMALL,
         augment=STRONG,
+    ),
+    "hog-tiny": Preset(
+        summary="fixed gradients and colours with a learned head at 64 px: for a few thousand drawings or icons",
+        model=Model(architecture="hog-tiny"),
+        optim=SMALL,
+        augment=GENTLE,
     ),
     "vit-b-32": Preset(
         summary="CLIP ViT-B/32 at 224 px, the usual first model on GPUs",

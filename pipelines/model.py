@@ -21,7 +21,7 @@ from xmodal.training.state import TrainState
 class Model:
     """The two towers."""
 
-    architecture: str = "vit-tiny"  # vit-tiny, conv-tiny, vit-b-32, vit-b-16, vit-l-14, resnet50-bert, hub
+    architecture: str = "vit-tiny"  # vit-tiny, conv-tiny, hog-tiny, vit-b-32, vit-b-16, vit-l-14, resnet50-bert, hub
     arguments: tuple[str, ...] = ()  # of the architecture, e.g. width=256 depth=8; hub: image=NAME text=NAME
     start_from: str | None = None  # directory or Hub name of a dual encoder or CLIP of this architecture
     tokenizer: str | None = None  # directory or Hub name; None: that of `start_from`, else trained on the corpus

@@ -23,26 +23,12 @@ from pipelines.cluster import Resources
 from pipelines.corpora import Data
 from pipelines.evaluate import Evaluation
 from pipelines.train import Cadence
-from xmodal.data.augment import Augment
 
-PRESET = "conv-tiny"
-STEPS = 1500
+PRESET = "hog-tiny"
+STEPS = 400
 BATCH_SIZE = 256
 WEIGHTS = (1.0, 1.0)  # icons, emoji; by their numbers emoji would be a twelfth of a batch
-MODEL = ("grid=4", "text_depth=0", "text_width=256")  # layout kept, a bag of tokens
 VOCABULARY = 4096
-AUGMENT = Augment(  # no mirror and little movement: the layout of an emoji is a convention
-    scale=(0.7, 1.0),
-    ratio=(0.85, 1.18),
-    rotate=8.0,
-    translate=0.08,
-    jitter=0.8,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.4,
-    hue=0.03,
-    greyscale=0.3,  # most icons are black on white
-)
 SEED = 0
 REACH = {"text_to_image_r10": 0.55}  # of CCA
 
@@ -102,8 +88,8 @@ def settings(corpora: Corpora, runs: str, steps: int, workers: int) -> pretrain.
         runs=runs,
         seed=SEED,
         data=Data(corpus=(corpora.icons, corpora.emoji), weights=WEIGHTS),
-        model=replace(preset.model, arguments=MODEL, vocab_size=VOCABULARY),
-        augment=AUGMENT,
+        model=replace(preset.model, vocab_size=VOCABULARY),
+        augment=preset.augment,
         optim=replace(preset.optim, batch_size=BATCH_SIZE, steps=steps, weight_decay=0.3, precision="bf16"),
         cadence=Cadence(log_every=10, checkpoint_every=steps, sinks=()),
         resources=Resources(workers=workers),

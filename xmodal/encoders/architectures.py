@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from xmodal.encoders.clip import clip_towers
-from xmodal.encoders.convolutional import conv_towers, resnet_bert_towers
+from xmodal.encoders.convolutional import conv_towers, hog_towers, resnet_bert_towers
 from xmodal.encoders.hub import hub_towers
 from xmodal.encoders.tower import Tower
 from xmodal.errors import ConfigError, nearest
@@ -27,6 +27,7 @@ _TEXT_TINY: dict[str, Any] = {"text_width": 128, "text_depth": 3, "text_heads": 
 ARCHITECTURES: dict[str, Callable[..., dict[str, Tower]]] = {
     "vit-tiny": partial(clip_towers, image_size=64, patch_size=8, context=32, dim=256, **_VIT_TINY, **_TEXT_TINY),
     "conv-tiny": partial(conv_towers, image_size=64, context=32, dim=256, **_CONV_TINY, **_TEXT_TINY),
+    "hog-tiny": hog_towers,
     "vit-b-32": partial(clip_towers, image_size=224, patch_size=32, context=77, dim=512, **_VIT_B),
     "vit-b-16": partial(clip_towers, image_size=224, patch_size=16, context=77, dim=512, **_VIT_B),
     "vit-l-14": partial(clip_towers, image_size=224, patch_size=14, context=77, dim=768, **_VIT_L),
@@ -48,19 +49,25 @@ def build(architecture: str, **arguments: Any) -> dict[str, Tower]:
     for name in arguments:
         if name not in parameters:
             raise ConfigError(f"{architecture} has no argument {name!r}; {nearest(name, parameters)}")
-        _check_value(architecture, name, arguments[name], parameters[name].annotation)
+        arguments[name] = _checked(architecture, name, arguments[name], parameters[name].annotation)
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in arguments]
     if missing:
         raise ConfigError(f"{architecture} needs {', '.join(missing)}")
     return factory(**arguments)
 
 
-def _check_value(architecture: str, name: str, value: Any, annotation: Any) -> None:
-    """ConfigError where a whole number is meant and `value` is none, or too small."""
+def _checked(architecture: str, name: str, value: Any, annotation: Any) -> Any:
+    """The value, one number as a sequence of one where several may be given; ConfigError for what is no such number."""
+    if annotation is float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{architecture}: {name}={value!r} must be a number")
+        return float(value)
     if annotation not in (int, Sequence[int]):
-        return
+        return value
     least = 0 if name.endswith(("_id", "depth")) else 1
-    numbers = value if annotation is not int and isinstance(value, Sequence) else [value]
+    several = annotation is not int and isinstance(value, Sequence)
+    numbers = value if several else [value]
     if not all(type(number) is int and number >= least for number in numbers):
         kind = "a whole number" if annotation is int else "whole numbers with commas between"
         raise ConfigError(f"{architecture}: {name}={value!r} must be {kind}, at least {least}")
+    return value if annotation is int else numbers

@@ -1,6 +1,6 @@
-"""Sizes in, a convolutional image tower and a text tower out: the tiny one for little data, and ResNet-50 + BERT."""
+"""Sizes in, towers whose image side is no transformer out: two small ones for little data, and ResNet-50 + BERT."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, ResNetConfig, ResNetModel
@@ -8,6 +8,7 @@ from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, R
 from xmodal.encoders.bag import BagConfig, BagModel
 from xmodal.encoders.clip import check_eos
 from xmodal.encoders.conv import ConvConfig, ConvModel
+from xmodal.encoders.hog import HogConfig, HogModel
 from xmodal.encoders.intake import Pixels, Tokens
 from xmodal.encoders.tower import Tower
 from xmodal.errors import ConfigError
@@ -36,36 +37,73 @@ def conv_towers(
     of the tokens and one hidden layer for the transformer: better for a few thousand captions of a few words, where
     order says little.
     """
-    check_eos(eos_id, vocab_size)
-    special: dict[str, Any] = {
-        "vocab_size": vocab_size,
-        "bos_token_id": bos_id,
-        "eos_token_id": eos_id,
-        "pad_token_id": pad_id,
+    special = {"vocab_size": vocab_size, "bos_id": bos_id, "eos_id": eos_id, "pad_id": pad_id}
+    _check_grid(grid, image_size, len(hidden_sizes))
+    image = ConvModel(ConvConfig(hidden_sizes=list(hidden_sizes), depths=list(depths), grid=grid))
+    text = _text_tower(special, width=text_width, depth=text_depth, heads=text_heads, context=context, dim=dim)
+    return {
+        "image": Tower.with_head(Pixels("image", size=image_size), image, dim, pooling="pooler", bias=False),
+        "text": text,
     }
+
+
+def hog_towers(
+    *,
+    vocab_size: int,
+    bos_id: int,
+    eos_id: int,
+    pad_id: int,
+    image_size: int = 64,
+    grids: Sequence[int] = (8, 16),
+    hidden_size: int = 1024,
+    dropout: float = 0.5,
+    text_width: int = 256,
+    text_depth: int = 0,
+    text_heads: int = 4,
+    context: int = 32,
+    dim: int = 256,
+) -> dict[str, Tower]:
+    """Oriented gradients in cells of `grids`, colours, and one hidden layer on them; text as in `conv_towers`.
+
+    Nothing of the picture's description is learned, so some thousand pairs are enough for what they have in common
+    with captions.
+    """
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"dropout={dropout} must lie in [0, 1)")
+    config = HogConfig(grids=list(grids), hidden_size=hidden_size, dropout=dropout)
+    for cells in (*grids, config.thumbnail):
+        if image_size % cells:
+            raise ConfigError(
+                f"image_size={image_size} is no multiple of {cells} cells: give one that is, or other grids"
+            )
+    special = {"vocab_size": vocab_size, "bos_id": bos_id, "eos_id": eos_id, "pad_id": pad_id}
+    pixels = Pixels("image", size=image_size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    text = _text_tower(special, width=text_width, depth=text_depth, heads=text_heads, context=context, dim=dim)
+    return {"image": Tower.with_head(pixels, HogModel(config), dim, pooling="pooler", bias=False), "text": text}
+
+
+def _text_tower(special: Mapping[str, int], *, width: int, depth: int, heads: int, context: int, dim: int) -> Tower:
+    """CLIP's text transformer, or a bag of tokens where `depth` is 0."""
+    check_eos(special["eos_id"], special["vocab_size"])
+    ids: dict[str, Any] = {name.replace("_id", "_token_id"): number for name, number in special.items()}
     text: BagModel | CLIPTextModel
-    if text_depth == 0:
-        text = BagModel(BagConfig(**special, hidden_size=text_width, intermediate_size=2 * text_width))
+    if depth == 0:
+        text = BagModel(BagConfig(**ids, hidden_size=width, intermediate_size=2 * width))
     else:
         text = CLIPTextModel(
             CLIPTextConfig(
-                **special,
+                **ids,
                 max_position_embeddings=context,
-                hidden_size=text_width,
-                intermediate_size=4 * text_width,
-                num_hidden_layers=text_depth,
-                num_attention_heads=text_heads,
+                hidden_size=width,
+                intermediate_size=4 * width,
+                num_hidden_layers=depth,
+                num_attention_heads=heads,
                 projection_dim=dim,
                 hidden_act="gelu",
             )
         )
-    _check_grid(grid, image_size, len(hidden_sizes))
-    image = ConvModel(ConvConfig(hidden_sizes=list(hidden_sizes), depths=list(depths), grid=grid))
-    pixels, tokens = Pixels("image", size=image_size), Tokens("text", size=context, masked=text_depth == 0)
-    return {
-        "image": Tower.with_head(pixels, image, dim, pooling="pooler", bias=False),
-        "text": Tower.with_head(tokens, text, dim, pooling="pooler", bias=False),
-    }
+    tokens = Tokens("text", size=context, masked=depth == 0)
+    return Tower.with_head(tokens, text, dim, pooling="pooler", bias=False)
 
 
 def _check_grid(grid: int, image_size: int, stages: int) -> None:
