@@ -1,6 +1,5 @@
 """URIs of corpora -> streams: index them in parallel, fit their field maps, choose what decodes each field."""
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -9,6 +8,7 @@ from typing import Any
 
 import ray
 
+from pipelines.config.data import Data
 from pipelines.source import Stream
 from xmodal.data import corpus as corpora
 from xmodal.data.blocks import Recipe
@@ -16,47 +16,10 @@ from xmodal.data.corpus import Corpus, RawSample
 from xmodal.data.fields import Field, FieldMap, available_members, parse_field_map
 from xmodal.data.order import Plan, shares
 from xmodal.data.text import clean_caption
-from xmodal.errors import BadSample, ConfigError, CorpusError, nearest
-from xmodal.storage import StorageOptions
+from xmodal.errors import BadSample, ConfigError, CorpusError
 
 Notify = Callable[[str], None]
 Progress = Callable[[int, int], None]  # shards done, shards in all
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """Where pairs come from and how they are read."""
-
-    corpus: tuple[str, ...]  # URIs of one corpus or of a mixture: folders or single shards, tar or Parquet
-    weights: tuple[float, ...] = ()  # each corpus's share of every batch; empty: in proportion to its rows
-    fields: tuple[str, ...] = ()  # field map, e.g. image=jpg|png text=json:caption; empty: the usual names
-    index: str | None = None  # URI of a cache for indexes; None: beside each corpus
-    hash_extents: bool = False  # keep a SHA-256 of every extent in the index and check it at every read
-    max_bad_fraction: float = 0.01  # the run stops when more of its rows than this had to be masked
-    rows_per_task: int = 1024  # rows read and shuffled together by one read task; bounds its memory
-    tasks_per_segment: int = 4096  # read tasks of one Ray Dataset; a new one costs seconds
-    endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
-    region: str | None = None
-    profile: str | None = None  # of the AWS configuration; None: the standard environment
-    anonymous: bool = False  # public buckets
-
-    def __post_init__(self) -> None:
-        if not self.corpus:
-            raise ConfigError("no corpus: give at least one, e.g. --corpus s3://bucket/shards")
-        if self.weights and len(self.weights) != len(self.corpus):
-            raise ConfigError(f"{len(self.weights)} weights for {len(self.corpus)} corpora: give one for each, or none")
-        if not all(0 < weight < math.inf for weight in self.weights):
-            raise ConfigError(f"weights must be positive, not {list(self.weights)}; leave a corpus out instead")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise ConfigError(f"max_bad_fraction must lie in [0, 1], not {self.max_bad_fraction}")
-        if self.rows_per_task < 1 or self.tasks_per_segment < 1:
-            raise ConfigError("rows_per_task and tasks_per_segment must be at least 1")
-
-    @property
-    def storage(self) -> StorageOptions:
-        return StorageOptions(
-            endpoint=self.endpoint, region=self.region, profile=self.profile, anonymous=self.anonymous
-        )
 
 
 def open_all(data: Data, *, notify: Notify, progress: Progress | None = None) -> list[Corpus]:
@@ -93,13 +56,6 @@ def on_cluster(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator
 @ray.remote(num_cpus=1, max_retries=3)
 def _apply(function: Callable[[Any], Any], item: Any) -> Any:
     return function(item)
-
-
-def check_fields(specs: Sequence[str], names: Sequence[str]) -> None:
-    """ConfigError where `specs` cannot be the map of `names` for any corpus."""
-    for field in parse_field_map(specs).sources if specs else ():
-        if field not in names:
-            raise ConfigError(f"the field map has an unknown field {field!r}: {nearest(field, names)}")
 
 
 def field_map(corpus: Corpus, specs: Sequence[str], names: Sequence[str]) -> FieldMap:

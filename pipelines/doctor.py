@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +11,15 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines import cluster, machine
-from pipelines.cluster import Resources
+from pipelines.config.doctor import Config
+from pipelines.config.resources import Resources
 from pipelines.machine import Machine
 from xmodal import storage
 from xmodal.data import index as stored_index
 from xmodal.data.corpus import index_uri
 from xmodal.data.listing import Listing, list_shards
 from xmodal.errors import ConfigError, XmodalError
-from xmodal.storage import Entry, StorageOptions
+from xmodal.storage import Entry
 
 State = Literal["ok", "warn", "bad"]
 OPEN_FILES = 4096
@@ -26,26 +27,6 @@ LEAST_FREE = 2 << 30
 FULL = 0.95  # Ray stops writing to a disk beyond this
 SLOW_MIB_S = 20.0
 ANSWER_S = 120.0  # a node that does not run an empty task in this time is none
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """What is going to run where."""
-
-    corpus: tuple[str, ...] = ()  # URIs that will be read
-    runs: str = "runs"  # URI of the directory of runs, which will be written
-    index: str | None = None  # URI of a cache for indexes; None: beside each corpus
-    endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
-    region: str | None = None
-    profile: str | None = None
-    anonymous: bool = False
-    resources: Resources = field(default_factory=Resources)
-
-    @property
-    def storage(self) -> StorageOptions:
-        return StorageOptions(
-            endpoint=self.endpoint, region=self.region, profile=self.profile, anonymous=self.anonymous
-        )
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import tyro
 
 from pipelines import cluster
 from pipelines.cluster import Cluster, Resources
+from pipelines.config.embed import Config
 from pipelines.corpora import field_map, on_cluster
 from pipelines.encode import Encoded, Part, Task, Trained, encode_on_cluster, load, parts
 from xmodal import storage
@@ -32,45 +32,6 @@ FEWEST_ROWS, MOST_ROWS, WANTED_PARTS = 1024, 32_768, 64
 SHOWN_EVERY_S = 30.0  # how often the record in the folder is brought up to date
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
-Modality = Literal["image", "text"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """What to embed with what, and where the vectors go."""
-
-    checkpoint: tyro.conf.Positional[str]  # a run, or one of its checkpoints; the newest that verifies is taken
-    corpus: tyro.conf.Positional[str]  # a folder of shards, one shard, or a pattern
-    to: str  # the folder for part-*.parquet, local or s3://; of one checkpoint and one corpus
-    modalities: tuple[Modality, ...] = ("image", "text")  # what is embedded; of a list of captions every one
-    dtype: DType = "float32"  # of the vectors; float16 halves the folder
-    fields: tuple[str, ...] = ()  # field map, e.g. image=jpg text=json:captions; empty: the usual names
-    index: str | None = None  # URI of a cache for indexes; None: beside the corpus
-    batch_size: int = 256  # rows encoded at once
-    rows_per_part: int | None = None  # rows in a file; None: about 64 files, of 1,024 to 32,768 rows
-    workers: int | None = None  # encoders; None: one for each GPU, or for each core where there is none
-    overwrite: bool = False  # delete the embeddings that are in the folder, and begin afresh
-    gpus_per_worker: float | None = None  # None: 1 where the cluster has that many GPUs, else 0
-    cpus_per_worker: float | None = None  # None: what leaves room for reading
-    address: str | None = None  # of a running cluster; None: RAY_ADDRESS, else a Ray of our own on this machine
-    endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
-    region: str | None = None
-    profile: str | None = None
-    anonymous: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "rows_per_part", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value} must be at least 1")
-        if not self.modalities or len(set(self.modalities)) < len(self.modalities):
-            raise ConfigError(f"modalities={list(self.modalities)}: name image, text, or both, each once")
-
-    @property
-    def storage(self) -> StorageOptions:
-        return StorageOptions(
-            endpoint=self.endpoint, region=self.region, profile=self.profile, anonymous=self.anonymous
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,23 +1,22 @@
 """Stage 1: image-text corpora -> a dual encoder trained with a contrastive loss, as resumable checkpoints."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import torch
 
 from pipelines import cluster, corpora
-from pipelines.cluster import Resources
-from pipelines.corpora import Data
-from pipelines.model import Loss, Model, anchored, build_model, given_tokenizer, load_model, save_model
+from pipelines.config.data import check_fields
+from pipelines.config.optim import Optim
+from pipelines.config.pretrain import Config
+from pipelines.model import anchored, build_model, given_tokenizer, load_model, save_model
 from pipelines.saver import ModelFiles
 from pipelines.source import Stream
-from pipelines.train import Cadence, Job, launch
+from pipelines.train import Job, launch
 from xmodal import checkpoint, storage
-from xmodal.data.augment import Augment
 from xmodal.data.corpus import Corpus
 from xmodal.data.fields import FieldMap
 from xmodal.data.image import ImageField
@@ -25,81 +24,17 @@ from xmodal.data.listing import folder_before_pattern
 from xmodal.data.text import TextField
 from xmodal.data.tokenizer import train_tokenizer
 from xmodal.encoders.dual_encoder import DualEncoder
-from xmodal.errors import CheckpointError, ConfigError
+from xmodal.errors import CheckpointError
 from xmodal.run import Run, check_name, check_new, check_same_config, check_sinks, create_run, open_run
 from xmodal.storage import NotFound
 from xmodal.training.compiling import compile_towers
 from xmodal.training.objective import ContrastiveObjective
-from xmodal.training.schedule import CosineSchedule
 from xmodal.training.state import TrainState
 
 TOKENIZER = "tokenizer.json"
 CAPTIONS_FOR_TOKENIZER = 200_000
 MAY_CHANGE = ("name", "runs", "resume", "resources", "cadence", "data.index", "data.tasks_per_segment",
               "data.max_bad_fraction", "data.endpoint", "data.region", "data.profile", "data.anonymous")  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optim:
-    """How it is minimised: AdamW, linear warm-up, half a cosine."""
-
-    batch_size: int = 256  # pairs over all workers; every one is a negative of every other
-    epochs: float = 32.0
-    steps: int | None = None  # instead of epochs
-    learning_rate: float = 5e-4  # at the end of the warm-up
-    final_learning_rate: float = 0.0
-    warmup_steps: int | None = None  # None: a tenth of the steps, at most 2000
-    weight_decay: float = 0.2
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    max_grad_norm: float | None = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    rows_per_forward: int | None = None  # per worker; smaller: less memory for the same gradients, one forward more
-
-    def __post_init__(self) -> None:
-        rules = {
-            "batch_size": (self.batch_size >= 2, "be at least 2: a contrastive loss needs negatives"),
-            "epochs": (0 < self.epochs < math.inf, "be positive and finite"),
-            "steps": (self.steps is None or self.steps >= 1, "be at least 1"),
-            "learning_rate": (0 < self.learning_rate < 1, "lie in (0, 1)"),
-            "final_learning_rate": (0 <= self.final_learning_rate <= self.learning_rate, "lie in [0, learning_rate]"),
-            "warmup_steps": (self.warmup_steps is None or self.warmup_steps >= 0, "not be negative"),
-            "weight_decay": (0 <= self.weight_decay < 1, "lie in [0, 1)"),
-            "betas": (all(0 <= beta < 1 for beta in self.betas), "lie in [0, 1)"),
-            "eps": (0 < self.eps < 1, "lie in (0, 1)"),
-            "max_grad_norm": (self.max_grad_norm is None or 0 < self.max_grad_norm < math.inf, "be positive or None"),
-            "rows_per_forward": (self.rows_per_forward is None or self.rows_per_forward >= 1, "be at least 1"),
-        }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise ConfigError(f"{name}={getattr(self, name)} must {rule}")
-
-    def schedule(self, steps: int) -> CosineSchedule:
-        warmup = min(2000, steps // 10) if self.warmup_steps is None else self.warmup_steps
-        return CosineSchedule(
-            peak=self.learning_rate, total_steps=steps, warmup_steps=warmup, floor=self.final_learning_rate
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """A pretraining run."""
-
-    data: Data
-    name: str  # the run's directory in `runs`, and what --resume finds it by
-    runs: str = "runs"  # URI of the directory of runs
-    resume: bool = False  # continue the run of this name; without it an existing one is refused
-    seed: int = 0
-    model: Model = field(default_factory=Model)
-    loss: Loss = field(default_factory=Loss)
-    augment: Augment = field(default_factory=Augment)
-    optim: Optim = field(default_factory=Optim)
-    cadence: Cadence = field(default_factory=Cadence)
-    resources: Resources = field(default_factory=Resources)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed={self.seed} must lie in [0, 2**63)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +120,7 @@ def _anchored(config: Config) -> Config:
 def _check(config: Config) -> None:
     """What needs no cluster: names, shares of the batch, storage, and whether the run may start or continue."""
     check_sinks(config.cadence.sinks)
-    corpora.check_fields(config.data.fields, ("image", "text"))
+    check_fields(config.data.fields, ("image", "text"))
     number = len(config.data.corpus)
     if config.data.weights or number == 1:
         corpora.global_shares([1] * number, config.data.weights, config.optim.batch_size, config.resources.sizes)

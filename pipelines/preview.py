@@ -8,6 +8,7 @@ import torch
 
 from pipelines import corpora, pretrain
 from pipelines.cluster import Cluster, share_of
+from pipelines.config.resources import Resources
 from pipelines.source import CPUS_PER_READ
 from xmodal.data import index as stored_index
 from xmodal.data.corpus import index_uri
@@ -49,7 +50,7 @@ def _resources(config: pretrain.Config) -> dict[str, Any]:
     }
 
 
-def _asked(asked: pretrain.Resources) -> Mapping[str, Any]:
+def _asked(asked: Resources) -> Mapping[str, Any]:
     cpus = "1, or less where the cluster would have none left to read"
     gpus = "1 where the cluster has one for each worker, else 0"
     return {

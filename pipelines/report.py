@@ -9,13 +9,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from pipelines.config.report import Config
 from pipelines.corpora import field_map
 from xmodal import checkpoint, storage
 from xmodal.data.corpus import Corpus, open_corpus
 from xmodal.data.fields import FieldMap
 from xmodal.encoders.dual_encoder import DualEncoder
-from xmodal.errors import CheckpointError, ConfigError, CorpusError, XmodalError
-from xmodal.report.material import MOST_RUNS, Material, Shown
+from xmodal.errors import CheckpointError, CorpusError, XmodalError
+from xmodal.report.material import Material, Shown
 from xmodal.report.measured import measure
 from xmodal.report.page import render
 from xmodal.report.pairs import Pairs, embed, read_pairs
@@ -26,39 +27,6 @@ from xmodal.tokenizer_hub import load_tokenizer
 
 Notify = Callable[[str], None]
 FIELDS = ("image", "text")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Which runs to show on one page, and on which pairs."""
-
-    runs: tuple[str, ...]  # directories of runs; several are compared
-    to: str = "report.html"  # where the page is written: a local path or s3://
-    corpus: str | None = None  # held-out pairs for the gallery; None: those of the newest evaluation
-    fields: tuple[str, ...] = ()  # field map of that corpus; empty: the usual names
-    index: str | None = None  # URI of a cache for indexes; None: beside the corpus
-    rows: int = 512  # pairs that are searched; of a larger corpus an even sample
-    endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
-    region: str | None = None
-    profile: str | None = None
-    anonymous: bool = False  # public buckets
-
-    def __post_init__(self) -> None:
-        places = [uri.rstrip("/") for uri in self.runs]
-        if not places:
-            raise ConfigError("name at least one run: python -m jobs.report RUN")
-        if len(places) > MOST_RUNS:
-            raise ConfigError(f"{len(places)} runs: a page compares at most {MOST_RUNS}; leave some out")
-        if twice := [uri for uri in places if places.count(uri) > 1]:
-            raise ConfigError(f"{twice[0]} is named twice: a page shows each run once")
-        if not 2 <= self.rows <= 20_000:
-            raise ConfigError(f"rows={self.rows} must lie in 2..20000: all of them are searched in memory")
-
-    @property
-    def storage(self) -> StorageOptions:
-        return StorageOptions(
-            endpoint=self.endpoint, region=self.region, profile=self.profile, anonymous=self.anonymous
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

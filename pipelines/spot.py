@@ -16,29 +16,14 @@ import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
 
+from pipelines.config.spot import METADATA, Config
 from xmodal.errors import ConfigError
 
-METADATA = "http://169.254.169.254"
 TOKEN_SECONDS = 21600
 REQUEST_S = 2.0
 SPARE_S = 10.0  # the node counts as gone this long before AWS takes it
 LEAST_S = 1.0
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Which node is watched over, and how closely."""
-
-    address: str  # of the cluster's Ray, e.g. $RAY_HEAD_IP:6379
-    node_id: str | None = None  # of the node to drain; None: the one at this machine's address
-    every_s: float = 5.0  # AWS's own advice
-    metadata: str = METADATA  # the instance metadata service
-    now_s: float | None = None  # do not watch: the machine goes in that many seconds
-
-    def __post_init__(self) -> None:
-        if not 0 < self.every_s <= 60:
-            raise ConfigError(f"every_s={self.every_s} must lie in (0, 60]: a notice comes two minutes ahead")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ray._private.runtime_env.packaging import create_package
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from pipelines.config.submission import Config
 from xmodal.errors import ConfigError, XmodalError
 from xmodal.run.provenance import COMMIT, commit
 
@@ -33,18 +34,6 @@ CHATTER = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashbo
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 STOPPED = 130
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Where a command goes, and as what."""
-
-    command: tuple[str, ...]  # of the shell, e.g. ("python", "-m", "jobs.pretrain", "vit-b-32")
-    name: str  # what the submission is called; with -2, -3, ... where that name has been used
-    address: str | None = None  # of the job server; None: RAY_API_SERVER_ADDRESS, an http RAY_ADDRESS, else port 8265
-    token: str | None = None  # of the cluster; None: as Ray finds it
-    working_dir: str = "."  # what the job gets a copy of
-    wait: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from jobs import pretrain as job
 from pipelines import cluster, corpora, model, pretrain
 from pipelines.cluster import Cluster
 from xmodal.data.tokenizer import save_tokenizer, train_tokenizer
+from xmodal.errors import ConfigError
 from xmodal.run import create_run
 
 TINY = ("image_size=32", "patch_size=8", "width=32", "depth=1", "heads=2",
@@ -288,7 +289,7 @@ def test_more_than_the_cluster_can_ever_hold_is_refused(flags, parts, ray_here, 
 def test_a_cluster_that_does_not_answer_is_refused_at_once(monkeypatch):
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"):
-        with pytest.raises(pretrain.ConfigError, match=f"no Ray cluster answers at address={address} .*ray start"):
+        with pytest.raises(ConfigError, match=f"no Ray cluster answers at address={address} .*ray start"):
             cluster.connect(cluster.Resources(address=address))
 
 

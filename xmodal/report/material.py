@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 from xmodal.report.pairs import Embedded, Pairs
 from xmodal.report.recorded import Evaluated, Recorded
 from xmodal.report.spoiled import Reason
-from xmodal.report.svg import MOST_SERIES
-
-MOST_RUNS = MOST_SERIES
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
