@@ -6,10 +6,11 @@ from xmodal.data.tokenizer import load_directory, with_padding
 from xmodal.errors import ConfigError
 
 
-def load_tokenizer(name_or_directory: str) -> str:
+def load_tokenizer(name_or_directory: str, *, called: str = "tokenizer") -> str:
     """JSON of a local directory's or a Hub repository's tokenizer, with its pad token (see `special_ids`).
 
-    A directory with a `tokenizer.json` needs neither transformers nor a network. ConfigError says what is missing.
+    A directory with a `tokenizer.json` needs neither transformers nor a network. ConfigError says what is missing, of
+    what `called` names.
     """
     if (Path(name_or_directory) / "tokenizer.json").exists():
         return load_directory(name_or_directory)
@@ -19,10 +20,10 @@ def load_tokenizer(name_or_directory: str) -> str:
         tokenizer = AutoTokenizer.from_pretrained(name_or_directory)
     except (OSError, ValueError) as cause:
         raise ConfigError(
-            f"tokenizer: {name_or_directory!r} is neither a directory with a tokenizer nor a Hub repository "
+            f"{called}: {name_or_directory!r} is neither a directory with a tokenizer nor a Hub repository "
             f"that can be reached: {str(cause).splitlines()[0]}"
         ) from cause
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise ConfigError(f"tokenizer: {name_or_directory!r} has no fast version; convert it to a tokenizer.json")
+        raise ConfigError(f"{called}: {name_or_directory!r} has no fast version; convert it to a tokenizer.json")
     return with_padding(backend, tokenizer.pad_token)

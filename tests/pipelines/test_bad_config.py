@@ -224,6 +224,11 @@ def test_weights_of_another_model_are_refused(no_ray, checkpoint, scenes, tmp_pa
     one_line([*base(tmp_path, scenes), *flags], capsys, "is a checkpoint of another model", "expected [64")
 
 
+def test_weights_that_are_not_there_are_called_what_they_are(no_ray, scenes, tmp_path, capsys):
+    flags = ["--start-from", str(tmp_path / "gone")]
+    one_line([*base(tmp_path, scenes), *flags], capsys, "start_from: '", "gone' is neither a directory")
+
+
 def test_weights_that_are_no_dual_encoder_are_refused(no_ray, checkpoint, scenes, tmp_path, capsys):
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
