@@ -20,7 +20,9 @@ from xmodal.training.state import TrainState
 
 def given_tokenizer(chosen: Model) -> str | None:
     """The tokenizer's JSON where the model names one; None where it has to be trained."""
-    source = chosen.tokenizer or chosen.start_from
+    if chosen.tokenizer is None and chosen.start_from is not None:
+        return load_tokenizer(chosen.start_from, called="start_from")
+    source = chosen.tokenizer
     if chosen.architecture == "hub" and source is None:
         source = chosen.keywords().get("text")
     return None if source is None else load_tokenizer(source)
