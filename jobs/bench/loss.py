@@ -9,13 +9,13 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from jobs.bench.figure import Figure, median_figure
+from jobs.bench.memory import rise
 from xmodal.losses.contrastive import info_nce
 
 WIDTH = 512
@@ -131,13 +131,4 @@ def peak(name: str, size: int) -> float:
     torch.set_num_threads(1)
     timed(LOSSES[name], 64)
     inputs = features(size)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
-    before = resident("VmRSS")
-    LOSSES[name](*inputs).backward()
-    return resident("VmHWM") - before
-
-
-def resident(field: str) -> float:
-    """Bytes, from /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line for line in lines if line.startswith(f"{field}:")).split()[1]) * 1024
+    return rise(lambda: LOSSES[name](*inputs).backward())

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from xmodal.errors import XmodalError
@@ -111,17 +112,20 @@ class _Search:
 
 
 def _compare(u: np.ndarray, v: np.ndarray, forth: _Search, back: _Search | None) -> None:
-    """Show every tile of scores to both searches; as many tiles at once as torch has threads."""
+    """Show every tile of scores to both searches; as many tiles at once as torch has threads, one BLAS thread each."""
 
     def row_of_tiles(rows: slice) -> None:
         left = u[rows].astype(np.float32, copy=False)
+        memory = np.empty(len(left) * ITEM_TILE, np.float32)  # the same for all tiles: fresh pages cost time
         for columns in tiles(len(v), ITEM_TILE):
-            scores = left @ v[columns].astype(np.float32, copy=False).T
+            right = v[columns].astype(np.float32, copy=False)
+            scores = memory[: len(left) * len(right)].reshape(len(left), len(right))
+            np.matmul(left, right.T, out=scores)
             forth.count(scores, rows, columns, axis=1)
             if back is not None:
                 back.count(scores, columns, rows, axis=0)
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for _ in pool.map(row_of_tiles, tiles(len(u), QUERY_TILE)):
             pass
 
