@@ -1,0 +1,125 @@
+"""Rows a second of jobs.embed, against a plain loop of the same model over batches that lie decoded in memory.
+
+Both have the same cores: as many encoders, and as many processes of the loop, as there are, with one thread each. The
+loop reads, decodes and stores nothing, so the ratio is what all of that costs. The rate of jobs.embed is taken between
+its first and its last parts; what starts before the first part is recorded apart. Both take turns, several rounds, and
+a ratio is of one round. XMODAL_BENCH_ROWS takes fewer rows, to see that it works.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from jobs.bench.figure import Figure, median_figure
+from pipelines import cluster, embed
+from pipelines.config.embed import Config
+from pipelines.config.resources import Resources
+from pipelines.encode import Trained, encode_items, load
+from xmodal.checkpoint import commit
+from xmodal.data import synthetic
+from xmodal.data.corpus import open_corpus
+from xmodal.data.fields import parse_field_map
+from xmodal.data.items import Chunk, ItemRecipe, Items, chunks, read_items
+from xmodal.data.tokenizer import special_ids, train_tokenizer
+from xmodal.encoders.dual_encoder import DualEncoder
+from xmodal.storage import StorageOptions
+
+ROWS, SCENES, ROUNDS = 16_384, 2048, 3
+PART, BATCH = 512, 256
+FIELDS = ("image=jpg", "text=txt")
+LOOP_S = 15.0
+
+
+def run() -> Iterator[Figure]:
+    rows, cores = int(os.environ.get("XMODAL_BENCH_ROWS") or ROWS), os.cpu_count() or 1
+    with tempfile.TemporaryDirectory(prefix="xmodal-bench-") as scratch:
+        corpus, run_uri = write_corpus(Path(scratch, "corpus"), rows), write_run(Path(scratch, "run"))
+        trained = load(run_uri, StorageOptions())
+        began = time.perf_counter()
+        cluster.connect(Resources(address="local"))
+        start_s = {"ray_start_s": round(time.perf_counter() - began, 2)}
+        rounds = []
+        for number in range(ROUNDS):
+            rate, first_s = embedding(run_uri, corpus, str(Path(scratch, f"to-{number}")), cores)
+            rounds.append((rate, plain_loop(trained, corpus, cores), first_s))
+        ray.shutdown()
+    detail: dict[str, Any] = {"model": "vit-tiny", "rows": rows, "batch_size": BATCH, "workers": cores}
+    ours, theirs, first = ([one[i] for one in rounds] for i in range(3))
+    yield median_figure(ours, name="embed_rows_per_s", unit="rows/s", detail=detail)
+    yield median_figure(theirs, name="embed_plain_loop_rows_per_s", unit="rows/s", detail=detail)
+    yield median_figure(first, name="embed_first_part_s", unit="s", at_most=True, detail=detail | start_s)
+    ratios = [a / b for a, b, _ in rounds]
+    yield median_figure(ratios, name="embed_over_plain_loop", unit="ratio", reach=0.9, detail=detail)
+
+
+def write_corpus(folder: Path, rows: int) -> str:
+    """Scenes as tar shards, repeated until there are `rows`."""
+    once = folder.with_name("once")
+    synthetic.write_corpus(str(once), "photo", min(SCENES, rows), 0, rows_per_shard=256, size=72)
+    folder.mkdir()
+    for copy in range(-(-rows // SCENES)):
+        for shard in sorted(once.glob("*.tar")):
+            shutil.copyfile(shard, folder / f"{copy:03}-{shard.name}")
+    open_corpus(str(folder))  # the index is made before the clock starts
+    return str(folder)
+
+
+def write_run(folder: Path) -> str:
+    """A run with one checkpoint: the model as it was drawn."""
+    captions = [members["txt"].decode() for _, members in synthetic.samples("photo", 500, 0, size=16)]
+    tokenizer = train_tokenizer(captions, 2000)
+    ids = special_ids(tokenizer)
+    torch.manual_seed(0)
+    model = DualEncoder.create(
+        "vit-tiny", vocab_size=ids.vocab_size, bos_id=ids.begin, eos_id=ids.end, pad_id=ids.pad
+    )  # fmt: skip
+    model.save_pretrained(folder / "files", tokenizer_json=tokenizer)
+    commit(folder / "files", str(folder / "checkpoints"), step=0, attempt=1, run_id="bench")
+    return str(folder)
+
+
+def embedding(run_uri: str, corpus: str, to: str, cores: int) -> tuple[float, float]:
+    """Rows a second between the first parts and the last ones, and seconds to the first part."""
+    seen: list[tuple[float, int]] = []
+    config = Config(
+        checkpoint=run_uri, corpus=corpus, to=to, fields=FIELDS, batch_size=BATCH, rows_per_part=PART, workers=cores,
+        address="local",
+    )  # fmt: skip
+    began = time.perf_counter()
+    embed.run(config, progress=lambda done, total: seen.append((time.perf_counter(), done)))
+    parts = seen[1:]  # the first call says that nothing is done yet
+    (since, first), (until, last) = parts[2 * cores - 1], parts[-cores]
+    return (last - first) / (until - since), parts[0][0] - began
+
+
+def plain_loop(trained: Trained, corpus: str, cores: int) -> float:
+    """Rows a second of as many processes as there are cores, all at once."""
+    with get_context("spawn").Pool(cores) as pool:
+        return sum(pool.starmap(_loop, [(trained, corpus)] * cores, chunksize=1))
+
+
+def _loop(trained: Trained, uri: str) -> float:
+    torch.set_num_threads(1)
+    model, items = trained.model(), _preloaded(trained, uri)
+    encode_items(model, items, BATCH, trained.dim)  # what is set up once
+    rows, began = 0, time.perf_counter()
+    while time.perf_counter() - began < LOOP_S:
+        encode_items(model, items, BATCH, trained.dim)
+        rows += len(items.row)
+    return rows / (time.perf_counter() - began)
+
+
+def _preloaded(trained: Trained, uri: str) -> Items:
+    corpus = open_corpus(uri)
+    recipe = ItemRecipe(parse_field_map(FIELDS), image=trained.image, text=trained.text)
+    first: np.ndarray = next(chunks(corpus, 0, len(corpus.extents), recipe.chunk_rows))
+    return read_items(Chunk.of(corpus, first), recipe)
