@@ -33,6 +33,7 @@ def write_image_processor(directory: Path, pixels: Pixels) -> None:
     size = pixels.size
     settings = {
         "image_processor_type": "CLIPImageProcessor",
+        "processor_class": "CLIPProcessor",  # what AutoProcessor makes of it and of the tokenizer beside it
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": size},

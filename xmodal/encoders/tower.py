@@ -42,7 +42,10 @@ class Tower(nn.Module):
         return cls(intake, backbone, projection, pooling=pooling)
 
     def forward(self, batch: Batch) -> Float[Tensor, "B D"]:
-        inputs = self.intake(batch)
+        return self.features(self.intake(batch))
+
+    def features(self, inputs: dict[str, Tensor]) -> Float[Tensor, "B D"]:
+        """What the intake gives, encoded; where a reader of another library has prepared the inputs itself."""
         output = self.backbone(**inputs)
         return self.projection(pool(output, self.pooling, inputs.get("attention_mask")))
 
