@@ -7,21 +7,19 @@ The corpus is procedural: captioned scenes of coloured shapes. A demo that finds
 finished run is measured again, one that was interrupted is continued only with --resume.
 """
 
-import functools
+import sys
 from dataclasses import dataclass
 
-import tyro
-
-from jobs import console
+from jobs import arguments, console
 from jobs.evaluate import table
 from jobs.narrator import Narrator
 from jobs.presets import PRESETS
 from jobs.report import place
-from pipelines import evaluate, pretrain, report
-from pipelines.cluster import Resources
-from pipelines.corpora import Data
-from pipelines.pretrain import Optim
-from pipelines.train import Cadence
+from pipelines.config import evaluate, pretrain, report
+from pipelines.config.cadence import Cadence
+from pipelines.config.data import Data
+from pipelines.config.optim import Optim
+from pipelines.config.resources import Resources
 from xmodal import storage
 from xmodal.data import synthetic
 from xmodal.errors import ConfigError
@@ -97,6 +95,10 @@ def state_of(demo: Demo) -> str:
 
 
 def run(demo: Demo) -> None:
+    from pipelines.evaluate import run as measure  # torch, Ray and seconds, for a command line that is sound
+    from pipelines.pretrain import run as train
+    from pipelines.report import run as show
+
     if demo.fresh:
         storage.delete_tree(storage.join(demo.runs, NAME))
         storage.delete_tree(storage.join(demo.runs, "demo-corpus"))
@@ -112,19 +114,22 @@ def run(demo: Demo) -> None:
     if found == "finished":
         print(f"found a finished run in {uri}: measuring it again (--fresh starts anew)")
     else:
-        pretrain.run(demo.config, Narrator("pretrain"))
-    result = evaluate.run(evaluate.Config(checkpoint=uri, corpus=demo.held_out))
+        train(demo.config, Narrator("pretrain"))
+    result = measure(evaluate.Config(checkpoint=uri, corpus=demo.held_out))
     print(f"\nRetrieval over {result.rows} held-out pairs after {result.step} steps\n\n{table(result)}\n")
-    page = report.run(report.Config(runs=(uri,), corpus=demo.held_out, to=storage.join(uri, "report.html")))
+    page = show(report.Config(runs=(uri,), corpus=demo.held_out, to=storage.join(uri, "report.html")))
     print(f"run    {place(uri)}")
     print(f"report {place(page.uri)}    one file: open it in a browser")
     print("next   python -m jobs.prepare pairs.csv corpus/    your own image-text pairs as shards")
     print("       python -m jobs.pretrain vit-tiny --corpus corpus/")
 
 
+def parse(words: list[str]) -> Demo:
+    return arguments.parse(Demo, words, program="python -m jobs.demo", text=__doc__)
+
+
 def main() -> None:
-    parse = functools.partial(tyro.cli, Demo, prog="python -m jobs.demo", description=__doc__)
-    console.main(lambda: run(parse()))
+    console.main(lambda: run(parse(sys.argv[1:])))
 
 
 if __name__ == "__main__":

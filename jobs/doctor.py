@@ -12,17 +12,17 @@ Without --address and RAY_ADDRESS this machine alone is checked, and no Ray is s
 start (a `warn` would slow it or leave it open to others), 1 when something would break it.
 """
 
-import functools
 import sys
+from typing import TYPE_CHECKING
 
-import tyro
+from jobs import arguments, console
+from pipelines.config.doctor import Config
 
-from jobs import console
-from pipelines import doctor
-from pipelines.doctor import Finding
+if TYPE_CHECKING:
+    from pipelines.doctor import Finding
 
 
-def table(findings: list[Finding]) -> str:
+def table(findings: "list[Finding]") -> str:
     """A line for each check, and below those that are not well what to do."""
     width = max(len(finding.what) for finding in findings)
     lines = []
@@ -33,19 +33,21 @@ def table(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def run(config: doctor.Config) -> int:
+def run(config: Config) -> int:
     """1 when something would break a run."""
+    from pipelines import doctor  # Ray and a second, for a command line that is sound
+
     findings = doctor.run(config)
     print(table(findings))
     return int(any(finding.state == "bad" for finding in findings))
 
 
+def parse(words: list[str]) -> Config:
+    return arguments.parse(Config, words, program="python -m jobs.doctor", text=__doc__)
+
+
 def main() -> None:
-    parse = functools.partial(
-        tyro.cli, doctor.Config, prog="python -m jobs.doctor", description=__doc__,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )  # fmt: skip
-    console.main(lambda: sys.exit(run(parse())))
+    console.main(lambda: sys.exit(run(parse(sys.argv[1:]))))
 
 
 if __name__ == "__main__":

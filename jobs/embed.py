@@ -9,15 +9,18 @@ are, embeddings.json (checkpoint, corpus, rows), and skipped.jsonl with every ro
 that was killed goes on with the same command: finished parts stay, and no row is lost or comes twice.
 """
 
-import functools
+import sys
+from typing import Any
 
-import tyro
+from jobs import arguments, console
+from pipelines.config.embed import Config
+from pipelines.lasting import check_output
 
-from jobs import console
-from pipelines import embed
 
+def run(config: Config) -> None:
+    from pipelines import embed  # torch, Ray and seconds, for a command line that is sound
 
-def run(config: embed.Config) -> None:
+    check_output(config.to, "--to")
     with console.progress("embed", "rows") as progress:
         result = embed.run(config, progress=progress, notify=print)
     print(f"{result.rows:,} rows as {result.vectors:,} vectors of {result.dim} numbers; step {result.step:,}")
@@ -27,14 +30,18 @@ def run(config: embed.Config) -> None:
     print(f"{result.parts:,} parts in {result.to}{kept}; {result.seconds:.0f} s")
 
 
+def preview(config: Config) -> dict[str, Any]:
+    from pipelines.preview.encode import embedding
+
+    return embedding(config)
+
+
+def parse(words: list[str]) -> arguments.Start[Config]:
+    return arguments.parse_start(Config, words, program="python -m jobs.embed", text=__doc__)
+
+
 def main() -> None:
-    parse = functools.partial(
-        tyro.cli,
-        embed.Config,
-        prog="python -m jobs.embed",
-        description=__doc__,
-    )
-    console.main(lambda: run(parse()))
+    console.main(lambda: arguments.begin(parse(sys.argv[1:]), run, preview))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,15 @@ are right answers of each other. Every figure stands beside chance, with a 95 % 
 result is stored as JSON in RUN/evaluations, where jobs.report finds it.
 """
 
-import functools
+import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-import tyro
+from jobs import arguments, console
+from pipelines.config.evaluate import Config
 
-from jobs import console
-from pipelines import evaluate
+if TYPE_CHECKING:
+    from pipelines.evaluate import Evaluation
 
 WORDS = {
     "image_to_text": "image -> text",
@@ -27,20 +29,20 @@ WORDS = {
 }
 
 
-def table(result: evaluate.Evaluation) -> str:
+def table(result: "Evaluation") -> str:
     """A line for each figure: value, interval, chance."""
     lines = [f"{'':30}{'value':>10}{'95 % interval':>20}{'chance':>10}"]
     lines += [_line(result, name) for name in _ordered(result)]
     return "\n".join(lines)
 
 
-def _ordered(result: evaluate.Evaluation) -> Iterator[str]:
+def _ordered(result: "Evaluation") -> Iterator[str]:
     """The names in the order of the tasks."""
     for task in WORDS:
         yield from (name for name in result.metrics if name.startswith(f"{task}/"))
 
 
-def _line(result: evaluate.Evaluation, name: str) -> str:
+def _line(result: "Evaluation", name: str) -> str:
     task, _, figure = name.partition("/")
     low, high = result.interval.get(name, (None, None))
     interval = "" if low is None or high is None else f"{_number(figure, low)} .. {_number(figure, high)}"
@@ -53,7 +55,9 @@ def _number(figure: str, value: float) -> str:
     return f"{value:,.1f}".removesuffix(".0") if figure == "median_rank" else f"{value:.1%}"
 
 
-def run(config: evaluate.Config) -> None:
+def run(config: Config) -> None:
+    from pipelines import evaluate  # torch and seconds, for a command line that is sound
+
     result = evaluate.run(config)
     skipped = f", {result.skipped:,} could not be read" if result.skipped else ""
     captions = result.settings.get("captions", result.rows)
@@ -64,14 +68,18 @@ def run(config: evaluate.Config) -> None:
         print(f"stored in {result.stored}")
 
 
+def preview(config: Config) -> dict[str, Any]:
+    from pipelines.preview.encode import evaluation
+
+    return evaluation(config)
+
+
+def parse(words: list[str]) -> arguments.Start[Config]:
+    return arguments.parse_start(Config, words, program="python -m jobs.evaluate", text=__doc__)
+
+
 def main() -> None:
-    parse = functools.partial(
-        tyro.cli,
-        evaluate.Config,
-        prog="python -m jobs.evaluate",
-        description=__doc__,
-    )
-    console.main(lambda: run(parse()))
+    console.main(lambda: arguments.begin(parse(sys.argv[1:]), run, preview))
 
 
 if __name__ == "__main__":

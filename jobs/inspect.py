@@ -10,35 +10,39 @@ index found in the shards, and which rows a run would quarantine and why. --grid
 output says so: then shares and duplicates are those of the sample.
 """
 
-import functools
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tyro
 
-from jobs import console
-from pipelines import inspect
-from pipelines.inspect import Inspection
+from jobs import arguments, console
+from pipelines.config.inspect import TERMINAL, Config
 from xmodal.data.extents import damage_summary
 from xmodal.data.survey import Alike
 from xmodal.report.sheet import terminal_grid
 from xmodal.report.wording import clean, count, percent, size
 
+if TYPE_CHECKING:
+    from pipelines.inspect import Inspection
+
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 
 
-def run(config: inspect.Config) -> None:
+def run(config: Config) -> None:
+    from pipelines import inspect  # Ray Data and a second, for a command line that is sound
+
     with console.progress("index", "shards") as report:
         found = inspect.run(config, notify=print, progress=report)
     print("\n".join(describe(found)))
-    if config.grid == inspect.TERMINAL:
+    if config.grid == TERMINAL:
         print("\n" + "\n".join(terminal_grid(found.survey.examples, shutil.get_terminal_size().columns)))
     elif config.grid:
         print(f"grid        {config.grid}: {count(len(found.survey.examples), 'row')}")
 
 
-def describe(found: Inspection) -> Iterator[str]:
+def describe(found: "Inspection") -> Iterator[str]:
     """What a person reads: a line for each thing, a table for what has quantiles."""
     corpus, seen = found.corpus, found.survey
     stored = sum(shard.size for shard in corpus.shards)
@@ -87,7 +91,7 @@ def _alike(found: Alike, rows: int) -> str:
     return f"{found.rows:,} rows ({percent(found.rows / rows)}) in {groups}; the largest:{what} {keys}"
 
 
-def _damage(found: Inspection) -> Iterator[str]:
+def _damage(found: "Inspection") -> Iterator[str]:
     damage, faults = found.corpus.damage, found.survey.faults
     if damage:
         reasons = ", ".join(f"{many:,} {reason}" for reason, many in damage_summary(damage).items())
@@ -103,15 +107,12 @@ def _damage(found: Inspection) -> Iterator[str]:
         yield "damage      none found"
 
 
+def parse(words: list[str]) -> Config:
+    return arguments.parse(Config, words, program="python -m jobs.inspect", text=__doc__)
+
+
 def main() -> None:
-    parse = functools.partial(
-        tyro.cli,
-        inspect.Config,
-        prog="python -m jobs.inspect",
-        description=__doc__,
-        config=(tyro.conf.PositionalRequiredArgs,),
-    )
-    console.main(lambda: run(parse()))
+    console.main(lambda: run(parse(sys.argv[1:])))
 
 
 if __name__ == "__main__":

@@ -13,16 +13,17 @@ A shard appears only when it is whole, and the index last. If the run is killed,
 shards stay as they are. The same source and settings always give the same bytes.
 """
 
-import functools
+import sys
+from typing import Any
 
-import tyro
-
-from jobs import console
+from jobs import arguments, console
 from pipelines import prepare
+from pipelines.lasting import check_output
 from xmodal import storage
 
 
 def run(config: prepare.Config) -> None:
+    check_output(config.target, "TARGET")
     with console.progress("prepare", "rows") as report:
         summary = prepare.run(config, progress=report, notify=print)
     print(describe(summary))
@@ -44,12 +45,18 @@ def describe(summary: prepare.Summary) -> str:
     )
 
 
+def preview(config: prepare.Config) -> dict[str, Any]:
+    from pipelines.preview.prepare import of
+
+    return of(config)
+
+
+def parse(words: list[str]) -> arguments.Start[prepare.Config]:
+    return arguments.parse_start(prepare.Config, words, program="python -m jobs.prepare", text=__doc__)
+
+
 def main() -> None:
-    parse = functools.partial(
-        tyro.cli, prepare.Config, prog="python -m jobs.prepare", description=__doc__,
-        config=(tyro.conf.PositionalRequiredArgs,),
-    )  # fmt: skip
-    console.main(lambda: run(parse()))
+    console.main(lambda: arguments.begin(parse(sys.argv[1:]), run, preview))
 
 
 if __name__ == "__main__":

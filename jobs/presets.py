@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipelines.model import Model
-from pipelines.pretrain import Optim
+from pipelines.config.model import Model
+from pipelines.config.optim import Optim
 from xmodal.data.augment import Augment
 
 

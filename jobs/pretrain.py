@@ -1,7 +1,7 @@
 """Pretrain a dual encoder on image-text pairs.
 
     python -m jobs.pretrain vit-tiny --corpus shards/
-    python -m jobs.pretrain vit-b-32 --corpus s3://bucket/a s3://bucket/b --weights 3 1 --workers 8 --runs s3://bucket/runs
+    python -m jobs.pretrain vit-b-32 --corpus s3://bucket/a s3://bucket/b --weights 3 1 --runs s3://bucket/runs
     python -m jobs.pretrain vit-b-32 --corpus s3://bucket/a --name first --runs s3://bucket/runs --resume
 
 A run lives in RUNS/NAME: run.json, metrics.jsonl, tensorboard/, quarantine.parquet and checkpoints/, each of which is
@@ -13,48 +13,46 @@ with the cluster.
 will ask for as JSON, and starts nothing. On a cluster: python -m jobs.submit -- jobs.pretrain PRESET ...
 """
 
-import json
 import sys
+from typing import Any
 
 import tyro
 
-from jobs import console
+from jobs import arguments, console
 from jobs.narrator import Narrator
 from jobs.presets import PRESETS
-from pipelines import pretrain, preview
-from pipelines.corpora import Data
+from pipelines.config.data import Data
+from pipelines.config.pretrain import Config
 from xmodal.errors import ConfigError, nearest
 
 PROGRAM = "python -m jobs.pretrain"
-DRY_RUN = "--dry-run"
 
 
-def parse(arguments: list[str]) -> pretrain.Config:
+def parse(words: list[str]) -> Config:
     """The preset named first, with the flags behind it set over its values. ConfigError names the nearest preset."""
-    if arguments in (["-h"], ["--help"]):
+    return parse_start(words).config
+
+
+def parse_start(words: list[str]) -> arguments.Start[Config]:
+    """The same, and whether to start."""
+    if words and words[0] in arguments.HELP:
         print(f"{__doc__}\nPresets, each with its own --help:\n\n{listing()}")
         raise SystemExit(0)
-    if not arguments or arguments[0].startswith("-"):
+    if not words or words[0].startswith("-"):
         raise ConfigError(f"name a preset first: {PROGRAM} PRESET --corpus URI\n\n{listing()}")
-    name, *flags = arguments
+    name, *flags = words
     if name not in PRESETS:
         raise ConfigError(f"no preset {name!r}: {nearest(name, PRESETS)}")
     preset = PRESETS[name]
-    default = pretrain.Config(
+    default = Config(
         name=name,
         data=Data(corpus=tyro.MISSING),
         model=preset.model,
         optim=preset.optim,
         augment=preset.augment,
     )
-    return tyro.cli(
-        pretrain.Config,
-        default=default,
-        args=flags,
-        prog=f"{PROGRAM} {name}",
-        description=__doc__,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    text = f"{__doc__}\n{name}: {preset.summary}\n"
+    return arguments.parse_start(Config, flags, program=f"{PROGRAM} {name}", text=text, default=default)
 
 
 def listing() -> str:
@@ -62,11 +60,19 @@ def listing() -> str:
     return "\n".join(f"  {name:14} {preset.summary}" for name, preset in PRESETS.items())
 
 
-def run(arguments: list[str]) -> None:
-    config = parse([argument for argument in arguments if argument != DRY_RUN])
-    if DRY_RUN in arguments:
-        print(json.dumps(preview.of(config), indent=2))
-        return
+def run(words: list[str]) -> None:
+    arguments.begin(parse_start(words), train, preview)
+
+
+def preview(config: Config) -> dict[str, Any]:
+    from pipelines.preview.pretrain import of
+
+    return of(config)
+
+
+def train(config: Config) -> None:
+    from pipelines import pretrain  # torch, Ray and seconds, for a command line that is sound
+
     result = pretrain.run(config, Narrator("pretrain"))
     if result.found_finished:
         print(f"the run {config.name!r} was finished already, at step {result.step:,}")

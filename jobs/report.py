@@ -10,17 +10,19 @@ what. Results are those that jobs.evaluate left in RUN/evaluations; where there 
 pairs of the gallery. The page loads nothing from elsewhere: send it by mail, print it, open it on a phone.
 """
 
-import functools
+import sys
 from pathlib import Path
 
-import tyro
-
-from jobs import console
-from pipelines import report
+from jobs import arguments, console
+from pipelines.config.report import Config
+from pipelines.lasting import check_output
 from xmodal.report.wording import size
 
 
-def run(config: report.Config) -> None:
+def run(config: Config) -> None:
+    from pipelines import report  # torch and seconds, for a command line that is sound
+
+    check_output(config.to, "--to")
     result = report.run(config, print)
     print(f"report  {place(result.uri)} ({size(result.bytes)})")
 
@@ -30,15 +32,12 @@ def place(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).resolve())
 
 
+def parse(words: list[str]) -> Config:
+    return arguments.parse(Config, words, program="python -m jobs.report", text=__doc__)
+
+
 def main() -> None:
-    parse = functools.partial(
-        tyro.cli,
-        report.Config,
-        prog="python -m jobs.report",
-        description=__doc__,
-        config=(tyro.conf.PositionalRequiredArgs,),
-    )
-    console.main(lambda: run(parse()))
+    console.main(lambda: run(parse(sys.argv[1:])))
 
 
 if __name__ == "__main__":

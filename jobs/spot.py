@@ -10,17 +10,24 @@ drained.
 """
 
 import functools
+import sys
 
-import tyro
+from jobs import arguments, console
+from pipelines.config.spot import Config
 
-from jobs import console
-from pipelines import spot
+
+def parse(words: list[str]) -> Config:
+    return arguments.parse(Config, words, program="python -m jobs.spot", text=__doc__)
+
+
+def run(config: Config) -> None:
+    from pipelines import spot  # Ray and a second, for a command line that is sound
+
+    spot.run(config, say=functools.partial(print, "[spot]", flush=True))
 
 
 def main() -> None:
-    parse = functools.partial(tyro.cli, spot.Config, prog="python -m jobs.spot", description=__doc__)
-    say = functools.partial(print, "[spot]", flush=True)
-    console.main(lambda: spot.run(parse(), say=say))
+    console.main(lambda: run(parse(sys.argv[1:])))
 
 
 if __name__ == "__main__":

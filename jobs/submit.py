@@ -16,18 +16,20 @@ watching, not the job.
 """
 
 import functools
+import importlib
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import tyro
-
-from jobs import console, pretrain
-from pipelines import submission
-from pipelines.cluster import check_lasting
+from jobs import arguments, console
+from pipelines.config.submission import Config
+from pipelines.lasting import check_lasting
 from xmodal.errors import ConfigError, nearest
 
 PROGRAM = "python -m jobs.submit"
+OUTPUTS = {"runs": "--runs", "to": "--to", "target": "TARGET"}  # of any job: what must outlive the copy of the code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class Flags:
     name: str | None = None  # of the submission; None: the job's and the run's
     working_dir: str = "."  # the code to send
     wait: bool = True  # show the log and take over the exit status
+    dry_run: bool = False  # check everything, print the submission as JSON, and send nothing
 
 
 def names() -> list[str]:
@@ -48,46 +51,59 @@ def names() -> list[str]:
     return sorted(f"jobs.{path.stem}" for path in found if "__main__" in path.read_text() and path != Path(__file__))
 
 
-def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+def split(words: list[str]) -> tuple[list[str], list[str]]:
     """The flags before the `--` and the job behind it, without a `python -m`; ConfigError where no job is named."""
-    if "--" not in arguments:
-        if {"-h", "--help"} & set(arguments):
-            return arguments, []
+    if "--" not in words:
+        if {"-h", "--help"} & set(words):
+            return words, []
         raise ConfigError(f"name the job behind a `--`, e.g. {PROGRAM} -- jobs.pretrain vit-b-32 --corpus URI")
-    at = arguments.index("--")
-    job = arguments[at + 1 :]
+    at = words.index("--")
+    job = words[at + 1 :]
     job = job[2:] if job[:2] in (["python", "-m"], ["python3", "-m"]) else job
     if not job or job[0] not in [*names(), "jobs.bench"]:
         raise ConfigError(f"no job {job[0] if job else ''!r}: {nearest(job[0] if job else '', names())}")
-    return arguments[:at], job
+    return words[:at], job
 
 
-def run_name(job: list[str]) -> str:
-    """What a submission is called after: the job, and the run as the job's own arguments name it."""
-    module, *arguments = job
-    kind = module.removeprefix("jobs.")
-    if kind == "pretrain":  # its mistakes are found here, not on the cluster
-        config = pretrain.parse([argument for argument in arguments if argument != pretrain.DRY_RUN])
-        check_lasting(config.runs, "--runs")
-        return f"{kind}-{config.name}"
-    if "--name" in arguments[:-1]:
-        return f"{kind}-{arguments[arguments.index('--name') + 1]}"
-    subject = arguments[0].rstrip("/").rpartition("/")[2] if arguments and not arguments[0].startswith("-") else ""
+def check(job: list[str]) -> Any:
+    """The configuration of the job; its mistakes are found here, not on the cluster."""
+    module, *words = job
+    if module == "jobs.bench":  # it has names, and no configuration
+        return None
+    found = importlib.import_module(module).parse(words)
+    config = found.config if isinstance(found, arguments.Start) else found
+    for name, flag in OUTPUTS.items():
+        if isinstance(place := getattr(config, name, None), str):
+            check_lasting(place, flag)
+    return config
+
+
+def run_name(job: list[str], config: Any) -> str:
+    """What a submission is called after: the job, and the run or its first argument."""
+    kind = job[0].removeprefix("jobs.")
+    first = job[1] if len(job) > 1 and not job[1].startswith("-") else ""
+    subject = getattr(config, "name", None) or first.rstrip("/").rpartition("/")[2]
     return f"{kind}-{subject}" if subject else kind
 
 
-def run(arguments: list[str]) -> int:
+def run(words: list[str]) -> int:
     """The exit status of the job."""
-    before, job = split(arguments)
-    flags = tyro.cli(Flags, args=before, prog=PROGRAM, description=__doc__)
-    config = submission.Config(
+    before, job = split(words)
+    flags = arguments.parse(Flags, before, program=PROGRAM, text=__doc__)
+    name = run_name(job, check(job))
+    from pipelines import submission  # Ray and a second, for a command line that is sound
+
+    config = Config(
         command=("python", "-m", *job),
-        name=flags.name or run_name(job),
+        name=flags.name or name,
         address=flags.address,
         token=flags.token or (submission.read_token(flags.token_file) if flags.token_file else None),
         working_dir=flags.working_dir,
         wait=flags.wait,
     )
+    if flags.dry_run:
+        print(json.dumps(submission.preview(config), indent=2))
+        return 0
     say = functools.partial(print, file=sys.stderr, flush=True)
     show = functools.partial(print, end="", flush=True)
     return submission.run(config, say=lambda text: say(f"[submit] {text}"), show=show).exit_code

@@ -13,7 +13,6 @@ import ray
 
 from pipelines.config.resources import Resources
 from pipelines.source import CPUS_PER_READ
-from xmodal import storage
 from xmodal.errors import ConfigError
 
 QUIET_LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "ray._private")
@@ -78,20 +77,6 @@ def _join(address: str, options: dict[str, Any]) -> None:
             f"no Ray cluster answers at address={address} ({error}): start one there by `ray start --head`, or leave "
             "--address and RAY_ADDRESS out to run on this machine alone"
         ) from error
-
-
-def check_lasting(uri: str, flag: str) -> None:
-    """ConfigError for a place that a job's copy of the code would hold, which Ray deletes, and on one node only."""
-    if storage.absolute(uri) != uri:
-        raise ConfigError(
-            f"{flag} {uri} is relative, and a submitted job works in a copy of its directory that Ray deletes: "
-            f"give s3://bucket/{uri.strip('./')} or an absolute path that every node sees"
-        )
-
-
-def in_a_copy() -> bool:
-    """Whether this process works in the copy of a directory that Ray made for a job."""
-    return "/runtime_resources/" in os.getcwd()
 
 
 def quiet() -> None:

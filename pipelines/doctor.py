@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipelines import cluster, machine
 from pipelines.config.doctor import Config
 from pipelines.config.resources import Resources
+from pipelines.lasting import check_output
 from pipelines.machine import Machine
 from xmodal import storage
 from xmodal.data import index as stored_index
@@ -43,8 +44,7 @@ def run(config: Config) -> list[Finding]:
     """Every check, in the order of a run. ConfigError where the cluster does not answer."""
     address = config.resources.address or os.environ.get("RAY_ADDRESS")
     local = address in (None, "local")
-    if cluster.in_a_copy():
-        cluster.check_lasting(config.runs, "--runs")
+    check_output(config.runs, "--runs")
     config = replace(config, runs=storage.absolute(config.runs), corpus=tuple(map(storage.absolute, config.corpus)))
     first_shards, findings = _corpora(config)
     mark = storage.join(config.runs, ".xmodal-doctor")

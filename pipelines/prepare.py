@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import pyarrow as pa
 import tyro
@@ -40,10 +40,8 @@ Progress = Callable[[int, int], None]  # rows done, rows in all
 class Config:
     """What to turn into a corpus, and how. Equal settings on equal sources give equal bytes."""
 
-    source: Annotated[str, tyro.conf.arg(metavar="SOURCE")]
-    """A table of image paths and captions, or a folder; a local path or s3://BUCKET/KEY."""
-    target: Annotated[str, tyro.conf.arg(metavar="TARGET")]
-    """The folder for the corpus, local or s3://BUCKET/KEY; its shards are 00000.tar ... or 00000.parquet ..."""
+    source: tyro.conf.Positional[str]  # a table of image paths and captions, or a folder; local or s3://BUCKET/KEY
+    target: tyro.conf.Positional[str]  # the folder for the corpus, local or s3://BUCKET/KEY
     format: Format = "tar"  # tar (WebDataset) or parquet (Hugging Face layout)
     rows_per_shard: int | None = None  # default 1024; rows that are refused leave a shard smaller
     shard_mb: float | None = None  # instead of rows: megabytes of images in a shard
@@ -116,15 +114,7 @@ class Receipt:
 def run(config: Config, *, progress: Progress | None = None, notify: Callable[[str], None] = print) -> Summary:
     """Prepare the corpus, or finish it, or say that it is there. XmodalError names what the user can mend."""
     began = time.monotonic()
-    listing = read_pairs(
-        config.source, image_column=config.image_column, caption_column=config.caption_column,
-        base=config.base, options=config.storage,
-    )  # fmt: skip
-    storage.check(config.target, writable=True, options=config.storage)
-    plan = make_plan(
-        listing, rows_per_shard=config.rows_per_shard,
-        bytes_per_shard=int(config.shard_mb * 1e6) if config.shard_mb else None, options=config.storage,
-    )  # fmt: skip
+    plan = plan_of(config)
     record = _record(config, plan)
     receipts = _claim(config, record, notify)
     kept = sum(r.rows > 0 for r in receipts.values())
@@ -136,6 +126,19 @@ def run(config: Config, *, progress: Progress | None = None, notify: Callable[[s
         target=config.target, rows=sum(r.rows for r in receipts.values()), refused=dict(refused.most_common()),
         shards=sum(r.rows > 0 for r in receipts.values()), bytes=sum(r.bytes for r in receipts.values()),
         kept_shards=kept, seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def plan_of(config: Config) -> Plan:
+    """Which row of the source goes into which shard; refuses a source that cannot be read, a target not written."""
+    listing = read_pairs(
+        config.source, image_column=config.image_column, caption_column=config.caption_column,
+        base=config.base, options=config.storage,
+    )  # fmt: skip
+    storage.check(config.target, writable=True, options=config.storage)
+    return make_plan(
+        listing, rows_per_shard=config.rows_per_shard,
+        bytes_per_shard=int(config.shard_mb * 1e6) if config.shard_mb else None, options=config.storage,
     )  # fmt: skip
 
 

@@ -12,10 +12,12 @@ from pipelines import cluster, corpora
 from pipelines.config.data import check_fields
 from pipelines.config.optim import Optim
 from pipelines.config.pretrain import Config
+from pipelines.lasting import check_output
 from pipelines.model import anchored, build_model, given_tokenizer, load_model, save_model
 from pipelines.saver import ModelFiles
 from pipelines.source import Stream
 from pipelines.train import Job, launch
+from pipelines.validate import HeldOut, open_held_out
 from xmodal import checkpoint, storage
 from xmodal.data.corpus import Corpus
 from xmodal.data.fields import FieldMap
@@ -33,7 +35,7 @@ from xmodal.training.state import TrainState
 
 TOKENIZER = "tokenizer.json"
 CAPTIONS_FOR_TOKENIZER = 200_000
-MAY_CHANGE = ("name", "runs", "resume", "resources", "cadence", "data.index", "data.tasks_per_segment",
+MAY_CHANGE = ("name", "runs", "resume", "resources", "cadence", "validation", "data.index", "data.tasks_per_segment",
               "data.max_bad_fraction", "data.endpoint", "data.region", "data.profile", "data.anonymous")  # fmt: skip
 
 
@@ -78,6 +80,7 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
         workers=config.resources.sizes,
         seed=config.seed,
     )
+    held_out = open_held_out(config.validation, config.data, replace(fields[0], augment=None), fields[1], _note(on_news))
     held = held.fitting([stream.plan.global_batch for stream in streams])
     if held.elastic or len(config.resources.sizes) > 1:
         _note(on_news)(f"the workers may number {', '.join(map(str, held.sizes))}: these divide the batch")
@@ -90,7 +93,7 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
     finished = newest is not None and newest.step >= steps
     on_news(_opening(record, streams, model, steps, newest))
     if not finished:
-        launch(partial(_job, config, record, steps, streams, tokenizer, held), held, on_news)
+        launch(partial(_job, config, record, steps, streams, held_out, tokenizer, held), held, on_news)
         newest = checkpoint.resolve(record.uri, options=record.options)
     assert newest is not None
     return Result(run=record, step=newest.step, checkpoint=newest.uri, found_finished=finished)
@@ -101,8 +104,7 @@ def check(config: Config) -> tuple[Config, str | None, DualEncoder]:
 
     Raises what is wrong with the configuration, the storage, or the run's directory.
     """
-    if cluster.in_a_copy():
-        cluster.check_lasting(config.runs, "--runs")
+    check_output(config.runs, "--runs")
     config = _anchored(config)
     _check(config)
     tokenizer = _tokenizer(config)
@@ -114,7 +116,9 @@ def _anchored(config: Config) -> Config:
     data = config.data
     index = data.index and storage.absolute(data.index)
     data = replace(data, corpus=tuple(map(storage.absolute, data.corpus)), index=index)
-    return replace(config, runs=storage.absolute(config.runs), data=data, model=anchored(config.model))
+    validation = replace(config.validation, corpus=config.validation.corpus and storage.absolute(config.validation.corpus))
+    runs = storage.absolute(config.runs)
+    return replace(config, runs=runs, data=data, validation=validation, model=anchored(config.model))
 
 
 def _check(config: Config) -> None:
@@ -126,7 +130,7 @@ def _check(config: Config) -> None:
         corpora.global_shares([1] * number, config.data.weights, config.optim.batch_size, config.resources.sizes)
     run_uri = storage.join(config.runs, check_name(config.name))
     storage.check(run_uri, writable=True, options=config.data.storage)
-    for uri in config.data.corpus:
+    for uri in (*config.data.corpus, *filter(None, [config.validation.corpus])):
         storage.check(folder_before_pattern(uri), writable=False, options=config.data.storage)
     if config.resume:
         known = open_run(config.runs, config.name, options=config.data.storage)
@@ -187,7 +191,14 @@ def make_state(config: Config, tokenizer: ray.ObjectRef, steps: int, device: tor
 
 
 def _job(
-    config: Config, record: Run, steps: int, streams: list[Stream], tokenizer: str, held: cluster.Cluster, news: Any
+    config: Config,
+    record: Run,
+    steps: int,
+    streams: list[Stream],
+    held_out: HeldOut | None,
+    tokenizer: str,
+    held: cluster.Cluster,
+    news: Any,
 ) -> Job:
     text = ray.put(tokenizer)
     return Job(
@@ -201,6 +212,7 @@ def _job(
         tasks_per_segment=config.data.tasks_per_segment,
         per_worker=held.per_worker,
         news=news,
+        held_out=() if held_out is None else (ray.put(held_out),),
     )
 
 

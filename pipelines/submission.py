@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
@@ -85,14 +86,33 @@ def run(config: Config, *, say: Say, show: Say) -> Submitted:
         raise
 
 
+def preview(config: Config) -> dict[str, Any]:
+    """What would be sent where, as plain JSON without the token; the job server is not asked."""
+    return {
+        "command": shlex.join(config.command),
+        "name": config.name,
+        "address": _address(config.address),
+        "working_dir": os.path.abspath(config.working_dir),
+        "package_mib": round(check_package(config.working_dir) / 2**20, 2),
+        "excludes": list(EXCLUDES),
+        "wait": config.wait,
+    }
+
+
+def _address(given: str | None) -> str:
+    """Of the job server, as a URL; ConfigError for one of Ray itself."""
+    known = os.environ.get("RAY_ADDRESS", "")
+    address = given or os.environ.get(ADDRESS) or (known if known.startswith("http") else HERE)
+    address = (address if "://" in address else f"http://{address}").rstrip("/")
+    if urlsplit(address).scheme not in ("http", "https"):
+        raise ConfigError(f"{address} is not a job server's address: write http://HOST:8265")
+    return address
+
+
 def connect(address: str | None, token: str | None, say: Say) -> tuple[JobSubmissionClient, str]:
     """A client of the job server and the server's address."""
-    known = os.environ.get("RAY_ADDRESS", "")
-    address = address or os.environ.get(ADDRESS) or (known if known.startswith("http") else HERE)
-    address = (address if "://" in address else f"http://{address}").rstrip("/")
+    address = _address(address)
     url = urlsplit(address)
-    if url.scheme not in ("http", "https"):
-        raise ConfigError(f"{address} is not a job server's address: write http://HOST:8265")
     token = token or _token()
     if token and url.scheme == "http" and url.hostname not in LOOPBACK:
         say(f"the token travels to {url.hostname} unencrypted: use `ray dashboard cluster.yaml`, a tunnel or https")

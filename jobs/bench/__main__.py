@@ -1,8 +1,18 @@
-"""Names of benchmarks go in, JSON lines come out; exit code 1 when a figure falls short, 2 for an unknown name."""
+"""Measure what the README claims, each figure beside its target.
+
+    python -m jobs.bench plan
+    python -m jobs.bench loss ingest overhead
+
+Prints one JSON object a line for each figure, with commit, hardware, load, repeats and spread. Opponents run in the
+same run on the same work, so a figure is a ratio. Exit status: 0 when every figure reaches its target, 1 when one
+falls short, 2 for an unknown name.
+"""
 
 import argparse
+import ast
 import importlib
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +21,23 @@ from xmodal.errors import ConfigError, XmodalError, nearest
 
 
 def benchmarks() -> list[str]:
-    """The modules beside this one that define `run`; read as text, so that none has to be imported."""
-    modules = sorted(Path(__file__).parent.glob("*.py"))
-    return [module.stem for module in modules if "\ndef run(" in module.read_text()]
+    """The modules beside this one that define `run`."""
+    return sorted(_sources())
+
+
+def _sources() -> dict[str, str]:
+    """Their text by name; read, so that none has to be imported."""
+    texts = {module.stem: module.read_text() for module in sorted(Path(__file__).parent.glob("*.py"))}
+    return {name: text for name, text in texts.items() if "\ndef run(" in text}
+
+
+def listing() -> str:
+    """Every benchmark with the first line of its module."""
+    first = {name: (ast.get_docstring(ast.parse(text)) or name).splitlines()[0] for name, text in _sources().items()}
+    return "\n".join(
+        textwrap.fill(line, 120, initial_indent=f"  {name:10} ", subsequent_indent=" " * 13)
+        for name, line in first.items()
+    )
 
 
 def run_one(name: str) -> bool:
@@ -33,8 +57,13 @@ def run_one(name: str) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 when every figure of every named benchmark reached its target, else 1; 2 for a mistake."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.bench", description=__doc__)
-    parser.add_argument("names", nargs="+", metavar="NAME", help=f"one of: {', '.join(benchmarks())}")
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.bench",
+        description=__doc__,
+        epilog=f"benchmarks:\n{listing()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a benchmark of the list below")
     try:
         reached = [run_one(name) for name in parser.parse_args(arguments).names]
     except XmodalError as error:

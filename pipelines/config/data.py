@@ -22,9 +22,9 @@ class Data:
     rows_per_task: int = 1024  # rows read and shuffled together by one read task; bounds its memory
     tasks_per_segment: int = 4096  # read tasks of one Ray Dataset; a new one costs seconds
     endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
-    region: str | None = None
+    region: str | None = None  # of the store
     profile: str | None = None  # of the AWS configuration; None: the standard environment
-    anonymous: bool = False  # public buckets
+    anonymous: bool = False  # send unsigned requests: public buckets
 
     def __post_init__(self) -> None:
         if not self.corpus:

@@ -14,9 +14,9 @@ class Config:
     runs: str = "runs"  # URI of the directory of runs, which will be written
     index: str | None = None  # URI of a cache for indexes; None: beside each corpus
     endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
-    region: str | None = None
-    profile: str | None = None
-    anonymous: bool = False
+    region: str | None = None  # of the store
+    profile: str | None = None  # of the AWS configuration; None: the standard environment
+    anonymous: bool = False  # send unsigned requests: public buckets
     resources: Resources = field(default_factory=Resources)
 
     @property

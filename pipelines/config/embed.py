@@ -31,9 +31,9 @@ class Config:
     cpus_per_worker: float | None = None  # None: what leaves room for reading
     address: str | None = None  # of a running cluster; None: RAY_ADDRESS, else a Ray of our own on this machine
     endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
-    region: str | None = None
-    profile: str | None = None
-    anonymous: bool = False
+    region: str | None = None  # of the store
+    profile: str | None = None  # of the AWS configuration; None: the standard environment
+    anonymous: bool = False  # send unsigned requests: public buckets
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "rows_per_part", "workers"):

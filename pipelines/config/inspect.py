@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import tyro
+
 from pipelines.config.data import check_fields
 from xmodal.errors import ConfigError
 from xmodal.storage import StorageOptions
@@ -14,16 +16,16 @@ TERMINAL = "-"
 class Config:
     """Which corpus to look at, and how closely."""
 
-    corpus: str  # a folder of shards, one shard, or a pattern; tar or Parquet
+    corpus: tyro.conf.Positional[str]  # a folder of shards, one shard, or a pattern; tar or Parquet
     grid: str | None = None  # a picture of samples: where to write it (PNG, local or s3://), or - for the terminal
     pictures: int = 24  # in the grid
     rows: int = 5000  # rows that are read and decoded; of a larger corpus an even sample
     fields: tuple[str, ...] = ()  # field map, e.g. image=jpg|png text=json:caption; empty: the usual names
     index: str | None = None  # URI of a cache for indexes; None: beside the corpus
     endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
-    region: str | None = None
+    region: str | None = None  # of the store
     profile: str | None = None  # of the AWS configuration; None: the standard environment
-    anonymous: bool = False  # public buckets
+    anonymous: bool = False  # send unsigned requests: public buckets
 
     def __post_init__(self) -> None:
         if self.rows < 1:

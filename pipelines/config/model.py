@@ -46,7 +46,7 @@ class Loss:
 
     objective: Literal["info_nce", "sigmoid"] = "info_nce"  # softmax (CLIP) or pairwise sigmoid (SigLIP)
     temperature: float = 0.07  # at the start
-    learnable_temperature: bool = True
+    learnable_temperature: bool = True  # else it stays as it starts
     mask_duplicates: bool = True  # pairs with the same picture or caption are no negatives of each other
 
     def __post_init__(self) -> None:

@@ -13,16 +13,16 @@ class Optim:
     """How it is minimised: AdamW, linear warm-up, half a cosine."""
 
     batch_size: int = 256  # pairs over all workers; every one is a negative of every other
-    epochs: float = 32.0
+    epochs: float = 32.0  # passes over the longest corpus, at its share of the batch
     steps: int | None = None  # instead of epochs
     learning_rate: float = 5e-4  # at the end of the warm-up
-    final_learning_rate: float = 0.0
+    final_learning_rate: float = 0.0  # at the last step
     warmup_steps: int | None = None  # None: a tenth of the steps, at most 2000
-    weight_decay: float = 0.2
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    max_grad_norm: float | None = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    weight_decay: float = 0.2  # of matrices; none of gains, biases and the temperature
+    betas: tuple[float, float] = (0.9, 0.98)  # of AdamW's moments
+    eps: float = 1e-6  # of AdamW's denominator
+    max_grad_norm: float | None = 1.0  # gradients are shortened to this norm; None: as they are
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the towers; losses and weights stay in fp32
     rows_per_forward: int | None = None  # per worker; smaller: less memory for the same gradients, one forward more
 
     def __post_init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import tyro
+
 from xmodal.errors import ConfigError
 from xmodal.report.svg import MOST_SERIES
 from xmodal.storage import StorageOptions
@@ -11,16 +13,16 @@ from xmodal.storage import StorageOptions
 class Config:
     """Which runs to show on one page, and on which pairs."""
 
-    runs: tuple[str, ...]  # directories of runs; several are compared
+    runs: tyro.conf.Positional[tuple[str, ...]]  # directories of runs; several are compared
     to: str = "report.html"  # where the page is written: a local path or s3://
     corpus: str | None = None  # held-out pairs for the gallery; None: those of the newest evaluation
     fields: tuple[str, ...] = ()  # field map of that corpus; empty: the usual names
     index: str | None = None  # URI of a cache for indexes; None: beside the corpus
     rows: int = 512  # pairs that are searched; of a larger corpus an even sample
     endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
-    region: str | None = None
-    profile: str | None = None
-    anonymous: bool = False  # public buckets
+    region: str | None = None  # of the store
+    profile: str | None = None  # of the AWS configuration; None: the standard environment
+    anonymous: bool = False  # send unsigned requests: public buckets
 
     def __post_init__(self) -> None:
         places = [uri.rstrip("/") for uri in self.runs]

@@ -1,5 +1,6 @@
 """Jobs on a real cluster by its job server: Ray's own command, and ours around it."""
 
+import json
 import os
 import shutil
 import signal
@@ -89,7 +90,7 @@ def test_a_job_that_runs_is_refused_under_its_name_and_can_be_stopped(head, tmp_
     """A watcher that is interrupted leaves the job; the job server knows it; a second one of that name is refused."""
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "jobs" / "demo.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(300)\n")
-    arguments = ("--working-dir", str(tmp_path), "--name", "sleeper", "--", "jobs.demo")
+    arguments = ("--working-dir", str(tmp_path), "--name", "sleeper", "--", "jobs.demo", "--runs", "/nowhere")
     flags = ["--address", head.jobs, "--token-file", str(head.token_file)]
     watching = subprocess.Popen(
         [sys.executable, "-m", "jobs.submit", *flags, *arguments], cwd=ROOT, env=head.environment(), text=True,
@@ -186,11 +187,39 @@ def test_mistakes_in_the_jobs_arguments_are_found_before_anything_is_sent():
         ("--", "jobs.pretrain", "vit-b-23", "--corpus", "c"): "did you mean 'vit-b-32'?",
         ("--", "jobs.pretrain", "vit-tiny", "--corpus", "c"): "--runs runs is relative",
         ("--", "jobs.pretrain", "vit-tiny", "--corpus", "c", "--workers", "0"): "workers must be at least 1",
+        ("--", "jobs.embed", "s3://b/runs/a", "s3://b/c", "--to", "vectors"): "--to vectors is relative",
+        ("--", "jobs.prepare", "s3://b/pairs.csv", "corpus/"): "TARGET corpus/ is relative",
     }.items():
         with pytest.raises(ConfigError) as error:
             submit.run(list(arguments))
         assert message in str(error.value)
-    known = ["--corpus", "c", "--runs", "s3://b/runs", "--name", "first"]
-    assert submit.run_name(["jobs.pretrain", "vit-tiny", *known]) == "pretrain-first"
-    assert submit.run_name(["jobs.evaluate", "s3://b/runs/first/", "s3://b/held-out"]) == "evaluate-first"
+
+
+@pytest.mark.parametrize(
+    ("job", "name"),
+    [
+        ("jobs.pretrain vit-tiny --corpus c --runs s3://b/runs --name first", "pretrain-first"),
+        ("jobs.pretrain vit-tiny --corpus c --runs s3://b/runs", "pretrain-vit-tiny"),
+        ("jobs.evaluate s3://b/runs/first/ s3://b/held-out", "evaluate-first"),
+        ("jobs.doctor --workers 8 --runs s3://b/runs", "doctor"),
+        ("jobs.bench plan", "bench-plan"),
+    ],
+)
+def test_a_submission_is_called_after_its_job_and_run(job, name):
+    assert submit.run_name(job.split(), submit.check(job.split())) == name
+
+
+def test_a_dry_run_shows_what_would_be_sent_and_asks_no_server(monkeypatch, capsys):
+    monkeypatch.setenv(submission.ADDRESS, "")
+    monkeypatch.chdir(ROOT)
+    flags = ["--address", "127.0.0.1:1", "--token", "secret", "--dry-run", "--"]
+    assert submit.run([*flags, "jobs.evaluate", "s3://b/runs/first", "s3://b/it's"]) == 0
+    told = capsys.readouterr().out
+    shown = json.loads(told)
+    assert shown["command"] == """python -m jobs.evaluate s3://b/runs/first 's3://b/it'"'"'s'"""
+    assert (shown["name"], shown["address"]) == ("evaluate-first", "http://127.0.0.1:1")
+    assert 0 < shown["package_mib"] < 10 and "secret" not in told
+
+
+def test_flags_stand_before_the_dashes_and_python_may_be_named():
     assert submit.split(["--no-wait", "--", "python", "-m", "jobs.doctor"]) == (["--no-wait"], ["jobs.doctor"])

@@ -76,17 +76,14 @@ class Augment:
     """What may be drawn; the defaults are CLIP's training transform (a random resized crop of 90 to 100 %)."""
 
     scale: tuple[float, float] = (0.9, 1.0)  # share of the image's area
-    ratio: tuple[float, float] = (
-        3 / 4,
-        4 / 3,
-    )  # width / height of the crop, before it is squashed to the square
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the crop, before it is squashed to the square
     mirror: float = 0.0  # probability of a horizontal flip; captions name left and right, so none by default
     rotate: float = 0.0  # up to this many degrees either way, on white
     translate: float = 0.0  # up to this share of the side in x and in y, on white
     jitter: float = 0.0  # probability of the four below
     brightness: float = 0.0  # factor in 1 ± this
-    contrast: float = 0.0
-    saturation: float = 0.0
+    contrast: float = 0.0  # the same
+    saturation: float = 0.0  # the same
     hue: float = 0.0  # ± turns, at most 0.5
     greyscale: float = 0.0  # probability
 

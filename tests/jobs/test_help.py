@@ -1,0 +1,130 @@
+"""Every job documents itself, at once, and a mistake in its arguments is answered with the nearest right word."""
+
+import importlib
+import json
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.presets import PRESETS
+from jobs.submit import names
+
+ROOT = Path(__file__).parents[2]
+JOBS = [*names(), "jobs.submit"]
+HEAVY = ("torch", "transformers", "ray", "sklearn", "s3fs")
+COMMAND = re.compile(r"^    (python -m jobs\.\w+.*)$", re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "121")
+
+
+def help_of(job, capsys, *words):
+    """What `--help` prints; it ends the job with 0."""
+    module = importlib.import_module(job)
+    with pytest.raises(SystemExit) as end:
+        (module.run if job == "jobs.submit" else module.parse)([*words, "--help"])
+    assert not end.value.code
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_opens_with_the_jobs_own_text_and_explains_every_flag(job, capsys):
+    words = ["vit-tiny"] if job == "jobs.pretrain" else []
+    told = help_of(job, capsys, *words)
+    text, _, flags = told.partition("usage: ")
+    assert text.startswith(importlib.import_module(job).__doc__) and len(COMMAND.findall(text)) >= 2
+    assert max(map(len, text.splitlines())) <= 120
+    assert f"python -m {job}" in flags
+    unexplained = re.findall(r"│ (--[a-z-]+)[^│\n]*│\n│ {10,}\(default", flags) + re.findall(
+        r"│ (--[a-z-]+) (?:STR|INT|FLOAT)? +\(default", flags
+    )
+    assert not unexplained
+
+
+def test_a_narrow_terminal_gets_paragraphs_that_fit_and_whole_examples(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = help_of("jobs.prepare", capsys).partition("usage: ")[0]
+    prose = [line for line in text.splitlines() if not line.startswith("    ")]
+    assert max(map(len, prose)) < 80
+    doc = importlib.import_module("jobs.prepare").__doc__
+    assert COMMAND.findall(text) == COMMAND.findall(doc) and text.split() == doc.split()
+
+
+def test_help_of_pretraining_lists_the_presets_with_a_line_each(capsys):
+    told = help_of("jobs.pretrain", capsys)
+    for name, preset in PRESETS.items():
+        assert re.search(rf"^  {re.escape(name)} +{re.escape(preset.summary)}$", told, re.MULTILINE)
+    assert PRESETS["vit-b-32"].summary in help_of("jobs.pretrain", capsys, "vit-b-32")
+
+
+def test_the_benchmarks_are_listed_with_a_line_each(capsys):
+    from jobs.bench import __main__ as bench
+
+    with pytest.raises(SystemExit) as end:
+        bench.main(["--help"])
+    told = capsys.readouterr().out
+    assert end.value.code == 0
+    for name in bench.benchmarks():
+        assert re.search(rf"^  {name} +\S.{{20,}}", told, re.MULTILINE), name
+
+
+def test_no_job_imports_torch_or_ray_before_its_arguments_are_sound():
+    """One process: imports all of them, shows every help and makes a mistake in each; in the time of a few imports."""
+    script = f"""
+import contextlib, importlib, io, sys
+from xmodal.errors import XmodalError
+for name in {[*JOBS, "jobs.bench.__main__"]}:
+    module = importlib.import_module(name)
+    for words in (["--help"], ["vit-tiny", "--help"], ["--no-such-flag"]):
+        begin = getattr(module, "parse", None) or (module.run if name == "jobs.submit" else module.main)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with contextlib.suppress(SystemExit, XmodalError):
+                begin(words)
+    found = [heavy for heavy in {HEAVY} if heavy in sys.modules]
+    assert not found, (name, found)
+"""
+    began = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - began
+    assert seconds < 8, "all of them together; one alone takes half a second"
+
+
+@pytest.mark.parametrize(
+    ("job", "words", "nearest"),
+    [
+        ("jobs.pretrain", ["vit-tiny", "--corpus", "c", "--batch-sise", "8"], "--batch-size"),
+        ("jobs.embed", ["run", "corpus", "--to", "x", "--overwrit"], "--overwrite"),
+        ("jobs.evaluate", ["run", "corpus", "--bootstrp", "8"], "--bootstrap"),
+        ("jobs.prepare", ["a.csv", "corpus", "--rows-per-shart", "8"], "--rows-per-shard"),
+        ("jobs.report", ["run", "--corpos", "c"], "--corpus"),
+        ("jobs.inspect", ["corpus", "--pictues", "3"], "--pictures"),
+        ("jobs.doctor", ["--corpuss", "c"], "--corpus"),
+        ("jobs.spot", ["--address", "a", "--every", "3"], "--every-s"),
+        ("jobs.demo", ["--frsh"], "--fresh"),
+    ],
+)
+def test_a_misspelt_flag_is_answered_with_the_nearest(job, words, nearest, capsys):
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(job).parse(words)
+    assert end.value.code == 2
+    told = capsys.readouterr()
+    assert "Perhaps you meant" in told.err and nearest in told.err and not told.out
+
+
+def test_a_dry_run_of_prepare_lists_the_source_and_writes_nothing(tmp_path, capsys):
+    from jobs import arguments, prepare
+
+    (tmp_path / "pairs.csv").write_text("image,caption\na.jpg,a cat\nb.jpg,a dog\na.jpg,a cat\n")
+    words = [str(tmp_path / "pairs.csv"), str(tmp_path / "corpus"), "--rows-per-shard", "1", "--workers", "3"]
+    arguments.begin(prepare.parse([*words, "--dry-run"]), prepare.run, prepare.preview)
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["rows"], shown["shards"], shown["refused"]) == (2, 2, {"duplicate_key": 1})
+    assert shown["resources"]["processes"] == 3 and shown["config"]["format"] == "tar"
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]
