@@ -73,6 +73,17 @@ class Narrator:
             parts.append(f"{metrics['rows/quarantined']:,} bad rows")
         self._say("  ".join(parts))
 
+    def _validation(self, message: dict) -> None:
+        """What was measured between two steps, both ways, beside chance."""
+        found = {name.removeprefix("validation/"): value for name, value in message["metrics"].items()}
+        ways = (("image -> text", "image_to_text"), ("text -> image", "text_to_image"))
+        parts = [f"{words} {found[f'{way}/recall@10']:.1%}" for words, way in ways]
+        chance = f"chance {found['text_to_image/chance/recall@10']:.1%}"
+        self._say(
+            f"step {message['step']:,}/{message['steps']:,}  recall@10 on {found['rows']:,.0f} held-out rows: "
+            f"{', '.join(parts)} ({chance}; {found['seconds']:.1f} s)"
+        )
+
     def _is_due(self, last: bool) -> bool:
         now = time.monotonic()
         if now < self._due and not last:

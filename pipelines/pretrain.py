@@ -80,7 +80,9 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
         workers=config.resources.sizes,
         seed=config.seed,
     )
-    held_out = open_held_out(config.validation, config.data, replace(fields[0], augment=None), fields[1], _note(on_news))
+    held_out = open_held_out(
+        config.validation, config.data, replace(fields[0], augment=None), fields[1], _note(on_news)
+    )
     held = held.fitting([stream.plan.global_batch for stream in streams])
     if held.elastic or len(config.resources.sizes) > 1:
         _note(on_news)(f"the workers may number {', '.join(map(str, held.sizes))}: these divide the batch")
@@ -116,7 +118,9 @@ def _anchored(config: Config) -> Config:
     data = config.data
     index = data.index and storage.absolute(data.index)
     data = replace(data, corpus=tuple(map(storage.absolute, data.corpus)), index=index)
-    validation = replace(config.validation, corpus=config.validation.corpus and storage.absolute(config.validation.corpus))
+    validation = replace(
+        config.validation, corpus=config.validation.corpus and storage.absolute(config.validation.corpus)
+    )
     runs = storage.absolute(config.runs)
     return replace(config, runs=runs, data=data, validation=validation, model=anchored(config.model))
 

@@ -22,6 +22,7 @@ from pipelines.config.cadence import Cadence
 from pipelines.ingest import Delivery
 from pipelines.rank import Rank
 from pipelines.saver import ModelFiles, Saver, restore
+from pipelines.validate import Measurer
 from xmodal import errors
 from xmodal.batch import Batch
 from xmodal.errors import ConfigError, NonFiniteLoss, TooManyBadRows, XmodalError
@@ -48,6 +49,7 @@ class Job:
     tasks_per_segment: int
     per_worker: dict[str, float]  # resources of one rank; Ray Data plans with what all of them leave
     news: Any  # the driver's `News`
+    held_out: tuple[ray.ObjectRef, ...] = ()  # one reference to the `HeldOut` of the run, or none
 
 
 def train_rank(config: dict[str, ray.ObjectRef]) -> None:
@@ -84,6 +86,7 @@ def _train(job: Job, rank: Rank) -> None:
     )
     watch = Stopwatch(rows_per_step=sum(stream.plan.global_batch for stream in streams))
     preemption = Preemption()
+    validation = Measurer(ray.get(job.held_out[0]), rank) if job.held_out else None
     with Saver(
         job.run, rank, books, job.files, found=found, keep=job.cadence.keep, sinks=job.cadence.sinks, notify=notify
     ) as saver:
@@ -94,8 +97,12 @@ def _train(job: Job, rank: Rank) -> None:
                 saver.save(state)
                 books.judge()
             last = state.step == job.steps
-            if last or state.step % job.cadence.log_every == 0:
-                metrics |= watch.figures() | books.as_metrics()
+            measured = validation.measure(state) if validation and validation.due(state.step, last=last) else {}
+            if measured and rank.first:
+                _tell(job, "validation", step=state.step, steps=job.steps, metrics=plain(measured))
+            watch.leave_out(measured.get("validation/seconds", 0.0))
+            if last or measured or state.step % job.cadence.log_every == 0:
+                metrics |= watch.figures() | books.as_metrics() | measured
                 metrics["epoch"] = state.step / streams[0].plan.steps_per_epoch
                 _report(job, rank, saver, state.step, metrics)
             if last or state.step % job.cadence.checkpoint_every == 0 or preemption.announced(state.step):
@@ -140,6 +147,10 @@ class Stopwatch:
                 self._waited_s += waited_s
             self._steps += 1
             yield item
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that was spent on something else than steps."""
+        self._since += seconds
 
     def figures(self) -> dict[str, float]:
         """Since the last call: samples/s over all ranks, share of time waiting; time to the first batch once."""

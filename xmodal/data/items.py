@@ -78,14 +78,15 @@ class Chunk:
         return cls(take(corpus, extents), tuple(corpus.row_start[extents].tolist()))
 
 
-def read_items(chunk: Chunk, recipe: ItemRecipe) -> Items:
-    """Read and decode; StorageError when the store itself fails."""
-    reading = _Reading(recipe, chunk.corpus.rows)
+def read_items(chunk: Chunk, recipe: ItemRecipe, *, only: frozenset[int] | None = None) -> Items:
+    """Read and decode, every row or `only` these; StorageError when the store itself fails."""
+    reading = _Reading(recipe, chunk.corpus.rows if only is None else len(only))
     members = tuple(sorted(recipe.field_map.members))
     for extent, first in enumerate(chunk.first_rows):
         shard = chunk.corpus.shards[chunk.corpus.extents.shard[extent]].path
         for place, sample in enumerate(read_extent(chunk.corpus, extent, columns=members)):
-            reading.enter(sample, first + place, shard)
+            if only is None or first + place in only:
+                reading.enter(sample, first + place, shard)
     return reading.items()
 
 

@@ -1,0 +1,118 @@
+"""Held-out rows and a state in training -> retrieval both ways, measured by all ranks together, between two steps.
+
+Each rank reads its share once, beside the first steps, and keeps it decoded; at a measurement it encodes its share,
+the embeddings are gathered, and rank 0 searches while the others are at the next step already. (Ray Train's own way,
+`ray.train.report(..., validation=...)`, is an alpha that runs a task on a checkpoint reported to Ray: it would need a
+free slot, and every measurement a checkpoint and a start of torch. A thousand rows cost less than that here.)
+"""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipelines.config.data import Data
+from pipelines.config.validation import Validation
+from pipelines.corpora import Notify, field_map, on_cluster
+from pipelines.encode import Encoded, encode_items
+from pipelines.model import model_of
+from pipelines.rank import Rank
+from xmodal.data.corpus import Corpus, open_corpus
+from xmodal.data.image import ImageField
+from xmodal.data.items import Chunk, ItemRecipe, Items, read_items
+from xmodal.data.text import TextField
+from xmodal.errors import ConfigError
+from xmodal.metrics.pairs import Ids
+from xmodal.metrics.retrieval import retrieve_both_ways
+from xmodal.training.evaluating import evaluating
+from xmodal.training.state import TrainState
+
+FEWEST_EXTENTS = 8  # that the rows are spread over: neighbours in a corpus may be alike
+BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """The rows that a run is measured on, and how often."""
+
+    corpus: Corpus
+    recipe: ItemRecipe
+    every: int
+    rows: np.ndarray  # int64, numbers in the corpus, rising
+
+
+def open_held_out(asked: Validation, data: Data, image: ImageField, text: TextField, notify: Notify) -> HeldOut | None:
+    """What `asked` names, with its index and its fields checked; CorpusError where it is empty or lacks a field."""
+    if asked.corpus is None:
+        return None
+    corpus = open_corpus(asked.corpus, index=data.index, options=data.storage, map_shards=on_cluster, notify=notify)
+    mapping = field_map(corpus, asked.fields or data.fields, ("image", "text"))
+    return HeldOut(corpus, ItemRecipe(mapping, image=image, text=text), asked.every, spread(corpus, asked.rows))
+
+
+def spread(corpus: Corpus, rows: int) -> np.ndarray:
+    """Up to `rows` row numbers from extents that lie evenly over the corpus: a function of these two alone."""
+    counts = corpus.extents.rows.astype(np.int64)
+    extents = len(counts)
+    wanted = max(FEWEST_EXTENTS, -(-rows * extents // max(1, corpus.rows)))
+    while True:
+        chosen = np.unique(np.linspace(0, extents - 1, min(wanted, extents)).astype(np.int64))
+        held = np.concatenate([corpus.row_start[e] + np.arange(counts[e]) for e in chosen])
+        if len(held) >= rows or len(chosen) == extents:
+            break
+        wanted *= 2
+    take = min(rows, len(held))
+    return held[np.arange(take) * len(held) // take]
+
+
+class Measurer:
+    """One rank's part in the measurements."""
+
+    def __init__(self, held_out: HeldOut, rank: Rank) -> None:
+        self._held_out, self._rank = held_out, rank
+        own = np.array_split(held_out.rows, rank.world_size)[rank.index]
+        pool = ThreadPoolExecutor(1)
+        self._reading: Future[Items] = pool.submit(read_rows, held_out.corpus, held_out.recipe, own)
+        pool.shutdown(wait=False)
+
+    def due(self, step: int, *, last: bool) -> bool:
+        return last or step % self._held_out.every == 0
+
+    def measure(self, state: TrainState) -> dict[str, float]:
+        """`validation/...` on rank 0, only the seconds elsewhere; all ranks call it at the same step.
+
+        The seconds are those from which this rank's training stood still, up to the search.
+        """
+        began = time.perf_counter()
+        model = model_of(state)
+        with evaluating(state):
+            own = encode_items(model, self._reading.result(), BATCH, model.dim)
+        found = Encoded.join(self._rank.gather([own]))
+        _check(found, self._held_out.corpus)
+        figures = retrieval(found) if self._rank.first else {}
+        return figures | {"validation/seconds": time.perf_counter() - began}
+
+
+def read_rows(corpus: Corpus, recipe: ItemRecipe, rows: np.ndarray) -> Items:
+    """The sound ones of some rows, decoded as for an evaluation."""
+    extents = np.unique(np.searchsorted(corpus.row_start, rows, side="right") - 1)
+    return read_items(Chunk.of(corpus, extents), recipe, only=frozenset(rows.tolist()))
+
+
+def _check(found: Encoded, corpus: Corpus) -> None:
+    """ConfigError on all ranks alike where nothing can be measured: a restart would not help."""
+    if not len(found.row):
+        reasons = ", ".join(sorted({fault["reason"] for fault in found.faults}))
+        raise ConfigError(f"{corpus.uri}: none of the rows to validate on can be read ({reasons}); mend that corpus")
+
+
+def retrieval(found: Encoded) -> dict[str, float]:
+    """The figures of jobs.evaluate on these rows, beside chance."""
+    text_id = torch.from_numpy(found.text_id)
+    image, caption = torch.from_numpy(found.image), torch.from_numpy(found.caption)
+    forth, back = retrieve_both_ways(image, caption, Ids(found.owner, found.text_id), text_id)
+    counts = {"rows": len(found.row), "skipped": sum(fault["item"] is None for fault in found.faults)}
+    figures = forth.as_metrics("image_to_text") | back.as_metrics("text_to_image") | counts
+    return {f"validation/{name}": float(value) for name, value in figures.items()}
