@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from xmodal.encoders.clip import is_clip_shaped
 from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.export.onnx import Checked
-from xmodal.export.origin import Measured, facts, measured, other_steps, settings
+from xmodal.export.origin import Measured, cell, code, facts, measured, other_steps, settings
 from xmodal.report.recorded import Evaluated
 from xmodal.report.wording import clean
 
@@ -42,7 +42,7 @@ def write_card(material: Material) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = cell
+    environment.filters |= {"cell": cell, "code": code}
     return environment.get_template("card.md").render(_values(material))
 
 
@@ -120,11 +120,3 @@ def _results(found: Sequence[Measured]) -> Iterator[EvalResult]:
                 metric_name=figure.label,
                 metric_value=round(figure.value, 6),
             )
-
-
-def cell(value: Any) -> str:
-    """Text of a stranger in a line or a table of Markdown: nothing of it is markup."""
-    text = clean(value).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
-    for mark in "|`*_[]":
-        text = text.replace(mark, f"\\{mark}")
-    return text

@@ -76,16 +76,16 @@ def other_steps(evaluations: Sequence[Evaluated], step: int) -> list[int]:
 
 def facts(record: Mapping[str, Any], at: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was trained on what with which code, a line each, from `run.json` and the metrics at the exported step."""
-    made = [(f"Corpus {n}", f"`{place(uri)}`, fingerprint `{clean(mark)}`") for n, (uri, mark) in _corpora(record)]
+    made = [(f"Corpus {n}", f"{code(place(uri))}, fingerprint {code(mark)}") for n, (uri, mark) in _corpora(record)]
     config = record.get("config") or {}
     optim = config.get("optim") or {}
     if "rows/delivered" in at:
         bad = at.get("rows/quarantined") or 0
         made.append(("Pairs seen", f"{number(at['rows/delivered'])} ({number(bad)} more were quarantined)"))
     if "batch_size" in optim:
-        made.append(("Batch", f"{number(optim['batch_size'])} pairs, {clean(optim.get('precision', ''))}"))
+        made.append(("Batch", f"{number(optim['batch_size'])} pairs, {cell(optim.get('precision', ''))}"))
     if "created" in record:
-        made.append(("Started", moment(record["created"])))
+        made.append(("Started", cell(moment(record["created"]))))
     return made + list(_code(record.get("provenance") or {}))
 
 
@@ -96,15 +96,15 @@ def _corpora(record: Mapping[str, Any]) -> list[tuple[int, tuple[str, str]]]:
 def _code(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     made = []
     if provenance.get("commit"):
-        made.append(("Code", f"commit `{clean(provenance['commit'])}`"))
+        made.append(("Code", f"commit {code(provenance['commit'])}"))
     if packages := provenance.get("packages"):
         versions = [
-            f"Python {clean(provenance.get('python', '?'))}",
-            *(f"{clean(k)} {clean(v)}" for k, v in packages.items()),
+            f"Python {cell(provenance.get('python', '?'))}",
+            *(f"{cell(k)} {cell(v)}" for k, v in packages.items()),
         ]
         made.append(("Versions", ", ".join(versions)))
     if hardware := provenance.get("hardware"):
-        gpus = ", ".join(clean(name) for name in hardware.get("gpus") or []) or "no GPU"
+        gpus = ", ".join(cell(name) for name in hardware.get("gpus") or []) or "no GPU"
         cores = f"{number(hardware.get('cores', '?'))} cores, {number(hardware.get('memory_gib', '?'))} GiB"
         made.append(("Hardware of the driver", f"{cores}, {gpus}"))
     return made
@@ -129,7 +129,20 @@ def _without(value: Any, name: str) -> Any:
 
 def place(uri: str) -> str:
     """A corpus as a stranger may know it: a URI as it is, a local folder by its last name."""
-    text = clean(uri).replace("`", "'")
+    text = clean(uri)
     if re.match(r"s3://", text) or not text.startswith(("/", "file://")):
         return text
     return text.rstrip("/").rpartition("/")[2] or text
+
+
+def code(value: Any) -> str:
+    """Text of a stranger as a span of code, in a line or a cell: nothing of it is markup."""
+    return f"`{clean(value).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+
+
+def cell(value: Any) -> str:
+    """Text of a stranger in a line or a cell of Markdown: nothing of it is markup."""
+    text = clean(value).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
+    for mark in "|`*_[]":
+        text = text.replace(mark, f"\\{mark}")
+    return text
