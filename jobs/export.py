@@ -19,12 +19,14 @@ import sys
 
 from jobs import arguments, console
 from pipelines.config.export import Config
+from pipelines.lasting import check_output
 from xmodal.report.wording import size
 
 
 def run(config: Config) -> None:
     from pipelines import export  # torch and seconds, for a command line that is sound
 
+    check_output(config.to, "--to")
     result = export.run(config, print)
     print(f"exported  step {result.step:,} to {result.to}: {len(result.files)} files, {size(result.bytes)}")
     for one in result.onnx:
