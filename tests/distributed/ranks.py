@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "torch._dynamo"])  # DDP imports the last: 1.5 s a rank
+_CONTEXT.set_forkserver_preload(  # what ranks would import each for themselves; DDP imports torch._dynamo
+    ["torch", "torch.distributed", "torch._dynamo", "xmodal.encoders.conv"]
+)
 
 
 class RankFailed(AssertionError):

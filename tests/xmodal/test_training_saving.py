@@ -18,9 +18,10 @@ from xmodal.training.step import train_step
 SCHEDULE = CosineSchedule(peak=1e-2, total_steps=100, warmup_steps=3)
 
 
-def new_state(*, loss="info_nce", weight_decay=0.2, seed=3, **toy) -> TrainState:
+def new_state(*, loss="info_nce", weight_decay=0.2, seed=3, optimizer="adamw", momentum=0.9, **toy) -> TrainState:
     objective = ContrastiveObjective(ToyEncoder(**toy), loss)
-    return TrainState.create(objective, schedule=SCHEDULE, seed=seed, weight_decay=weight_decay)
+    options = {"optimizer": optimizer, "momentum": momentum, "weight_decay": weight_decay}
+    return TrainState.create(objective, schedule=SCHEDULE, seed=seed, **options)
 
 
 def trained() -> TrainState:
@@ -42,6 +43,21 @@ def test_a_state_survives_safetensors_and_json():
     for name, x in state_tensors(state).items():
         assert torch.equal(x, state_tensors(again)[name])
     assert "exp_avg/model.log_scale" in state_tensors(state)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_goes_on_as_if_nothing_had_happened(momentum):
+    state, again = (new_state(optimizer="sgd", momentum=momentum) for _ in range(2))
+    for step in range(2):
+        train_step(state, toy_batch(8, seed=step))
+    again.objective.load_state_dict(state.objective.state_dict())
+    load_state(again, *stored(state))
+    for one in (state, again):
+        train_step(one, toy_batch(8, seed=5))
+    for name, x in state.objective.state_dict().items():
+        assert torch.equal(x, again.objective.state_dict()[name])
+    with pytest.raises(CheckpointError, match="momentum="):
+        load_state(new_state(optimizer="sgd", momentum=0.5), *stored(again))
 
 
 def test_before_the_first_update_there_is_nothing_to_store_and_that_loads():

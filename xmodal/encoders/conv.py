@@ -25,6 +25,7 @@ class ConvConfig(PreTrainedConfig):
     stem_size: int = 32
     group_size: int = 16  # channels normalised together
     grid: int = 1
+    num_channels: int = 3
 
     @property
     def feature_size(self) -> int:
@@ -64,7 +65,7 @@ class ConvModel(PreTrainedModel):
     def __init__(self, config: ConvConfig) -> None:
         super().__init__(config)
         stem = config.stem_size
-        self.stem = nn.Conv2d(3, stem, 3, 2, 1, bias=False)
+        self.stem = nn.Conv2d(config.num_channels, stem, 3, 2, 1, bias=False)
         self.stages = nn.Sequential(*_stages(config))
         self.post_init()
 

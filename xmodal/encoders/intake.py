@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from xmodal.batch import Batch
@@ -37,6 +37,10 @@ class Pixels(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, "B C H W"]]:
         channels_first = batch.fields[self.field].permute(0, 3, 1, 2)  # a view: memory stays channels-last
         return {"pixel_values": (channels_first.float() - self.offset) / self.spread}
+
+    def present(self, batch: Batch) -> Bool[Tensor, "B 1"]:
+        """Every row has its picture."""
+        return torch.ones(len(batch), 1, dtype=torch.bool, device=batch.row.device)
 
     def example(self, device: torch.device) -> dict[str, Tensor]:
         """One black image, for probing a backbone."""

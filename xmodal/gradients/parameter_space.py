@@ -57,6 +57,7 @@ class ParameterSpace:
         self.weighting = weighting
         self.objectives = objectives
         self.group = group
+        self.decision: Decision | None = None
         self._sheets: Sheets | None = None
         self._pending: list[dist.Work] = []
         self._open = False  # an accumulation is under way
@@ -87,9 +88,9 @@ class ParameterSpace:
         if self._sheets is None or not self._reduced:
             raise ConfigError("nothing to decide on: add the losses of the (last) micro-batch before")
         self._open = self._reduced = False
-        decision = decide(self._sheets, self.weighting, self.group)
+        self.decision = decide(self._sheets, self.weighting, self.group)
         self._sheets.aim(0)
-        return decision
+        return self.decision
 
     def _begin(self, *, extra: bool) -> Sheets:
         sheets = self._sheets

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.batch import Batch
-from xmodal.training.objective import Cotangents, Embeddings, Losses
+from xmodal.gradients import ParameterSpace, follow_first_rank
+from xmodal.training.objective import Cotangents, Embeddings, Losses, pull_back
 from xmodal.training.state import TrainState
 
 
@@ -22,6 +23,8 @@ def backward(state: TrainState, batch: Batch) -> Losses:
     Returns this rank's share of the losses, detached. All ranks must bring the same number of rows.
     """
     rows = state.rows_per_forward
+    if state.space is not None:
+        return _apart(state, state.space, batch)
     if rows is None or len(batch) <= rows:
         with state.randomness(chunk=0), state.autocast():
             losses = state.module(batch)
@@ -46,6 +49,35 @@ def _in_chunks(state: TrainState, batch: Batch, chunks: list[Batch]) -> Losses:
                 pulled = state.module(chunk, cotangents=Cotangents(here, at_scalars if last else None))
             pulled.sum.backward()
         start += len(chunk)
+    return losses
+
+
+def _apart(state: TrainState, space: ParameterSpace, batch: Batch) -> Losses:
+    """The multimodal and the unimodal losses differentiated one after the other, decided on once for all chunks."""
+    follow_first_rank(state.objective, state.group)
+    chunks = list(batch.chunks(state.rows_per_forward or len(batch)))
+    if len(chunks) == 1:
+        with state.randomness(chunk=0), state.autocast():
+            losses = state.objective(batch)
+        space.add(losses.by_objective)
+        space.decide()
+        return losses
+    cached = _cache(state, chunks)
+    losses = state.objective.loss(cached, batch)
+    sides = [
+        torch.autograd.grad(loss, list(cached.values()), retain_graph=True, materialize_grads=True, allow_unused=True)
+        for loss in losses.by_objective
+    ]
+    start = 0
+    for i, chunk in enumerate(chunks):
+        with state.randomness(chunk=i), state.autocast():
+            embeddings = state.objective.embed(chunk)
+        stop = start + len(chunk)
+        here = [{name: g[start:stop] for name, g in zip(cached, side, strict=True)} for side in sides]
+        pulled = [pull_back(embeddings, {}, Cotangents(rows)) for rows in here]
+        space.add(pulled, last=i == len(chunks) - 1)
+        start = stop
+    space.decide()
     return losses
 
 

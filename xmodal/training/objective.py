@@ -35,6 +35,12 @@ class Losses:
         """All losses with weight 1."""
         return torch.stack([self.multimodal, *self.unimodal.values(), *self.domain.values()]).sum()
 
+    @property
+    def by_objective(self) -> list[Float[Tensor, ""]]:
+        """What two backward passes differentiate: the multimodal loss, and the sum of the unimodal ones."""
+        none = torch.zeros_like(self.multimodal).detach()
+        return [self.multimodal, torch.stack([none, *self.unimodal.values()]).sum()]
+
 
 @dataclass(frozen=True)
 class Cotangents:

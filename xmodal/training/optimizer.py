@@ -1,4 +1,4 @@
-"""AdamW over the trainable parameters: a module in, an optimizer with decayed and undecayed groups out."""
+"""AdamW or SGD over the trainable parameters: a module in, an optimizer with decayed and undecayed groups out."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,10 +15,27 @@ def adamw(module: nn.Module, *, weight_decay: float, betas: tuple[float, float],
     Raises ConfigError when nothing is trainable.
     """
     fused = all(p.device.type in ("cpu", "cuda") for p in module.parameters())
-    if not any(True for _ in trainable(module)):
-        raise ConfigError("no parameter is trainable: unfreeze at least one tower or head")
+    _check_trainable(module)
     groups = decay_groups(module, weight_decay)
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=fused)
+
+
+def sgd(module: nn.Module, *, weight_decay: float, momentum: float) -> torch.optim.SGD:
+    """SGD with momentum (coupled decay, on matrices only), as balanced multimodal learning was published with it.
+
+    Raises ConfigError when nothing is trainable, or for a momentum outside [0, 1).
+    """
+    if not 0 <= momentum < 1:
+        raise ConfigError(f"momentum={momentum} must lie in [0, 1)")
+    _check_trainable(module)
+    return torch.optim.SGD(decay_groups(module, weight_decay), lr=0.0, momentum=momentum)
+
+
+def moments(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """The names of the tensors that an optimizer keeps of each parameter from its first update on."""
+    if isinstance(optimizer, torch.optim.SGD):
+        return ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
+    return ("step", "exp_avg", "exp_avg_sq")
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -31,3 +48,8 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
 def trainable(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The named parameters that the optimizer moves."""
     return ((name, p) for name, p in module.named_parameters() if p.requires_grad)
+
+
+def _check_trainable(module: nn.Module) -> None:
+    if not any(True for _ in trainable(module)):
+        raise ConfigError("no parameter is trainable: unfreeze at least one tower or head")

@@ -1,6 +1,6 @@
 """The resumable part of a training state: optimizer tensors by flat names and JSON-plain values, out and in again.
 
-The weights themselves travel with the model; here are the moments of AdamW, the cursor, and what must not change.
+The weights themselves travel with the model; here are the optimizer's moments, the cursor, and what must not change.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from xmodal.errors import CheckpointError
-from xmodal.training.optimizer import trainable
+from xmodal.training.optimizer import moments, trainable
 from xmodal.training.state import TrainState
 
 FORMAT = 1
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-FIXED = ("betas", "eps", "weight_decay")  # hyper-parameters of a group that a resumed run must repeat
+FIXED = ("betas", "eps", "momentum", "weight_decay", "gain")  # of a group; a resumed run must repeat those it has
 
 
 def state_tensors(state: TrainState) -> dict[str, Tensor]:
@@ -28,7 +27,7 @@ def state_tensors(state: TrainState) -> dict[str, Tensor]:
         f"{moment}/{name}": known[p][moment].detach()
         for name, p in trainable(state.objective)
         if p in known
-        for moment in MOMENTS
+        for moment in moments(state.optimizer)
     }
 
 
@@ -66,8 +65,8 @@ def load_state(state: TrainState, tensors: Mapping[str, Tensor], plain: Mapping[
 def _groups(state: TrainState) -> list[dict[str, Any]]:
     names = {p: name for name, p in trainable(state.objective)}
     return [
-        {"parameters": [names[p] for p in group["params"]], "betas": list(group["betas"])}
-        | {key: group[key] for key in ("eps", "weight_decay", "lr")}
+        {"parameters": [names[p] for p in group["params"]]}
+        | {key: list(group[key]) if key == "betas" else group[key] for key in (*FIXED, "lr") if key in group}
         for group in state.optimizer.param_groups
     ]
 
@@ -75,16 +74,22 @@ def _groups(state: TrainState) -> list[dict[str, Any]]:
 def _expected(state: TrainState) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for name, p in trainable(state.objective):
-        shapes |= {f"{moment}/{name}": () if moment == "step" else tuple(p.shape) for moment in MOMENTS}
+        for moment in moments(state.optimizer):
+            shapes[f"{moment}/{name}"] = () if moment == "step" else tuple(p.shape)
     return shapes
 
 
 def _moments(state: TrainState, name: str, p: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """In the memory layout of the parameter: the fused kernel walks both alike."""
     fused = any(group["fused"] for group in state.optimizer.param_groups)
-    step = tensors[f"step/{name}"].to(device=p.device if fused else "cpu", copy=True)
-    loaded = {moment: torch.empty_like(p).copy_(tensors[f"{moment}/{name}"]) for moment in MOMENTS[1:]}
-    return {"step": step, **{moment: x.detach() for moment, x in loaded.items()}}
+    found = {}
+    for moment in moments(state.optimizer):
+        saved = tensors[f"{moment}/{name}"]
+        if moment == "step":
+            found[moment] = saved.to(device=p.device if fused else "cpu", copy=True)
+        else:
+            found[moment] = torch.empty_like(p).copy_(saved).detach()
+    return found
 
 
 def _check_plain(state: TrainState, plain: Mapping[str, Any]) -> None:
@@ -107,9 +112,9 @@ def _check_group(i: int, mine: Mapping[str, Any], saved: Mapping[str, Any]) -> N
     if mine["parameters"] != saved["parameters"]:
         raise CheckpointError(f"parameter group {i} holds the same parameters in another order")
     for key in FIXED:
-        if mine[key] != saved[key]:
+        if mine.get(key) != saved.get(key):
             raise CheckpointError(
-                f"parameter group {i} was trained with {key}={saved[key]}, this run has {mine[key]}: "
+                f"parameter group {i} was trained with {key}={saved.get(key)}, this run has {mine.get(key)}: "
                 "use the first, or start a new run from the weights"
             )
 

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from xmodal.errors import ConfigError, nearest
+from xmodal.gradients import ParameterSpace
 from xmodal.losses.ranks import Group, rank_in, world_size
 from xmodal.training.objective import Objective
-from xmodal.training.optimizer import adamw
+from xmodal.training.optimizer import adamw, sgd
 from xmodal.training.randomness import repeatable
 
 PRECISIONS = ("fp32", "bf16")
+OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass(kw_only=True)
@@ -23,10 +25,13 @@ class TrainState:
 
     `step` counts finished updates, so it is also the number of the next one. `ddp` wraps `objective` when there is more
     than one rank; both share the same parameters. `rows_per_forward` None means the whole per-rank batch in one piece.
+    With a `space` the gradients of the multimodal and of the unimodal losses are taken apart, reduced and weighed by
+    it, and there is no DDP.
     """
 
     objective: Objective
     ddp: DistributedDataParallel | None
+    space: ParameterSpace | None = None
     optimizer: torch.optim.Optimizer
     schedule: Callable[[int], float]
     seed: int
@@ -45,9 +50,12 @@ class TrainState:
         *,
         schedule: Callable[[int], float],
         seed: int,
+        space: ParameterSpace | None = None,
+        optimizer: str = "adamw",
         weight_decay: float = 0.2,
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-6,
+        momentum: float = 0.9,
         precision: str = "fp32",
         rows_per_forward: int | None = None,
         max_grad_norm: float | None = 1.0,
@@ -57,15 +65,21 @@ class TrainState:
 
         Puts the objective into training mode (`from_pretrained` leaves models in evaluation mode).
 
-        Defaults of the optimizer: Radford et al. 2021, table 19 (ViT). Raises ConfigError on an unknown precision or
-        impossible counts.
+        Defaults of the optimizer: Radford et al. 2021, table 19 (ViT); `momentum` is SGD's. Raises ConfigError on an
+        unknown precision or optimizer, or impossible counts.
         """
-        _check_plain_arguments(precision, rows_per_forward, check_every)
+        _check_plain_arguments(precision, optimizer, rows_per_forward, check_every)
         objective.train()
+        made = (
+            adamw(objective, weight_decay=weight_decay, betas=betas, eps=eps)
+            if optimizer == "adamw"
+            else sgd(objective, weight_decay=weight_decay, momentum=momentum)
+        )
         return cls(
             objective=objective,
-            ddp=_wrap(objective, objective.group),
-            optimizer=adamw(objective, weight_decay=weight_decay, betas=betas, eps=eps),
+            ddp=None if space is not None else _wrap(objective, objective.group),
+            space=space,
+            optimizer=made,
             schedule=schedule,
             seed=seed,
             precision=precision,
@@ -97,7 +111,9 @@ class TrainState:
         return repeatable(self.device, self.seed, self.step, rank_in(self.group), chunk)
 
 
-def _check_plain_arguments(precision: str, rows_per_forward: int | None, check_every: int) -> None:
+def _check_plain_arguments(precision: str, optimizer: str, rows_per_forward: int | None, check_every: int) -> None:
+    if optimizer not in OPTIMIZERS:
+        raise ConfigError(f"unknown optimizer {optimizer!r}; {nearest(optimizer, OPTIMIZERS)}")
     if precision not in PRECISIONS:
         raise ConfigError(f"unknown precision {precision!r}; {nearest(precision, PRECISIONS)}")
     if rows_per_forward is not None and rows_per_forward < 1:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from xmodal.batch import Batch
 from xmodal.errors import ConfigError
+from xmodal.gradients import set_rate
 from xmodal.losses.ranks import world_size
 from xmodal.training.accumulate import backward, copy_buffers, restore_buffers
 from xmodal.training.agreement import RanksDiverged, check_same_weights, total
@@ -99,6 +100,8 @@ def _agree(state: TrainState, batch: Batch, losses: Losses, norm: Tensor) -> Fig
     step = torch.full_like(share, state.step / world_size(state.group))
     mine = torch.stack([share, bad.double(), batch.valid.sum().double(), unreadable.double(), step])
     own = state.objective.figures()
+    if state.space is not None and state.space.decision is not None:
+        own |= state.space.decision.figures()
     alike = torch.stack([x.detach().double() for x in (state.clamps, norm, *own.values())])
     seen = torch.cat([total(mine, state.group), alike]).tolist()
     names = ("loss", "bad_ranks", "n_valid", "n_bad", "mean_step", "clamps", "grad_norm")
@@ -110,8 +113,7 @@ def _update(state: TrainState, rate: float, norm: Tensor) -> None:
     if state.max_grad_norm is not None:
         parameters = [p for _, p in trainable(state.objective)]
         torch.nn.utils.clip_grads_with_norm_(parameters, state.max_grad_norm, norm)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
+    set_rate(state.optimizer, rate)
     state.optimizer.step()
     state.optimizer.zero_grad()
     state.clamps += state.objective.clamp_()

@@ -1,0 +1,43 @@
+"""A small multimodal classifier, and batches of clips for it: sound as a spectrogram, and frames."""
+
+import torch
+
+from xmodal.batch import Batch
+from xmodal.encoders.conv import ConvConfig, ConvModel
+from xmodal.encoders.intake_av import Frames, Spectrogram
+from xmodal.encoders.multimodal import Encoder, MultimodalClassifier
+
+BANDS, LENGTH, FRAMES, SIDE, CLASSES = 16, 24, 3, 16, 5
+
+
+def classifier(fusion: str = "concatenation", *, seed: int = 0, dim: int = 16) -> MultimodalClassifier:
+    """Two tiny convolutional encoders, of other widths."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sound = ConvConfig(hidden_sizes=[8, 16], depths=[1, 1], stem_size=8, group_size=4, num_channels=1)
+        sight = ConvConfig(hidden_sizes=[8, 12], depths=[1, 1], stem_size=8, group_size=4)
+        encoders = {
+            "audio": Encoder(Spectrogram("audio", bands=BANDS, frames=LENGTH), ConvModel(sound)),
+            "video": Encoder(Frames("video", size=SIDE, frames=FRAMES), ConvModel(sight)),
+        }
+        return MultimodalClassifier(encoders, classes=CLASSES, fusion_name=fusion, dim=dim)
+
+
+def clip_batch(rows: int, *, seed: int = 0, masked: tuple[int, ...] = (), unlabelled: tuple[int, ...] = ()) -> Batch:
+    """Random clips; `masked` rows are invalid, `unlabelled` ones have no class, row 1 has no sound, row 2 one frame."""
+    draw = torch.Generator().manual_seed(seed)
+    label = torch.randint(0, CLASSES, (rows,), generator=draw)
+    label[list(unlabelled)] = -1
+    valid = torch.ones(rows, dtype=torch.bool)
+    valid[list(masked)] = False
+    length = torch.full((rows,), LENGTH, dtype=torch.int32)
+    mask = torch.ones(rows, FRAMES, dtype=torch.bool)
+    length[1], mask[2, 1:] = 0, False
+    fields = {
+        "audio": torch.randn(rows, LENGTH, BANDS, generator=draw),
+        "audio_length": length,
+        "video": torch.randint(0, 256, (rows, FRAMES, SIDE, SIDE, 3), generator=draw, dtype=torch.uint8),
+        "video_mask": mask,
+        "label": label,
+    }
+    return Batch(torch.arange(rows), valid, fields)

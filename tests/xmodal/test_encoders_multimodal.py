@@ -1,0 +1,83 @@
+"""Fusions and the classifier on them: what is absent does not count, and every parameter takes part."""
+
+import pytest
+import torch
+
+from tests.clips import CLASSES, classifier, clip_batch
+from xmodal.encoders.fusion import FUSIONS, fusion
+from xmodal.errors import ConfigError
+
+WIDTHS = {"audio": 6, "video": 4, "touch": 3}
+
+
+def tokens_and_masks(rows: int = 3):
+    draw = torch.Generator().manual_seed(0)
+    counts = {"audio": 5, "video": 2, "touch": 1}
+    tokens = {name: torch.randn(rows, counts[name], width, generator=draw) for name, width in WIDTHS.items()}
+    masks = {name: torch.ones(rows, counts[name], dtype=torch.bool) for name in WIDTHS}
+    masks["audio"][0, 3:] = False
+    masks["video"][1] = False
+    return tokens, masks
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_tokens_that_are_not_there_change_nothing(name: str) -> None:
+    torch.manual_seed(0)
+    module = fusion(name, WIDTHS, 8).eval()
+    tokens, masks = tokens_and_masks()
+    before = module(tokens, masks)
+    assert before.shape == (3, module.dim) and before.isfinite().all()
+    tokens["audio"][0, 3:] = 1e3
+    tokens["video"][1] = -1e3
+    torch.testing.assert_close(module(tokens, masks), before)
+    tokens["audio"][0, 2] += 1
+    assert not torch.allclose(module(tokens, masks)[0], before[0])
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_every_modality_and_every_parameter_takes_part(name: str) -> None:
+    torch.manual_seed(0)
+    module = fusion(name, WIDTHS, 8)
+    tokens, masks = tokens_and_masks()
+    for x in tokens.values():
+        x.requires_grad_()
+    module(tokens, masks).square().sum().backward()
+    assert all(x.grad.abs().sum() > 0 for x in tokens.values())
+    assert all(p.grad is not None for p in module.parameters())
+
+
+@pytest.mark.parametrize(("rows", "first"), [(6, 0), (6, 3)])
+def test_a_row_does_not_depend_on_its_neighbours(rows: int, first: int) -> None:
+    for name in FUSIONS:
+        model, batch = classifier(name).eval(), clip_batch(rows)
+        whole, part = model.scores(batch), model.scores(batch[first : first + 3])
+        assert set(whole) == {"multimodal", "audio", "video"}
+        for which in whole:
+            assert whole[which].shape == (rows, CLASSES)
+            torch.testing.assert_close(whole[which][first : first + 3], part[which])
+
+
+def test_frames_and_sound_that_are_padding_do_not_count() -> None:
+    model, batch = classifier().eval(), clip_batch(4)
+    before = model.scores(batch)
+    batch.fields["video"][2, 1:] = 255
+    batch.fields["audio"][1] = 1e4
+    after = model.scores(batch)
+    for name in before:
+        torch.testing.assert_close(after[name], before[name])
+    silent = before["audio"][1]
+    torch.testing.assert_close(silent, model.heads["audio"].bias.detach())  # no sound at all: nothing but the prior
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: fusion("concat", WIDTHS, 8), "unknown fusion 'concat'; did you mean 'concatenation'"),
+        (lambda: fusion("film", {"audio": 4}, 8), "two modalities or more, not audio"),
+        (lambda: fusion("transformer", WIDTHS, 6), "heads=4 does not divide dim=6"),
+        (lambda: classifier().encoder("vidio"), "no encoder for 'vidio'; did you mean 'video'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(make, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
