@@ -1,12 +1,16 @@
-"""A two-modality classifier small enough for a test, and rows for it."""
+"""A two-modality classifier small enough for a test, rows for it, and one step in either space."""
+
+import copy
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.gradients import FeatureSplitter, Partition
+from xmodal.gradients import FeatureSplitter, ParameterSpace, Partition, weighting
 
 CLASSES, WIDTH, INPUTS = 3, 6, {"audio": 5, "video": 7}
+ENCODERS = tuple(INPUTS)
+MMPARETO = weighting("mmpareto")
 Rows = dict[str, Tensor]
 
 
@@ -72,3 +76,60 @@ def part_of(rows: Rows, rank: int, world: int) -> Rows:
 
 def gradients_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def model_of(**options) -> AudioVideo:
+    return AudioVideo(**options).double()
+
+
+def conflicting_rows(model):
+    """Rows at which both encoders' two gradients disagree."""
+    for seed in range(500):
+        rows = rows_of(8, seed=seed)
+        vectors = naive_vectors(model, rows)
+        if all(torch.dot(*vectors[n]) < 0 for n in ENCODERS):
+            return rows
+    raise AssertionError("no conflict found")
+
+
+def naive_vectors(model, rows):
+    """{encoder: [g_m, g_u]} as vectors, by plain autograd."""
+    fresh = copy.deepcopy(model)
+    fresh.splitter = None
+    joint, alone, _ = fresh(rows)
+    found = {}
+    for name in ENCODERS:
+        block = [p for p in fresh.encoders[name].parameters() if p.requires_grad]
+        if not block:
+            continue
+        vectors = []
+        for loss in (joint, alone):
+            grads = torch.autograd.grad(loss, block, retain_graph=True, materialize_grads=True, allow_unused=True)
+            vectors.append(torch.cat([g.flatten() for g in grads]))
+        found[name] = vectors
+    return found
+
+
+def encoder_vector(model, name):
+    return torch.cat([p.grad.flatten() for p in model.encoders[name].parameters()])
+
+
+def parameter_step(model, rows, choose=MMPARETO, *, extra=None):
+    space = ParameterSpace(model.partition, choose)
+    joint, alone, more = model(rows)
+    space.add([joint, alone], extra=None if extra is None else extra * more)
+    return space.decide()
+
+
+def feature_step(model, rows, choose=MMPARETO, *, extra=None):
+    model.splitter = FeatureSplitter(choose)
+    joint, alone, more = model(rows)
+    (joint + alone + (0 if extra is None else extra * more)).backward()
+    return model.splitter.decision
+
+
+def uniform_gradients(model, rows, *, extra=0.0):
+    fresh = copy.deepcopy(model)
+    joint, alone, more = fresh(rows)
+    (joint + alone + extra * more).backward()
+    return gradients_of(fresh)

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import nnls
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.host_reads import HostReads
 from xmodal.errors import ConfigError
 from xmodal.gradients import WEIGHTINGS, PerTensor, weighting
 from xmodal.gradients.dual_cone import pcgrad, upgrad
@@ -233,30 +233,6 @@ def test_opposed_gradients_give_finite_weights(name):
     rows = draw(1, 5, 0)
     for other in (-1.0, -3.0):
         assert weighting(name)(gramian_of([rows[0], other * rows[0]])).isfinite().all()
-
-
-class HostReads(TorchDispatchMode):
-    """Counts operators whose result the host must wait for on an accelerator."""
-
-    WAITING = (
-        "_local_scalar_dense",
-        "nonzero",
-        "masked_select",
-        "unique",
-        "is_nonzero",
-        "_linalg_check_errors",
-        "equal",
-    )
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        name = function.__name__.split(".")[0]
-        if name in self.WAITING:
-            self.seen.append(name)
-        return function(*arguments, **(keywords or {}))
 
 
 @pytest.mark.parametrize("name", ON_GRAMIANS)
