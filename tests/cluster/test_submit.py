@@ -62,16 +62,15 @@ def test_ray_job_submit_trains_on_two_workers(trained):
     assert "succeeded" in found.stdout
 
 
-def test_a_submission_shows_the_log_and_a_failure_gives_the_jobs_own_status(head, trained, pairs):
-    """The run exists, so pretraining refuses it with 2; with --resume the same name is sent again and succeeds."""
-    runs, _ = trained
-    failed = ours(head, "--", *pretrain(runs, pairs, "by-ray"))
-    assert failed.returncode == 2, failed.stderr
-    assert "the run 'by-ray' exists already" in failed.stdout and "failed with exit status 2" in failed.stderr
-    again = ours(head, "--", *pretrain(runs, pairs, "by-ray", "--resume"))
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "submitted pretrain-by-ray-2" in again.stderr and "finished already, at step 3" in again.stdout
-    assert "Traceback" not in failed.stderr + again.stderr
+def test_a_submission_shows_the_log_and_ends_with_the_jobs_own_status(head, pairs):
+    """A corpus that is not there gives the job's 2; the same name is then free again, with a number."""
+    failed = ours(head, "--name", "look", "--", "jobs.inspect", f"{pairs}/nothing")
+    assert failed.returncode == 2, failed.stdout + failed.stderr
+    assert "error: " in failed.stdout and "look failed with exit status 2" in failed.stderr
+    done = ours(head, "--name", "look", "--", "jobs.inspect", pairs, "--rows", "8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "submitted look-2 to" in done.stderr and "96 in" in done.stdout
+    assert "Traceback" not in failed.stdout + failed.stderr + done.stdout + done.stderr
 
 
 def test_the_doctor_looks_at_the_cluster_from_inside(head, trained, pairs):
@@ -82,7 +81,7 @@ def test_the_doctor_looks_at_the_cluster_from_inside(head, trained, pairs):
     )
     assert found.returncode == 1, found.stdout + found.stderr
     assert found.stdout.count("bad ") == 1 and "workers=64 with 1 CPU each can never start" in found.stdout
-    for words in ("on 1 machine(s)", "ok    token", "index fresh", f"storage {runs}"):
+    for words in ("on 1 machine(s)", "token", "index fresh", f"storage {runs}"):
         assert words in found.stdout
 
 
@@ -117,19 +116,17 @@ def test_a_job_that_runs_is_refused_under_its_name_and_can_be_stopped(head, tmp_
 
 @pytest.mark.parametrize("token", ["wrong" * 8, ""])
 def test_a_wrong_or_missing_token_is_one_line(head, tmp_path, token):
-    (tmp_path / "token").write_text(token or TOKENLESS)
-    flags = ["--address", head.jobs, "--token-file", str(tmp_path / "token"), "--", "jobs.doctor"]
-    if not token:
-        flags = ["--address", head.jobs, "--", "jobs.doctor"]
+    flags = ["--address", head.jobs]
+    if token:
+        (tmp_path / "token").write_text(token)
+        flags += ["--token-file", str(tmp_path / "token")]
+    command = [sys.executable, "-m", "jobs.submit", *flags, "--", "jobs.inspect", "s3://b/c"]
+    home = {"HOME": str(tmp_path)}
     found = subprocess.run(
-        [sys.executable, "-m", "jobs.submit", *flags], cwd=ROOT, env=head.environment() | {"HOME": str(tmp_path)},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+        command, cwd=ROOT, env=head.environment() | home, capture_output=True, text=True, check=False, timeout=60
+    )
     assert found.returncode == 2 and found.stderr.count("\n") == 1, found.stderr
     assert "refuses" in found.stderr and "--token-file" in found.stderr
-
-
-TOKENLESS = "unused"
 
 
 def test_a_job_server_that_does_not_answer_is_one_line(monkeypatch):
