@@ -171,6 +171,8 @@ def _zero_shot(
     figures: _Figures,
 ) -> None:
     names = names or sorted(set(found.label))
+    if len(names) < 2:
+        raise CorpusError(f"all {len(found.label)} labels are {names[0]!r}: name all classes there are with --classes")
     number = _numbers(found.label, names)
     model = trained.model(_device())
     classes = class_embeddings(lambda texts: encode_texts(trained, model, texts, config.batch_size), names, templates)
@@ -264,7 +266,7 @@ def _store(config: Config, result: Evaluation) -> Evaluation:
     if result.stored is None:
         return result
     folder = result.stored
-    name = config.name or _name(result)
+    name = config.name or _name(config, result)
     uri = storage.join(folder, f"{name}.json")
     if config.name is None and _fingerprint_at(uri, config.storage) not in (None, result.fingerprint):
         uri = storage.join(folder, f"{name}-{result.fingerprint[:6]}.json")
@@ -273,9 +275,11 @@ def _store(config: Config, result: Evaluation) -> Evaluation:
     return Evaluation(**{**vars(result), "stored": uri})
 
 
-def _name(result: Evaluation) -> str:
+def _name(config: Config, result: Evaluation) -> str:
+    """From corpus, step and tasks: what was measured before of another kind is not replaced."""
     corpus = re.sub(r"[^A-Za-z0-9._-]+", "-", result.corpus.rstrip("/").rpartition("/")[2]).strip("-._") or "corpus"
-    return f"{corpus[:80]}-step-{result.step}"
+    tasks = ("-and-classes" if config.retrieval else "-classes") if config.label else ""
+    return f"{corpus[:80]}-step-{result.step}{tasks}"
 
 
 def _fingerprint_at(uri: str, options: StorageOptions) -> str | None:

@@ -80,16 +80,19 @@ class Measurer:
     def due(self, step: int, *, last: bool) -> bool:
         return last or step % self._held_out.every == 0
 
+    def encode(self, state: TrainState) -> Encoded:
+        """The embeddings of this rank's share."""
+        model = model_of(state)
+        with evaluating(state):
+            return encode_items(model, self._reading.result(), BATCH, model.dim)
+
     def measure(self, state: TrainState) -> dict[str, float]:
         """`validation/...` on rank 0, only the seconds elsewhere; all ranks call it at the same step.
 
         The seconds are those from which this rank's training stood still, up to the search.
         """
         began = time.perf_counter()
-        model = model_of(state)
-        with evaluating(state):
-            own = encode_items(model, self._reading.result(), BATCH, model.dim)
-        found = Encoded.join(self._rank.gather([own]))
+        found = Encoded.join(self._rank.gather([self.encode(state)]))
         _check(found, self._held_out.corpus)
         figures = retrieval(found) if self._rank.first else {}
         return figures | {"validation/seconds": time.perf_counter() - began}
