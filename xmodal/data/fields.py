@@ -4,6 +4,10 @@ A *member* is what a corpus holds: a tar member by its extension (`jpg`, `seg.pn
 A *field* is what a model gets (`image`, `text`). A field map joins them, alternatives from left to right:
 
     image=jpg|png|webp     text=txt     text=json:caption     text=json:meta.title|txt
+
+Behind an `@` stands where the sample says which seconds of a clip are meant, as start and end:
+
+    video=mp4@json:words.4     audio=flac@json:speech
 """
 
 import json
@@ -16,6 +20,8 @@ import numpy as np
 from xmodal.errors import BadSample, ConfigError, CorpusError, nearest
 
 IMAGE_MEMBERS = ("jpg", "jpeg", "png", "webp", "image", "img", "bmp", "gif", "tif", "tiff")
+VIDEO_MEMBERS = ("mp4", "webm", "mkv", "mpg", "mpeg", "mov", "m4v", "avi", "video")
+AUDIO_MEMBERS = ("wav", "flac", "mp3", "ogg", "opus", "m4a", "audio", *VIDEO_MEMBERS)  # a clip has its sound inside
 TEXT_MEMBERS = ("txt", "text", "caption", "captions")
 TEXT_PATHS = ("json:caption", "json:text", "json:captions")
 
@@ -58,27 +64,49 @@ def row_of(block: Mapping[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
 
 
 @dataclass(frozen=True)
+class Excerpt:
+    """A raw value with the part of it that is meant, as the sample says it (`window.span_of` reads it)."""
+
+    value: Any
+    span: Any
+
+
+@dataclass(frozen=True)
 class Source:
-    """One place of a field: a member, and for JSON or structs the keys below it (`json:meta.title`)."""
+    """One place of a field: a member, and for JSON or structs the keys below it (`json:meta.title`, `json:words.4`).
+
+    `span` is the place of the seconds that are meant; it reads as an `Excerpt`.
+    """
 
     member: str
     path: tuple[str, ...] = ()
+    span: "Source | None" = None
 
     def __str__(self) -> str:
-        return f"{self.member}:{'.'.join(self.path)}" if self.path else self.member
+        place = f"{self.member}:{'.'.join(self.path)}" if self.path else self.member
+        return f"{place}@{self.span}" if self.span else place
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return (self.member, *(self.span.members if self.span else ()))
 
     def read(self, value: Any) -> Any:
         """The value at the path; None where a key is absent; BadSample `bad_json` if JSON does not parse."""
         if self.path and isinstance(value, bytes | str):
             value = _parse_json(value, self.member)
         for key in self.path:
-            if not isinstance(value, Mapping):
+            if isinstance(value, list | tuple):
+                value = value[int(key)] if key.isdecimal() and int(key) < len(value) else None
+            elif isinstance(value, Mapping):
+                value = value.get(key)
+            else:
                 return None
-            value = value.get(key)
         return value
 
     def known_absent(self, available: set[str]) -> bool:
         """Whether `available` shows that this source never matches; keys of an unlisted JSON are unknown."""
+        if self.span is not None and self.span.known_absent(available):
+            return True
         if self.member not in available:
             return True
         keys = {name for name in available if name.startswith(f"{self.member}:")}
@@ -105,6 +133,12 @@ def available_members(members: Mapping[str, Any]) -> set[str]:
     return names
 
 
+def _span(source: Source, members: Mapping[str, Any]) -> Any:
+    if source.member not in members:
+        raise BadSample("missing_member", f"no {source} that says which seconds are meant")
+    return source.read(members[source.member])
+
+
 @dataclass(frozen=True)
 class FieldMap:
     """Where each field is found: `sources[field]` in order of preference."""
@@ -119,7 +153,7 @@ class FieldMap:
     @property
     def members(self) -> frozenset[str]:
         """Every member that may be read: the columns a Parquet reader needs."""
-        return frozenset(source.member for found in self.sources.values() for source in found)
+        return frozenset(member for found in self.sources.values() for source in found for member in source.members)
 
     def pick(self, field: str, members: Mapping[str, Any]) -> Any:
         """The raw value of `field`: the first source present and not null; None if all present are null.
@@ -129,7 +163,7 @@ class FieldMap:
         present = [source for source in self.sources[field] if source.member in members]
         for source in present:
             if (value := source.read(members[source.member])) is not None:
-                return value
+                return Excerpt(value, _span(source.span, members)) if source.span else value
         if present:
             return None
         wanted = "|".join(map(str, self.sources[field]))
@@ -152,7 +186,9 @@ class FieldMap:
 
 
 def _guess(field: str, available: set[str], format: str) -> tuple[Source, ...]:
-    usual = {"image": IMAGE_MEMBERS, "text": (*TEXT_MEMBERS, *TEXT_PATHS)}.get(field, (field,))
+    usual = {
+        "image": IMAGE_MEMBERS, "video": VIDEO_MEMBERS, "audio": AUDIO_MEMBERS, "text": (*TEXT_MEMBERS, *TEXT_PATHS),
+    }.get(field, (field,))  # fmt: skip
     candidates = [_parse_source(name, f"{field}={name}") for name in usual]
     found = tuple(source for source in candidates if not source.known_absent(available))
     if not found:
@@ -162,7 +198,7 @@ def _guess(field: str, available: set[str], format: str) -> tuple[Source, ...]:
             f"Say it in the field map, e.g. {field}=NAME or {field}=json:KEY."
         )
     # samples of one corpus may be jpg here and png there; two captions would be two different texts
-    return found if field == "image" else found[:1]
+    return found if field in ("image", "video", "audio") else found[:1]
 
 
 def parse_field_map(specs: Iterable[str]) -> FieldMap:
@@ -181,8 +217,10 @@ def parse_field_map(specs: Iterable[str]) -> FieldMap:
 
 
 def _parse_source(place: str, spec: str) -> Source:
-    member, colon, path = place.strip().partition(":")
+    value, at, seconds = place.partition("@")
+    member, colon, path = value.strip().partition(":")
     keys = tuple(path.split(".")) if colon else ()
-    if not member or any(not key for key in keys) or "/" in member:
-        raise ConfigError(f"field map: {place!r} in {spec!r} is neither MEMBER nor MEMBER:KEY.KEY")
-    return Source(member.lstrip("."), keys)
+    if not member or any(not key for key in keys) or "/" in member or "@" in seconds:
+        wanted = "MEMBER, MEMBER:KEY.KEY, nor one of them with @MEMBER:KEY for its seconds"
+        raise ConfigError(f"field map: {place!r} in {spec!r} is neither {wanted}")
+    return Source(member.lstrip("."), keys, _parse_source(seconds, spec) if at else None)

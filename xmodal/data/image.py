@@ -50,7 +50,7 @@ class ImageField:
 
     def decode(self, raw: Any, rng: np.random.Generator, out: dict[str, np.ndarray]) -> None:
         """Write the picture in `raw` into out[name]."""
-        _single_thread()
+        single_thread()
         encoded = _as_bytes(raw)
         self.limits.check_bytes(encoded)
         header = _jpeg_header(encoded)
@@ -58,8 +58,8 @@ class ImageField:
             pixels, view = self._decode_jpeg(encoded, header, rng)
         else:
             pixels = _decode_other(encoded, self.limits)
-            view = self._view(rng, pixels.shape[1], pixels.shape[0])
-        self._write(pixels, view, out[self.name])
+            view = self.view(rng, pixels.shape[1], pixels.shape[0])
+        self.place(pixels, view, out[self.name])
 
     def _decode_jpeg(
         self, encoded: bytes, header: jpeg.Header, rng: np.random.Generator
@@ -67,29 +67,31 @@ class ImageField:
         """Pixels at a scale where the view's crop still has the wanted resolution, and the view at that scale."""
         width, height = header.width, header.height
         self.limits.check_size(width, height)
-        view = self._view(rng, width, height)
-        target_width, target_height = self._target(view.crop)
+        view = self.view(rng, width, height)
+        target_width, target_height = self.target(view.crop)
         enough_width = min(width, math.ceil(width * target_width / view.crop.width))
         enough_height = min(height, math.ceil(height * target_height / view.crop.height))
         pixels = jpeg.decode(encoded, header, enough_width, enough_height)
-        return pixels, replace(view, crop=_rescaled(view.crop, width, height, pixels))
+        return pixels, replace(view, crop=rescaled(view.crop, width, height, pixels))
 
-    def _view(self, rng: np.random.Generator, width: int, height: int) -> View:
+    def view(self, rng: np.random.Generator, width: int, height: int) -> View:
+        """How an upright width x height picture is seen this time."""
         if self.augment is not None:
             return self.augment.draw(rng, width, height)
         return View(crop=central_crop(width, height) if self.fit == "crop" else Crop(0, 0, width, height))
 
-    def _target(self, crop: Crop) -> tuple[int, int]:
+    def target(self, crop: Crop) -> tuple[int, int]:
         """Width and height that the crop takes in the square."""
         if self.fit != "pad" or self.augment is not None:
             return self.size, self.size
         share = self.size / max(crop.width, crop.height)
         return max(1, round(crop.width * share)), max(1, round(crop.height * share))
 
-    def _write(self, pixels: UInt8[np.ndarray, "H W 3"], view: View, out: UInt8[np.ndarray, "S S 3"]) -> None:
+    def place(self, pixels: UInt8[np.ndarray, "H W 3"], view: View, out: UInt8[np.ndarray, "S S 3"]) -> None:
+        """Write what `view` shows of the pixels into the square."""
         crop = view.crop
         seen = pixels[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
-        width, height = self._target(crop)
+        width, height = self.target(crop)
         if (width, height) == (self.size, self.size) and view.plain:
             resize_into(seen, out)
             return
@@ -100,7 +102,7 @@ class ImageField:
 
 
 @functools.cache
-def _single_thread() -> None:
+def single_thread() -> None:
     """Once per process: OpenCV would start a thread pool per CPU worker, and the workers already fill the cores."""
     cv2.setNumThreads(1)
 
@@ -131,7 +133,7 @@ def _decode_other(encoded: bytes, limits: Limits) -> UInt8[np.ndarray, "H W 3"]:
         raise
 
 
-def _rescaled(crop: Crop, width: int, height: int, pixels: np.ndarray) -> Crop:
+def rescaled(crop: Crop, width: int, height: int, pixels: np.ndarray) -> Crop:
     """The crop of a width x height image in a decode of it at another scale, to the nearest pixel."""
     across, down = pixels.shape[1] / width, pixels.shape[0] / height
     x, y = round(crop.x * across), round(crop.y * down)

@@ -40,6 +40,19 @@ class RowRandom:
         return self._generator
 
 
+def row_uniform(rng: np.random.Generator) -> float:
+    """A number in [0, 1) of the row itself: the same whatever has been drawn from `rng` for it before.
+
+    Fields of one row that must agree (the seconds of a clip that are seen and heard) draw with it.
+    """
+    bits = rng.bit_generator
+    if not isinstance(bits, np.random.Philox):
+        return float(np.random.default_rng(bits.seed_seq.generate_state(4)).random())
+    state = bits.state["state"]
+    own = np.random.Philox(key=state["key"], counter=[0, 0, state["counter"][2], 1])
+    return float(np.random.Generator(own).random())
+
+
 @dataclass(frozen=True)
 class Part:
     """A run of rows of one extent, before the permutation of its task."""
