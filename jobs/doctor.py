@@ -28,7 +28,7 @@ def table(findings: "list[Finding]") -> str:
     lines = []
     for finding in findings:
         lines.append(f"{finding.state:5} {finding.what:{width}}  {finding.found}")
-        if finding.state != "ok":
+        if finding.state != "ok" and finding.mend:
             lines.append(f"{'':5} {'':{width}}  mend: {finding.mend}")
     return "\n".join(lines)
 

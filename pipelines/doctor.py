@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,9 @@ from pipelines.machine import Machine
 from xmodal import storage
 from xmodal.data import index as stored_index
 from xmodal.data.corpus import index_uri
-from xmodal.data.listing import Listing, list_shards
-from xmodal.errors import ConfigError, XmodalError
+from xmodal.data.listing import Listing, folder_before_pattern, list_shards
+from xmodal.errors import ConfigError, StorageError, XmodalError
+from xmodal.report.wording import count
 from xmodal.storage import Entry
 
 State = Literal["ok", "warn", "bad"]
@@ -27,6 +29,7 @@ OPEN_FILES = 4096
 LEAST_FREE = 2 << 30
 FULL = 0.95  # Ray stops writing to a disk beyond this
 SLOW_MIB_S = 20.0
+HERE = "this machine"
 ANSWER_S = 120.0  # a node that does not run an empty task in this time is none
 
 
@@ -47,17 +50,31 @@ def run(config: Config) -> list[Finding]:
     check_output(config.runs, "--runs")
     config = replace(config, runs=storage.absolute(config.runs), corpus=tuple(map(storage.absolute, config.corpus)))
     first_shards, findings = _corpora(config)
+    if local:
+        machines = [_examine(config, first_shards, None, HERE, None)]
+    else:
+        with _mark(config) as mark:
+            machines = _nodes(config, first_shards, mark)
+    room = [] if local else [_room(config.resources)]
+    return [*machine_findings(machines), *room, token(local), *storage_findings(machines), *findings]
+
+
+@contextmanager
+def _mark(config: Config) -> Iterator[str | None]:
+    """A file that every node must find, so that none takes a disk of its own for the shared place.
+
+    None where it cannot be written: then the nodes' own probes say why.
+    """
     mark = storage.join(config.runs, ".xmodal-doctor")
     try:
         storage.write(mark, b"", options=config.storage)
-        machines = [_examine(config, first_shards, None, "here", None)] if local else _nodes(config, first_shards, mark)
+    except StorageError:
+        yield None
+        return
+    try:
+        yield mark
+    finally:
         storage.delete(mark, options=config.storage)
-    except XmodalError as error:
-        if isinstance(error, ConfigError):
-            raise
-        return [Finding("runs", "bad", str(error), "name another --runs, or mend what the message says")]
-    room = [] if local else [_room(config.resources)]
-    return [*machine_findings(machines), *room, token(local), *storage_findings(machines), *findings]
 
 
 def _examine(
@@ -70,7 +87,7 @@ def _examine(
     return replace(machine.look(name, node), probes=probes)
 
 
-def _nodes(config: Config, shards: dict[str, Entry], mark: str) -> list[Machine]:
+def _nodes(config: Config, shards: dict[str, Entry], mark: str | None) -> list[Machine]:
     """Every node that is alive, looked at from inside by a task of its own."""
     cluster.connect(replace(config.resources, workers=1), check=False)
     task = ray.remote(num_cpus=0, max_retries=0)(_examine)
@@ -111,7 +128,7 @@ def versions(machines: Sequence[Machine]) -> Finding:
         mend = "install the same on every node: pip install -c constraints.txt, or one image for all"
         return Finding("versions", "bad", "; ".join(sorted(different)), mend)
     named = ", ".join(f"{name} {first.versions[name]}" for name in ("python", "ray", "torch") if name in first.versions)
-    return Finding("versions", "ok", f"{named} on {len(machines)} machine(s)")
+    return Finding("versions", "ok", f"{named} on {count(len(machines), 'machine')}")
 
 
 def _shared_memory(one: Machine) -> Finding:
@@ -155,7 +172,7 @@ def _room(resources: Resources) -> Finding:
     try:
         cluster.check_fits(resources.sizes[0], share, have)
     except ConfigError as error:
-        return Finding("workers", "bad", str(error), "see above")
+        return Finding("workers", "bad", str(error))
     each = ", ".join(f"{amount:g} {name}" for name, amount in share.items())
     return Finding("workers", "ok", f"{resources.workers} with {each} each, of {have.get('CPU', 0):g} CPU")
 
@@ -194,11 +211,12 @@ def _corpora(config: Config) -> tuple[dict[str, Entry], list[Finding]]:
     shards, findings = {}, []
     for uri in config.corpus:
         try:
+            storage.check(folder_before_pattern(uri), writable=False, options=config.storage)  # does not wait
             listing = list_shards(uri, config.storage)
             shards[uri] = listing.entries[0]
             findings.append(_index(uri, listing, config))
         except XmodalError as error:
-            findings.append(Finding(f"corpus {uri}", "bad", str(error), "mend what the message says"))
+            findings.append(Finding(f"corpus {uri}", "bad", str(error)))
     return shards, findings
 
 
@@ -210,16 +228,17 @@ def _index(uri: str, listing: Listing, config: Config) -> Finding:
     except stored_index.DamagedIndex as error:
         return Finding(what, "warn", f"its index {where} is damaged ({error})", mend)
     if known is None:
-        return Finding(what, "warn", f"{len(listing.entries)} shard(s) without an index", mend)
+        return Finding(what, "warn", f"{count(len(listing.entries), 'shard')} without an index", mend)
     shards = {shard.path: (shard.size, shard.etag) for shard in known.shards}
     current = {path: (e.size, e.etag) for path, e in zip(listing.paths, listing.entries, strict=True)}
     stale = sum(shards.get(path) != entry for path, entry in current.items()) + len(shards.keys() - current.keys())
     if stale:
-        return Finding(what, "warn", f"{stale} shard(s) are new, changed or gone since it was indexed", mend)
+        return Finding(what, "warn", f"{count(stale, 'shard')} new, changed or gone since it was indexed", mend)
     rows = int(known.extents.rows.sum())
-    return Finding(
-        what, "ok", f"{rows:,} rows in {len(current)} shard(s), index fresh, {len(known.damage)} damaged places"
-    )
+    found = f"{count(rows, 'row')} in {count(len(current), 'shard')}, index fresh"
+    if known.damage:
+        found += f", {count(len(known.damage), 'damaged place')}: python -m jobs.inspect {uri} shows them"
+    return Finding(what, "ok", found)
 
 
 def _gib(number: float) -> str:
