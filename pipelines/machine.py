@@ -74,13 +74,18 @@ def probe_writing(uri: str, mark: str | None, options: StorageOptions) -> Second
         seconds = {"write": _timed(lambda: storage.write(place, data, options=options))}
         seconds["read"] = _timed(lambda: storage.read(place, options=options))
         storage.delete(place, options=options)
-        if mark is not None:
-            storage.stat(mark, options=options)
-    except NotFound:
-        return "it is another place there than here"
+        same = mark is None or _is_there(mark, options)
     except StorageError as error:
         return str(error)
-    return seconds
+    return seconds if same else "it is another place there than here"
+
+
+def _is_there(uri: str, options: StorageOptions) -> bool:
+    try:
+        storage.stat(uri, options=options)
+    except NotFound:
+        return False
+    return True
 
 
 def probe_reading(uri: str, size: int, options: StorageOptions) -> Seconds | str:

@@ -102,6 +102,7 @@ def test_what_would_break_a_run_gives_status_1(scenes, tmp_path, capsys, monkeyp
     (tmp_path / "file").write_text("")
     status, told = checked(capsys, "--corpus", scenes, "--runs", str(tmp_path / "file"))
     assert status == 1 and "bad   storage" in told and "mend: " in told
+    assert "another place" not in told
     assert "index fresh" in told or "without an index" in told  # all else is said too
 
 
