@@ -103,3 +103,12 @@ def grid(count: int = 4) -> tuple[tuple[bytes, dict], ...]:
             return archive.extractfile(name).read()
 
         return tuple((member(name), json.loads(member(name.replace(".mp4", ".json")))) for name in names)
+
+
+def grid_clip(key: str) -> bytes:
+    """The test clip of this name."""
+    for path in sorted((DATA / "grid_s1").glob("test-*.tar")):
+        with tarfile.open(path) as archive:
+            if f"{key}.mp4" in archive.getnames():
+                return archive.extractfile(f"{key}.mp4").read()
+    raise KeyError(key)

@@ -82,7 +82,7 @@ _GRACE = 0.5  # seconds by which a track may end before its container says so
 
 Packet = Any  # PyAV's; its `pts` may be None
 
-_open = threading.local()  # `clip`: the one that this thread opened last
+_open = threading.local()  # `clip`: the one that this thread opened last; `kinds`: what it has served
 
 
 class Clip:
@@ -248,16 +248,20 @@ class Clip:
         self._container.close()
 
 
-def open_clip(encoded: bytes, limits: MediaLimits) -> Clip:
-    """The clip of these bytes: the open one where this very object was opened last by this thread."""
+def open_clip(encoded: bytes, limits: MediaLimits, kind: str) -> Clip:
+    """The clip of these bytes for one decode of its `kind` ("video", "audio") of track.
+
+    It is the open one where this very object was opened last by this thread for the other kind. A decoder is never
+    used twice: AAC's keeps the state of its noise generator, and a second decode would sound otherwise.
+    """
     clip: Clip | None = getattr(_open, "clip", None)
-    if clip is not None and clip.encoded is encoded and clip.limits == limits:
-        return clip
-    if clip is not None:
-        clip.close()
-        _open.clip = None
-    _open.clip = Clip(encoded, limits)
-    return _open.clip
+    if clip is None or clip.encoded is not encoded or clip.limits != limits or kind in _open.kinds:
+        if clip is not None:
+            clip.close()
+        _open.clip, _open.kinds = None, set()
+        _open.clip = clip = Clip(encoded, limits)
+    _open.kinds.add(kind)
+    return clip
 
 
 def _opened(encoded: bytes, limits: MediaLimits) -> Any:

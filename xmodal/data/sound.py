@@ -90,8 +90,6 @@ class TrackSound:
         packets = self._clip.packets(track, span.start, span.stop)
         rate = context.sample_rate
         try:
-            if context.is_open:
-                context.flush_buffers()
             for packet in _needed(self._clip, packets, track, span):
                 for frame in context.decode(packet):
                     if frame.sample_rate != rate:
@@ -108,7 +106,7 @@ def open_sound(encoded: bytes, limits: MediaLimits) -> SoundFile | TrackSound:
         return SoundFile(encoded, limits)
     if len(encoded) > 1 and encoded[0] == 0xFF and encoded[1] & 0xE6 == 0xE2:  # MPEG audio, layer 3
         return SoundFile(encoded, limits)
-    return TrackSound(open_clip(encoded, limits))
+    return TrackSound(open_clip(encoded, limits, "audio"))
 
 
 def _needed(clip: Clip, packets: list[Packet], track: Any, span: Span) -> list[Packet]:

@@ -69,7 +69,7 @@ class VideoField:
         """Write the pictures of the container in `raw` (bytes, or an `Excerpt` of them) into the two columns."""
         single_thread()
         encoded, excerpt = unpack(raw)
-        clip = open_clip(media_bytes(encoded, self.name), self.limits)
+        clip = open_clip(media_bytes(encoded, self.name), self.limits, "video")
         upright = Upright(clip.video)
         window = self.window.choose(clip.span, excerpt, rng)
         pictures, seen = np.zeros_like(out[self.name]), np.zeros(self.frames, bool)

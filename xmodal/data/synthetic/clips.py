@@ -126,7 +126,7 @@ def write_clips(
 
 def flash_and_click(
     at: float, *, seconds: float = 2.0, fps: int = 25, size: int = 64, rate: int = 16_000
-) -> tuple[UInt8[np.ndarray, "T S S 3"], Float32[np.ndarray, "1 S"]]:
+) -> tuple[UInt8[np.ndarray, "T S S 3"], Float32[np.ndarray, "1 N"]]:
     """Black pictures with one white one, and silence with one click, both from the picture nearest to `at` seconds."""
     flash = round(at * fps)
     shots = np.zeros((round(seconds * fps), size, size, 3), np.uint8)
