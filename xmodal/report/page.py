@@ -20,10 +20,10 @@ from xmodal.report.wording import clean, count, moment
 
 def render(material: Material) -> str:
     """The whole page; everything that came from a run or a corpus is escaped and shortened."""
-    style, script = _file("style.css"), _file("page.js")
+    style, script = file("style.css"), file("page.js")
     runs = material.runs
     names = [clean(run.name, 40) for run in runs]
-    return _environment().get_template("page.html.j2").render(
+    return environment().get_template("page.html.j2").render(
         title=" · ".join(names),
         names=names,
         slots=[run.slot for run in runs],
@@ -55,7 +55,8 @@ def _problems(runs: Sequence[Shown]) -> list[str]:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates of this package; values are escaped, and an unknown one is an error."""
     made = Environment(
         loader=PackageLoader("xmodal.report"),
         autoescape=True,
@@ -76,5 +77,6 @@ def _coded(line: str) -> Markup:
 
 
 @cache
-def _file(name: str) -> str:
+def file(name: str) -> str:
+    """The text of a file beside the templates."""
     return resources.files("xmodal.report").joinpath("templates", name).read_text(encoding="utf-8")

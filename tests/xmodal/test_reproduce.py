@@ -1,0 +1,148 @@
+"""Experiments: what the data betrays, what is concluded from planted trials, and a small one from end to end."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from jobs.reproduce import __main__ as job
+from jobs.reproduce import cg_mnist
+from jobs.reproduce.arms import ARMS, chosen
+from jobs.reproduce.findings import findings
+from tests.clips import classifier
+from xmodal.errors import ConfigError
+from xmodal.gradients import ParameterSpace
+from xmodal.training.balance import Balance
+
+
+def trials(**means: float) -> dict:
+    """Three seeds an arm, the same noise for all arms; conflicts in the first epoch only."""
+    noise = (-0.01, 0.0, 0.01)
+    conflict = [{"grey": 0.5, "colour": 0.1}, {"grey": 0.01, "colour": 0.0}]
+    return {
+        arm.replace("_", "-"): [
+            {"seed": seed, "test": {"multimodal": mean + noise[seed]}, "conflict": conflict} for seed in range(3)
+        ]
+        for arm, mean in means.items()
+    }
+
+
+def verdicts(**means: float) -> list[bool | None]:
+    return [finding.held for finding in findings(trials(**means))]
+
+
+def test_predictions_are_judged_by_the_trials() -> None:
+    common = {"joint": 0.6, "uniform": 0.7, "mmpareto_per_tensor": 0.7}
+    held = verdicts(**common, uniform_gamma=0.73, mmpareto=0.74, mmpareto_features=0.74,
+                    uniform_adamw=0.8, mmpareto_adamw=0.8)  # fmt: skip
+    assert held == [True] * 6
+    refuted = verdicts(joint=0.69, uniform=0.7, uniform_gamma=0.71, mmpareto=0.75, mmpareto_per_tensor=0.8,
+                       mmpareto_features=0.7, uniform_adamw=0.7, mmpareto_adamw=0.8)  # fmt: skip
+    assert refuted == [False, False, False, True, False, False]
+
+
+def test_what_was_not_run_is_not_concluded() -> None:
+    assert verdicts(joint=0.6, uniform=0.7) == [None] * 6
+    found = findings({})
+    assert [finding.verdict for finding in found] == ["not tested"] * 6
+
+
+def test_conflicts_after_the_first_epoch_refute_their_rarity() -> None:
+    planted = trials(mmpareto=0.7)
+    planted["mmpareto"][0]["conflict"] = [{"grey": 0.0, "colour": 0.0}, {"grey": 0.5, "colour": 0.0}]
+    finding = findings(planted)[3]
+    assert finding.held is False and "grey 17.3%" in finding.evidence
+
+
+def test_the_colour_betrays_the_class_in_training_only() -> None:
+    label = np.arange(1000) % 10
+    grey = np.full((1000, 28, 28), 255, np.uint8)
+    for betrayed in (True, False):
+        found = cg_mnist.coloured(grey, label, betrayed=betrayed, seed=0)
+        tint = found.colour[:, 0, 0].float().numpy() / 255
+        nearest = np.linalg.norm(tint[:, None] - cg_mnist.COLOURS, axis=2).argmin(1)
+        share = (nearest == label).mean()
+        assert share > 0.6 if betrayed else 0.05 < share < 0.2
+    assert torch.equal(found.grey[..., 0], torch.from_numpy(grey))
+
+
+def test_an_epoch_has_every_row_once_in_an_order_of_its_own() -> None:
+    data = cg_mnist.coloured(np.zeros((64, 28, 28), np.uint8), np.zeros(64, np.int64), betrayed=True, seed=0)
+    epochs = [torch.cat([batch.row for batch in data.batches(16, 0, epoch)]) for epoch in (0, 1, 0)]
+    assert epochs[0].tolist() != epochs[1].tolist() and torch.equal(epochs[0], epochs[2])
+    assert all(epoch.sort().values.tolist() == list(range(64)) for epoch in epochs)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_can_be_built(arm: str) -> None:
+    objective, space = ARMS[arm].balance.build(classifier())
+    method, where = ARMS[arm].balance.method, ARMS[arm].balance.space
+    assert isinstance(space, ParameterSpace) == (where == "parameters")
+    assert (objective.splitter is not None) == (where == "features" and method != "joint")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Balance(method="mmparetto"), "unknown method 'mmparetto'; did you mean 'mmpareto'"),
+        (lambda: Balance(method="mmpareto_per_tensor"), "needs space=parameters"),
+        (lambda: Balance(method="pcgrad", gamma=2.0), "pcgrad has no gamma"),
+        (lambda: Balance(gamma=0.0), "gamma=0.0 must be positive"),
+        (lambda: Balance(rescale=(2.0, 1.0)), r"rescale=\(2.0, 1.0\) must be"),
+        (lambda: chosen(["unifrom"]), "no arm 'unifrom'; did you mean 'uniform'"),
+        (lambda: job.Config(name="cg-mnist", seeds=(1, 1)), "each once"),
+    ],
+)
+def test_mistakes_are_named(make, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+@pytest.fixture
+def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files of the layout of MNIST: a class is a bright row."""
+    monkeypatch.setattr(cg_mnist, "VALIDATION", 20)
+    (tmp_path / "digits").mkdir()
+    for split, count in (("train", 84), ("test", 20)):
+        rows = []
+        for i in range(count):
+            picture = np.zeros((28, 28), np.uint8)
+            picture[2 * (i % 10) : 2 * (i % 10) + 3] = 255
+            out = io.BytesIO()
+            Image.fromarray(picture).save(out, "PNG")
+            rows.append({"image": {"bytes": out.getvalue(), "path": None}, "label": i % 10})
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "digits" / f"mnist_{split}.parquet")
+    monkeypatch.setenv("XMODAL_BENCH_DATA", str(tmp_path))
+    job._data.cache_clear()
+    return tmp_path
+
+
+def test_an_experiment_from_end_to_end_goes_on_where_it_stopped(digits: Path, capsys: pytest.CaptureFixture) -> None:
+    to = digits / "results"
+    common = {"name": "cg-mnist", "rows": 64, "epochs": 2, "batch_size": 16, "processes": 1, "to": str(to)}
+    job.run(job.Config(arms=("uniform", "mmpareto"), seeds=(0,), **common))
+    first = json.loads((to / "results.json").read_text())["trials"]
+    assert set(first) == {"uniform/0", "mmpareto/0"} and first["mmpareto/0"]["steps"] == 8
+    assert set(first["uniform/0"]["test"]) == {"multimodal", "grey", "colour", "ensemble"}
+    capsys.readouterr()
+    job.run(job.Config(arms=("uniform", "mmpareto", "joint"), seeds=(0,), **common))
+    told = capsys.readouterr().out
+    assert "2 trials are there, 1 to go" in told and "[1/1] joint, seed 0" in told
+    again = json.loads((to / "results.json").read_text())["trials"]
+    assert again["uniform/0"] == first["uniform/0"] and set(again["joint/0"]["test"]) == {"multimodal"}
+    page = (to / "index.html").read_text()
+    assert ("CG-MNIST" in page and page.count("<svg") >= 3 and "did not hold" in page) or "held" in page
+    with pytest.raises(ConfigError, match="repeat these, or give another folder"):
+        job.run(job.Config(seeds=(0,), **{**common, "epochs": 3}))
+
+
+def test_the_same_trial_gives_the_same_figures(digits: Path) -> None:
+    config = job.Config(name="cg-mnist", rows=64, epochs=1, batch_size=16, processes=1)
+    first, second = (job.one(config, "mmpareto-features", 3) for _ in range(2))
+    assert first["test"] == second["test"] and first["conflict"] == second["conflict"]
