@@ -1,5 +1,7 @@
 """A directory and the model it was made of in; raises where transformers does not give back what the model gives."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,13 @@ from transformers import AutoModel, AutoProcessor
 from transformers.utils import logging
 
 from xmodal.data.text import TextField
-from xmodal.encoders.dual_encoder import DualEncoder
+from xmodal.encoders.dual_encoder import SMALLEST_NORM, DualEncoder
 from xmodal.encoders.reading import explained, quiet
 from xmodal.errors import CheckpointError
 from xmodal.export.probe import probe
 
 CAPTIONS = ["a photo of a cat.", "Two red squares above a small blue circle"]
 LARGEST_DIFFERENCE = 1e-5  # of a number in a unit vector, and of a normalised pixel
-NORM = 1e-6
 
 
 def check_directory(directory: Path, model: DualEncoder, tokenizer_json: str) -> None:
@@ -36,8 +37,8 @@ def check_directory(directory: Path, model: DualEncoder, tokenizer_json: str) ->
     with torch.no_grad():
         image = loaded.get_image_features(pixel_values=pixels).pooler_output
         text = loaded.get_text_features(input_ids=given.input_ids, attention_mask=given.attention_mask).pooler_output
-    _compare("the image embeddings", F.normalize(image, dim=-1, eps=NORM), given.image)
-    _compare("the text embeddings", F.normalize(text, dim=-1, eps=NORM), given.text)
+    _compare("the image embeddings", F.normalize(image, dim=-1, eps=SMALLEST_NORM), given.image)
+    _compare("the text embeddings", F.normalize(text, dim=-1, eps=SMALLEST_NORM), given.text)
 
 
 def _compare_tokens(processor: Any, model: DualEncoder, tokenizer_json: str) -> None:
@@ -55,12 +56,12 @@ def _compare(what: str, theirs: Tensor, ours: Tensor) -> None:
         raise CheckpointError(f"{what} differ by {difference:.2g} between transformers and the model that was trained")
 
 
-class _errors_only:
+@contextmanager
+def _errors_only() -> Iterator[None]:
     """No advice on optional packages while a directory is read."""
-
-    def __enter__(self) -> None:
-        self.level = logging.get_verbosity()
-        logging.set_verbosity_error()
-
-    def __exit__(self, *error: object) -> None:
-        logging.set_verbosity(self.level)
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)

@@ -50,7 +50,7 @@ def probe(model: DualEncoder, rows: int = ROWS) -> Probe:
 
 def _captions(config: object, rows: int, context: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Ids [rows, context] that end as the model's captions do, padded; and their lengths, the longest not full."""
-    vocabulary, end, pad = (getattr(config, f"{name}", None) for name in ("vocab_size", "eos_token_id", "pad_token_id"))
+    vocabulary, end, pad = (getattr(config, name, None) for name in ("vocab_size", "eos_token_id", "pad_token_id"))
     ids = torch.randint(0, int(vocabulary or 1), (rows, context), generator=draw)
     most = max(1, context - 1)
     length = (most - torch.arange(rows)).clamp(min=min(2, most))
