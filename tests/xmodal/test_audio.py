@@ -223,7 +223,7 @@ def test_wrong_spectrograms_are_named() -> None:
 
 @real_clips
 def test_grid_speech_begins_when_its_transcript_says() -> None:
-    """A reader that ignores the edit list hears all of it 64 ms late; the first word starts within 50 ms of its time."""
+    """A reader that ignores the edit list hears all of it 64 ms late; words start within 50 ms of their time."""
     field = AudioField(window=Window(seconds=3.0, place="start"), mel=None)
     errors = []
     for raw, facts in grid(12):
