@@ -14,13 +14,17 @@ import pytest
 from deaths import Killer, same, weights
 from transformers import AutoTokenizer, CLIPModel
 
+from jobs.narrator import Narrator
 from pipelines import evaluate, pretrain
 from pipelines.cluster import Resources
+from pipelines.config.evaluate import Config as Evaluate
+from pipelines.config.validation import Validation
 from pipelines.corpora import Data
 from pipelines.model import Model
 from pipelines.pretrain import Config, Optim
 from pipelines.train import Cadence
 from xmodal import checkpoint
+from xmodal.data import synthetic
 from xmodal.errors import ConfigError
 from xmodal.run import read_metrics
 
@@ -158,3 +162,28 @@ def test_the_checkpoint_is_evaluated(undisturbed, scenes):
     result = evaluate.run(evaluate.Config(checkpoint=undisturbed, corpus=scenes))
     assert result.rows == 240 and result.skipped == 0 and result.step == STEPS
     assert result.text_to_image.recall[1] <= result.text_to_image.recall[10]
+
+
+@pytest.mark.timeout(600)
+def test_validation_measures_what_an_evaluation_would_and_leaves_no_trace_in_the_weights(
+    undisturbed, scenes, ray_here, tmp_path, capsys
+):
+    """Every seven steps, two workers, 25 rows with five captions each; the run is resumed behind step 18."""
+    synthetic.write_corpus(str(tmp_path / "held-out"), "photo", 25, 0, start=5000, rows_per_shard=10, size=32)
+    asked = Validation(corpus=str(tmp_path / "held-out"), every=7, fields=("image=jpg", "text=json:captions"))
+    watched = replace(config(tmp_path, scenes), validation=asked)
+    uri = pretrain.run(watched, Narrator("t")).run.uri
+    assert "step 7/24  recall@10 on 25 held-out rows: image -> text" in capsys.readouterr().err
+    for attempt in range(2):
+        assert same(weights(uri), weights(undisturbed))
+        lines = read_metrics(uri)
+        assert [line["step"] for line in lines] == [4, 7, 8, 12, 14, 16, 20, 21, 24]
+        assert [line["step"] for line in lines if "validation/seconds" in line] == [7, 14, 21, 24]
+        assert all(line["samples_per_s"] > 0 for line in lines)
+        if attempt == 0:
+            shutil.rmtree(checkpoint.resolve(uri).uri)
+            pretrain.run(replace(watched, resume=True, validation=replace(asked, rows=500)))
+    result = evaluate.run(Evaluate(checkpoint=uri, corpus=asked.corpus, fields=asked.fields, save=False))
+    assert len(result.metrics) == 8 and result.rows == 25 == lines[-1]["validation/rows"]
+    for name, value in result.metrics.items():
+        assert lines[-1][f"validation/{name}"] == pytest.approx(value, abs=1e-9), name
