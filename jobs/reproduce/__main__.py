@@ -10,6 +10,7 @@ shows table, pictures, and whether the predictions held. The data (`digits/`) li
 
 import functools
 import json
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 import tyro
 
-from jobs import console
+from jobs import arguments, console
 from xmodal.errors import ConfigError
 
 
@@ -26,12 +27,12 @@ from xmodal.errors import ConfigError
 class Config:
     """Which experiment, how much of it, and where its results go."""
 
-    name: tyro.conf.Positional[Literal["cg-mnist"]]
+    name: tyro.conf.Positional[Literal["cg-mnist"]]  # of the experiment
     arms: tuple[str, ...] = ()  # empty: all; a wrong name lists them
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # of weights and order; the data stay the same
     rows: int = 20_000  # digits trained on
-    epochs: int = 5
-    batch_size: int = 64
+    epochs: int = 5  # passes over them
+    batch_size: int = 64  # digits in a step
     processes: int = 2  # trials at once, one thread each; 1: in this process
     to: str | None = None  # None: runs/reproduce/NAME
 
@@ -151,9 +152,12 @@ def _page(to: str, config: Config, done: dict[str, Any]) -> None:
     print(f"page  {storage.join(to, 'index.html')}")
 
 
+def parse(words: list[str]) -> Config:
+    return arguments.parse(Config, words, program="python -m jobs.reproduce", text=__doc__)
+
+
 def main() -> None:
-    parse = functools.partial(tyro.cli, Config, prog="python -m jobs.reproduce", description=__doc__)
-    console.main(lambda: run(parse()))
+    console.main(lambda: run(parse(sys.argv[1:])))
 
 
 if __name__ == "__main__":
