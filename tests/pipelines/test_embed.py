@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 
 from pipelines import embed, encode
@@ -31,9 +32,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 LISTS = ("image=jpg", "text=json:captions")
 
 
-def config(untrained, corpus, to, **changes):
+def config(untrained, corpus, to, *, workers=1, **changes):
+    """One encoder unless a test is about several: each of them imports torch."""
     return Config(
-        checkpoint=untrained, corpus=str(corpus), to=str(to), fields=LISTS, rows_per_part=32, workers=2, **changes
+        checkpoint=untrained, corpus=str(corpus), to=str(to), fields=LISTS, rows_per_part=32, workers=workers, **changes
     )
 
 
@@ -41,7 +43,7 @@ def config(untrained, corpus, to, **changes):
 def whole(untrained, scenes, ray_here, tmp_path_factory):
     """The embeddings of an undisturbed run."""
     to = tmp_path_factory.mktemp("vectors")
-    assert embed.run(config(untrained, scenes, to)).rows == 240
+    assert embed.run(config(untrained, scenes, to, workers=2)).rows == 240
     return to
 
 
@@ -84,9 +86,11 @@ def test_a_finished_folder_is_left_as_it_is(whole, untrained, scenes):
 
 
 def test_after_kill_9_the_same_command_computes_what_is_missing_and_nothing_else(whole, untrained, scenes, tmp_path):
+    """On the cluster of the other tests; an encoder may live on for a moment, and finish a part more."""
+    address = ray.get_runtime_context().gcs_address
     command = [
         sys.executable, "-m", "jobs.embed", untrained, scenes, "--to", str(tmp_path), "--fields", *LISTS,
-        "--rows-per-part", "32", "--workers", "2", "--address", "local",
+        "--rows-per-part", "32", "--workers", "1", "--address", address,
     ]  # fmt: skip
     run = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
@@ -97,9 +101,8 @@ def test_after_kill_9_the_same_command_computes_what_is_missing_and_nothing_else
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     survived = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("part-*.parquet")}
-    assert survived
     result = embed.run(config(untrained, scenes, tmp_path))
-    assert result.kept_parts == len(survived) and result.rows == 240
+    assert result.kept_parts >= len(survived) >= 1 and result.rows == 240
     assert survived == {name: (tmp_path / name).stat().st_mtime_ns for name in survived}
     assert parts_of(tmp_path) == parts_of(whole)
 
@@ -118,7 +121,7 @@ def test_an_encoder_that_dies_is_replaced_and_its_parts_are_done_again(whole, un
     options = storage.StorageOptions()
     trained = encode.load(untrained, options)
     corpus = open_corpus(scenes)
-    held = embed.connect(2, config(untrained, scenes, tmp_path))
+    held = embed.connect(1, config(untrained, scenes, tmp_path))
     chosen = config(untrained, scenes, tmp_path)
     task = encode.Task(corpus, embed._recipe(chosen, corpus, trained), 256)
     died = tmp_path / "died"

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,8 +25,6 @@ from xmodal.errors import ConfigError, CorpusError, XmodalError
 from xmodal.training.objective import ContrastiveObjective
 from xmodal.training.schedule import CosineSchedule
 from xmodal.training.state import TrainState
-
-STEPS = 7
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +140,13 @@ def test_what_is_wrong_with_the_corpus_is_said_before_a_worker_starts(scenes, he
             pretrain.run(asked, news.append)
         assert "start" not in {message["kind"] for message in news}
         assert not (tmp_path / "runs" / "a").exists()
+
+
+@pytest.mark.s3
+def test_on_s3_as_on_disk(untrained, held_out, s3_root):
+    for path in sorted(Path(held_out).glob("*.tar")):
+        storage.write(f"{s3_root}/{path.name}", path.read_bytes())
+    there, here = (measured(untrained, corpus, 2) for corpus in (s3_root, held_out))
+    assert {name: there[name] for name in there if "seconds" not in name} == {
+        name: here[name] for name in here if "seconds" not in name
+    }
