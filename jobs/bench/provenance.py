@@ -17,6 +17,8 @@ PACKAGES = (
     "webdataset",
     "simplejpeg",
     "opencv-python-headless",
+    "av",
+    "decord",
 )
 
 

@@ -67,6 +67,13 @@ def test_a_picture_costs_no_more_than_its_own_group() -> None:
         list(frames_at(Clip(clip(seconds=4.0, group=250), limits), [3.9]))
 
 
+def test_a_late_window_of_a_long_stream_without_an_index() -> None:
+    field = VideoField(frames=4, rate=25.0, size=32, window=Window(seconds=0.16, place="start"))
+    raw = mux(numbered(256).repeat(4, 0), 25, tone(40.96, 44_100), 44_100, Encoding(format="mpeg"))
+    for start in (32.0, 1.6, 32.0):
+        assert numbers(field, Excerpt(raw, [start, start + 0.16])) == [round(start * 25 / 4)] * 4
+
+
 def test_a_late_window_of_a_long_clip_is_sought_not_walked() -> None:
     raw = clip(seconds=40.0, fps=2.0, group=4)
     opened = Clip(raw, MediaLimits())

@@ -9,6 +9,7 @@ import math
 import threading
 from collections.abc import Iterable
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import av
@@ -78,6 +79,7 @@ AUDIO_CODECS = frozenset(
 WALKED_SECONDS = 30.0  # a clip declared shorter than this is walked whole: 0.3 ms for 3 s
 SEEKABLE = ("mov", "matroska")  # formats with an index; others are walked from the beginning
 PRE_ROLL = 0.12  # seconds of sound that AAC, MP3 and Opus decode before they are exact; Opus asks for 0.08
+_PTS, _CORRUPT = attrgetter("pts"), attrgetter("is_corrupt")
 _GRACE = 0.5  # seconds by which a track may end before its container says so
 
 Packet = Any  # PyAV's; its `pts` may be None
@@ -100,6 +102,7 @@ class Clip:
         self.zero = self._zero()
         if self._declared is not None:
             limits.check_seconds(self._declared)
+        self._checked: set[tuple[int, float]] = set()  # tracks found to reach that far
         self._held: tuple[float, float, dict[int, list[Packet]]] | None = None
 
     def _zero(self) -> float:
@@ -162,7 +165,7 @@ class Clip:
         shown = [p for p in packets if p.pts is not None and not p.is_discard]
         if not shown:
             raise BadSample("decode_truncated", f"a {main.type} track without packets that have a time")
-        last = max(shown, key=lambda p: p.pts)
+        last = max(shown, key=_PTS)
         return Span(
             max(0.0, self.seconds(min(p.pts for p in shown), main)),
             self.seconds(last.pts, main) + self.packet_seconds(last, main),
@@ -174,6 +177,10 @@ class Clip:
             return packet.duration * self._tick[track.index]
         rate = track.average_rate if track.type == "video" else None
         return float(1 / rate) if rate else 0.04
+
+    def tick(self, track: Any) -> float:
+        """Seconds of one unit of the track's timestamps."""
+        return self._tick[track.index]
 
     def seconds(self, timestamp: int, track: Any) -> float:
         """A track's timestamp on the clip's clock."""
@@ -187,9 +194,11 @@ class Clip:
         whole = self._declared is None or self._declared <= WALKED_SECONDS
         start, stop = (0.0, math.inf) if whole else (max(0.0, start - PRE_ROLL), stop)
         if self._held is None or start < self._held[0] or stop > self._held[1]:
-            self._held = (start, stop, self._walk(start, stop))
+            self._held, self._checked = (start, stop, self._walk(start, stop)), set()
         held = self._held[2][track.index]
-        self._check_end(held, track, stop)
+        if (track.index, stop) not in self._checked:
+            self._check_end(held, track, stop)
+            self._checked.add((track.index, stop))
         return held
 
     def _walk(self, start: float, stop: float) -> dict[int, list[Packet]]:
@@ -234,12 +243,12 @@ class Clip:
 
     def _check_end(self, packets: list[Packet], track: Any, stop: float) -> None:
         """The track must reach `stop`, or the end that its header declares."""
-        if any(packet.is_corrupt for packet in packets):
+        if any(map(_CORRUPT, packets)):
             raise BadSample("decode_truncated", f"a {track.type} packet lacks bytes")
         if not track.duration or track.start_time is None:
             return
         declared = self.seconds(track.start_time + track.duration, track)
-        last = max((p for p in packets if p.pts is not None), key=lambda p: p.pts, default=None)
+        last = max((p for p in packets if p.pts is not None), key=_PTS, default=None)
         end = self.seconds(last.pts, track) + self.packet_seconds(last, track) if last else 0.0
         if end < min(stop, declared) - _GRACE:
             raise BadSample("decode_truncated", f"{track.type} ends at {end:.2f} s of {declared:.2f} s")

@@ -55,7 +55,8 @@ def _wanted(clip: Clip, packets: list[Packet], times: Sequence[float]) -> dict[i
     """Packet (by its place in decoding order) -> positions in `times` at which its picture stands on the screen."""
     track = clip.video
     shown = sorted(range(len(packets)), key=lambda i: packets[i].pts)
-    starts = [clip.seconds(packets[i].pts, track) for i in shown]
+    tick, zero = clip.tick(track), clip.zero
+    starts = [packets[i].pts * tick - zero for i in shown]
     if not shown:
         return {}
     end = starts[-1] + clip.packet_seconds(packets[shown[-1]], track)
