@@ -1,11 +1,14 @@
 """Fusions and the classifier on them: what is absent does not count, and every parameter takes part."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from tests.clips import CLASSES, classifier, clip_batch
 from xmodal.encoders.fusion import FUSIONS, fusion
-from xmodal.errors import ConfigError
+from xmodal.encoders.multimodal_layout import load_classifier, save_classifier, take_weights
+from xmodal.errors import CheckpointError, ConfigError
 
 WIDTHS = {"audio": 6, "video": 4, "touch": 3}
 
@@ -81,3 +84,25 @@ def test_frames_and_sound_that_are_padding_do_not_count() -> None:
 def test_what_does_not_fit_is_refused(make, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_a_classifier_comes_back_from_a_directory_as_it_was(name: str, tmp_path: Path) -> None:
+    model, batch = classifier(name).eval(), clip_batch(4)
+    names = tuple(f"class {i}" for i in range(CLASSES))
+    save_classifier(model, names, tmp_path)
+    again, classes = load_classifier(tmp_path)
+    assert classes == names and again.modalities == model.modalities
+    for which, scores in model.scores(batch).items():
+        assert torch.equal(again.scores(batch)[which], scores)
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
+    save_classifier(classifier(), tuple("abcde"), tmp_path)
+    with pytest.raises(CheckpointError, match=r"another model: classifier.weight is \[5, 28\], expected \[5, 16\]"):
+        take_weights(classifier("summation"), tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(CheckpointError, match="of type 'clip', not xmodal-multimodal-classifier"):
+        load_classifier(tmp_path)
+    with pytest.raises(CheckpointError, match="cannot read a model from"):
+        load_classifier(tmp_path / "nothing")

@@ -1,5 +1,6 @@
 """Clips and spectrograms of a batch in, the keyword arguments of an image backbone out; masks of what is there."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ class Frames(nn.Module):
         *,
         size: int,
         frames: int,
-        mean: tuple[float, ...] = CLIP_MEAN,
-        std: tuple[float, ...] = CLIP_STD,
+        mean: Sequence[float] = CLIP_MEAN,
+        std: Sequence[float] = CLIP_STD,
     ) -> None:
         super().__init__()
         self.field, self.size, self.frames = field, size, frames

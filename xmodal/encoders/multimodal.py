@@ -56,7 +56,7 @@ class MultimodalClassifier(nn.Module):
             raise ConfigError(f"classes={classes} must be at least 2")
         self.encoders = nn.ModuleDict(encoders)
         widths = {name: encoder.width for name, encoder in encoders.items()}
-        self.fusion_name, self.classes = fusion_name, classes
+        self.fusion_name, self.classes, self.dim = fusion_name, classes, dim
         self.fusion = fusion(fusion_name, widths, dim)
         self.classifier = nn.Linear(self.fusion.dim, classes)
         self.heads = nn.ModuleDict({name: nn.Linear(width, classes) for name, width in widths.items()})

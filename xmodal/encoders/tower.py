@@ -53,7 +53,7 @@ class Tower(nn.Module):
         """Everything but the weights, as JSON; `tower_of` builds it again."""
         return {
             "intake": self.intake.describe(),
-            "backbone": _described(self.backbone.config),
+            "backbone": described(self.backbone.config),
             "pooling": self.pooling,
             "dim": self.projection.out_features,
             "bias": self.projection.bias is not None,
@@ -80,7 +80,7 @@ def width_of(config: PreTrainedConfig) -> int:
     return stages[-1] if stages else config.hidden_size
 
 
-def _described(config: PreTrainedConfig) -> dict[str, Any]:
+def described(config: PreTrainedConfig) -> dict[str, Any]:
     """What this kind of model adds to the fields of every configuration, which say nothing about its shape."""
     shared = PreTrainedConfig().to_dict().keys() - {"model_type"}
     own = {name: value for name, value in config.to_dict().items() if name not in shared}

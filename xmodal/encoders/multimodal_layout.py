@@ -1,0 +1,82 @@
+"""A multimodal classifier to and from a directory: config.json describes it, model.safetensors holds the weights.
+
+One encoder alone: `classifier.encoder("audio").backbone.save_pretrained(other)`, which `AutoModel` loads.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel
+
+from xmodal.encoders.intake import Pixels
+from xmodal.encoders.intake_av import Frames, Spectrogram
+from xmodal.encoders.multimodal import Encoder, Intake, MultimodalClassifier
+from xmodal.encoders.preprocessing import write_json
+from xmodal.encoders.reading import explained
+from xmodal.encoders.tower import described
+from xmodal.errors import CheckpointError
+
+MODEL_TYPE = "xmodal-multimodal-classifier"
+WEIGHTS = "model.safetensors"
+INTAKES: Mapping[str, type[Intake]] = {intake.kind: intake for intake in (Pixels, Frames, Spectrogram)}
+
+
+def save_classifier(model: MultimodalClassifier, classes: tuple[str, ...], directory: Path) -> None:
+    """Write both files; `classes` are the names of the scores, in order."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "config.json", {"model_type": MODEL_TYPE, "classes": list(classes), **describe(model)})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_classifier(directory: Path) -> tuple[MultimodalClassifier, tuple[str, ...]]:
+    """The model, in evaluation mode, and its classes; CheckpointError where the directory holds something else."""
+    config = read_config(directory)
+    encoders = {name: _encoder_of(one) for name, one in config["encoders"].items()}
+    classes = tuple(config["classes"])
+    model = MultimodalClassifier(encoders, classes=len(classes), fusion_name=config["fusion"], dim=config["dim"])
+    take_weights(model, directory)
+    return model.eval(), classes
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The description in a directory; CheckpointError where it is none of a multimodal classifier."""
+    with explained(str(directory)):
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    if config.get("model_type") != MODEL_TYPE:
+        raise CheckpointError(f"{directory} holds a model of type {config.get('model_type')!r}, not {MODEL_TYPE}")
+    return config
+
+
+def take_weights(model: MultimodalClassifier, directory: Path) -> None:
+    """The weights of a directory of the same architecture; CheckpointError names the first that differs."""
+    with explained(str(directory)):
+        found = load_file(directory / WEIGHTS)
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | found.keys()):
+        here, there = expected.get(name), found.get(name)
+        if here is None or there is None or here.shape != there.shape:
+            shapes = [None if x is None else list(x.shape) for x in (there, here)]
+            raise CheckpointError(
+                f"{directory} is a checkpoint of another model: {name} is {shapes[0] or 'missing'}, expected "
+                f"{shapes[1] or 'nothing'}. Use the architecture and sizes it was saved with"
+            )
+    model.load_state_dict(found)
+
+
+def describe(model: MultimodalClassifier) -> dict[str, Any]:
+    """Everything but the weights, as JSON."""
+    encoders = {
+        name: {"intake": encoder.intake.describe(), "backbone": described(encoder.backbone.config)}
+        for name, encoder in ((name, model.encoder(name)) for name in model.modalities)
+    }
+    return {"fusion": model.fusion_name, "dim": model.dim, "encoders": encoders}
+
+
+def _encoder_of(description: Mapping[str, Any]) -> Encoder:
+    intake = {name: value for name, value in description["intake"].items() if name != "kind"}
+    backbone = AutoModel.from_config(AutoConfig.for_model(**description["backbone"]))
+    return Encoder(INTAKES[description["intake"]["kind"]](**intake), backbone)
