@@ -1,6 +1,7 @@
 """A command and a cluster's job server in; it runs there as a Ray job, and its log and exit status come back."""
 
 import asyncio
+import functools
 import logging
 import os
 import re
@@ -34,6 +35,7 @@ EXCLUDES = (
 CHATTER = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 STOPPED = 130
+NOT_READY, READY_S = "No available agent", 120.0  # for some seconds after `ray start`
 Say = Callable[[str], None]
 
 
@@ -65,15 +67,19 @@ def run(config: Config, *, say: Say, show: Say) -> Submitted:
         "excludes": list(EXCLUDES),
         "env_vars": {COMMIT: commit(Path(config.working_dir)) or ""},
     }
+    send = functools.partial(
+        client.submit_job,
+        entrypoint=shlex.join(config.command),
+        submission_id=name,
+        runtime_env=environment,
+        metadata={"name": config.name},
+    )
     try:
-        client.submit_job(
-            entrypoint=shlex.join(config.command),
-            submission_id=name,
-            runtime_env=environment,
-            metadata={"name": config.name},
-        )
+        _when_ready(send, say)
     except RuntimeError as error:
-        raise Refused(f"{address} did not take the job {name!r}: {error}") from error
+        busy = "; does another Ray run on that machine? give one of them --dashboard-agent-listen-port"
+        hint = busy if NOT_READY in str(error) else ""
+        raise Refused(f"{address} did not take the job {name!r}: {str(error).rstrip('. ')}{hint}") from error
     say(f"submitted {name} to {address} ({package / 2**20:.1f} MiB of code)")
     if not config.wait:
         say(f"its log: ray job logs --follow {name} --address {address}")
@@ -84,6 +90,22 @@ def run(config: Config, *, say: Say, show: Say) -> Submitted:
         say(f"{name} goes on; its log: ray job logs --follow {name} --address {address}")
         say(f"to end it: ray job stop {name} --address {address}")
         raise
+
+
+def _when_ready(send: Callable[[], str], say: Say) -> None:
+    """`send`, again and again while a cluster that has only just started has nobody to run it."""
+    deadline, told = time.monotonic() + READY_S, False
+    while True:
+        try:
+            send()
+            return
+        except RuntimeError as error:
+            if NOT_READY not in str(error) or time.monotonic() > deadline:
+                raise
+        if not told:
+            say("the cluster is still starting: waiting until it takes jobs")
+        told = True
+        time.sleep(1)
 
 
 def preview(config: Config) -> dict[str, Any]:

@@ -138,6 +138,22 @@ def test_a_job_server_that_does_not_answer_is_one_line(monkeypatch):
         submission.connect("ray://127.0.0.1:1", None, print)
 
 
+def test_a_cluster_that_has_just_started_is_waited_for(monkeypatch):
+    monkeypatch.setattr(submission.time, "sleep", lambda seconds: None)
+    answers = [RuntimeError("status code 500: No available agent to submit job"), None]
+    told = []
+
+    def send():
+        if answer := answers.pop(0):
+            raise answer
+
+    submission._when_ready(send, told.append)
+    assert not answers and len(told) == 1
+    answers.append(RuntimeError("already exists"))
+    with pytest.raises(RuntimeError, match="already exists"):
+        submission._when_ready(send, told.append)
+
+
 DONE, RUNNING = JobStatus.SUCCEEDED, JobStatus.RUNNING
 
 
