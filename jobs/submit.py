@@ -46,9 +46,11 @@ class Flags:
 
 
 def names() -> list[str]:
-    """The jobs that can be submitted: the modules beside this one that a person starts."""
-    found = Path(__file__).parent.glob("*.py")
-    return sorted(f"jobs.{path.stem}" for path in found if "__main__" in path.read_text() and path != Path(__file__))
+    """The jobs that can be submitted: the modules and packages beside this one that a person starts."""
+    here = Path(__file__)
+    modules = [path.stem for path in here.parent.glob("*.py") if "__main__" in path.read_text() and path != here]
+    packages = [path.parent.name for path in here.parent.glob("*/__main__.py")]
+    return sorted(f"jobs.{name}" for name in modules + packages)
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -60,7 +62,7 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
     at = words.index("--")
     job = words[at + 1 :]
     job = job[2:] if job[:2] in (["python", "-m"], ["python3", "-m"]) else job
-    if not job or job[0] not in [*names(), "jobs.bench"]:
+    if not job or job[0] not in names():
         raise ConfigError(f"no job {job[0] if job else ''!r}: {nearest(job[0] if job else '', names())}")
     return words[:at], job
 
@@ -68,9 +70,10 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 def check(job: list[str]) -> Any:
     """The configuration of the job; its mistakes are found here, not on the cluster."""
     module, *words = job
-    if module == "jobs.bench":  # it has names, and no configuration
+    parse = getattr(importlib.import_module(module), "parse", None)
+    if parse is None:  # of a package: it has names, and no configuration
         return None
-    found = importlib.import_module(module).parse(words)
+    found = parse(words)
     config = found.config if isinstance(found, arguments.Start) else found
     for name, flag in OUTPUTS.items():
         if isinstance(place := getattr(config, name, None), str):

@@ -14,7 +14,7 @@ from jobs.presets import PRESETS
 from jobs.submit import names
 
 ROOT = Path(__file__).parents[2]
-JOBS = [*names(), "jobs.submit"]
+JOBS = [name for name in [*names(), "jobs.submit"] if (ROOT / f"{name.replace('.', '/')}.py").is_file()]
 HEAVY = ("torch", "transformers", "ray", "sklearn", "s3fs")
 COMMAND = re.compile(r"^    (python -m jobs\.\w+.*)$", re.MULTILINE)
 
