@@ -20,6 +20,7 @@ from pipelines.config.cadence import Cadence
 from pipelines.config.data import Data
 from pipelines.config.optim import Optim
 from pipelines.config.resources import Resources
+from pipelines.config.validation import Validation
 from xmodal import storage
 from xmodal.data import synthetic
 from xmodal.errors import ConfigError
@@ -63,6 +64,7 @@ class Demo:
             augment=preset.augment,
             optim=Optim(batch_size=self.batch_size, steps=self.steps, learning_rate=1e-3, weight_decay=0.1),
             cadence=Cadence(log_every=5, checkpoint_every=50),
+            validation=Validation(corpus=self.held_out, every=150, rows=HELD_OUT_ROWS),
             resources=Resources(workers=self.workers),
         )
 

@@ -46,7 +46,7 @@ def _line(result: "Evaluation", name: str) -> str:
     task, _, figure = name.partition("/")
     low, high = result.interval.get(name, (None, None))
     interval = "" if low is None or high is None else f"{_number(figure, low)} .. {_number(figure, high)}"
-    label = f"{WORDS[task]:15}{figure.replace('_', ' ')}"
+    label = f"{WORDS[task]:15}{figure.replace('_', ' ').replace('recall@', 'R@')}"
     value, chance = _number(figure, result.metrics[name]), _number(figure, result.chance[name])
     return f"{label:30}{value:>10}{interval:>20}{chance:>10}"
 
