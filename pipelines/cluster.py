@@ -72,7 +72,15 @@ def _join(address: str, options: dict[str, Any]) -> None:
         if colon:  # otherwise a name that Ray looks up on this machine
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
         ray.init(address=address, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
+        if "Version mismatch" in str(error):
+            told = " ".join(str(error).split())
+            raise ConfigError(f"the cluster at {address} is another Ray or Python than this one ({told})") from error
+        if "InvalidAuthToken" in str(error) or "Unauthenticated" in str(error):
+            raise ConfigError(
+                f"the cluster at {address} refuses this token: set RAY_AUTH_MODE=token here, with the cluster's token "
+                "in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+            ) from error
         raise ConfigError(
             f"no Ray cluster answers at address={address} ({error}): start one there by `ray start --head`, or leave "
             "--address and RAY_ADDRESS out to run on this machine alone"

@@ -11,7 +11,7 @@ import pytest
 
 from jobs import console
 from jobs import pretrain as job
-from pipelines import cluster, corpora, model, pretrain
+from pipelines import cluster, corpora, model, pretrain, stage
 from pipelines.cluster import Cluster
 from xmodal.data.tokenizer import save_tokenizer, train_tokenizer
 from xmodal.errors import ConfigError
@@ -66,7 +66,7 @@ def no_workers(monkeypatch):
 
     monkeypatch.setattr(cluster, "connect", lambda resources: Cluster(tuple(resources.sizes), {"CPU": 1.0}, True))
     monkeypatch.setattr(corpora, "on_cluster", map)
-    monkeypatch.setattr(pretrain, "launch", launch)
+    monkeypatch.setattr(stage, "launch", launch)
 
 
 WRONG = {
@@ -296,6 +296,30 @@ def test_a_cluster_that_does_not_answer_is_refused_at_once(monkeypatch):
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"):
         with pytest.raises(ConfigError, match=f"no Ray cluster answers at address={address} .*ray start"):
             cluster.connect(cluster.Resources(address=address))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            ConnectionError("Failed to connect\n... RPC error: InvalidAuthToken: missing"),
+            "refuses this token: set RAY_",
+        ),
+        (
+            RuntimeError("Version mismatch: The cluster was started with:\n  Ray: 2.59.0"),
+            "another Ray or Python .*2.59.0",
+        ),
+    ],
+)
+def test_a_cluster_that_refuses_is_one_line(monkeypatch, error, message):
+    def refuse(**_):
+        raise error
+
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", refuse)
+    with pytest.raises(ConfigError, match=message) as refused:
+        cluster.connect(cluster.Resources(address="auto"))
+    assert "\n" not in str(refused.value)
 
 
 def test_bf16_trains_on_a_cpu(scenes, monkeypatch):
