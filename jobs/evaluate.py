@@ -19,13 +19,14 @@ from jobs import arguments, console
 from pipelines.config.evaluate import Config
 
 if TYPE_CHECKING:
-    from pipelines.evaluate import Evaluation
+    from pipelines.results import Evaluation
 
 WORDS = {
     "image_to_text": "image -> text",
     "text_to_image": "text -> image",
     "zero_shot": "zero-shot",
     "linear_probe": "linear probe",
+    "accuracy": "accuracy",
 }
 
 

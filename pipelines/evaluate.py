@@ -4,21 +4,19 @@ A small corpus is encoded in this process; with `workers`, or on a cluster, enco
 computed from the embeddings here: nobody waits for one rank.
 """
 
-import json
 import os
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from pipelines import classify
 from pipelines.config.evaluate import Config
 from pipelines.corpora import available, field_map
 from pipelines.embed import connect
 from pipelines.encode import Encoded, Part, Task, Trained, encode_here, encode_on_cluster, encode_texts, load, parts
-from xmodal import storage
-from xmodal.checkpoint import Found
+from pipelines.results import Evaluation, place_of, store
+from xmodal import checkpoint, storage
 from xmodal.data.corpus import Corpus, open_corpus
 from xmodal.data.fields import FieldMap, parse_field_map
 from xmodal.data.items import ItemRecipe
@@ -29,42 +27,10 @@ from xmodal.metrics.linear_probe import linear_probe
 from xmodal.metrics.pairs import Ids
 from xmodal.metrics.retrieval import Retrieval, retrieve_both_ways
 from xmodal.metrics.zero_shot import TEMPLATES, class_embeddings, prompts, zero_shot
-from xmodal.run.provenance import provenance
-from xmodal.storage import NotFound, StorageOptions
+from xmodal.storage import NotFound
 
 SMALL_ROWS = 20_000  # what is encoded in this process although a cluster is there
 ROWS_PER_PART = 4096
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """The figures of one checkpoint on one corpus, under flat names: `metrics`, `interval` and `chance` of each.
-
-    `image_to_text` and `text_to_image` are the searches behind them, None where retrieval was off.
-    """
-
-    checkpoint: str
-    step: int
-    corpus: str
-    fingerprint: str
-    rows: int
-    skipped: int  # rows that could not be read
-    image_to_text: Retrieval | None
-    text_to_image: Retrieval | None
-    metrics: Mapping[str, float]
-    interval: Mapping[str, tuple[float, float]]
-    chance: Mapping[str, float]
-    settings: Mapping[str, Any]
-    stored: str | None = None  # URI of the JSON
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, as they are stored."""
-        names = ("checkpoint", "step", "corpus", "fingerprint", "rows", "skipped", "metrics", "interval", "chance")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "settings": dict(self.settings),
-            "versions": provenance()["packages"],
-        }
 
 
 @dataclass(eq=False)
@@ -80,9 +46,12 @@ class _Figures:
 def run(config: Config) -> Evaluation:
     """Encode every row of the corpus once and measure; the result is stored unless the configuration says no."""
     _check_storage(config)
+    found_at = checkpoint.resolve(config.checkpoint, options=config.storage)
+    if classify.is_classifier(found_at, config.storage):
+        return classify.run(config, found_at)
     names, templates = _class_names(config), _templates(config)
     trained = load(config.checkpoint, config.storage)
-    where = _where(config, trained.found)
+    where = place_of(config, trained.found)
     corpus = _open(config, config.corpus)
     texts = ("image", "text") if config.retrieval else ("image",)
     found = _encode(config, trained, corpus, _recipe(config, corpus, trained, texts))
@@ -100,7 +69,7 @@ def run(config: Config) -> Evaluation:
         fingerprint=corpus.fingerprint, rows=len(found.row), skipped=corpus.rows - len(found.row),
         image_to_text=forth, text_to_image=back, **vars(figures), stored=where,
     )  # fmt: skip
-    return _store(config, result)
+    return store(config, result)
 
 
 def _check_storage(config: Config) -> None:
@@ -242,48 +211,3 @@ def _lines(config: Config, uri: str) -> list[str]:
         raise ConfigError(f"there is no file {uri}") from error
     except (UnicodeDecodeError, BadSample) as error:
         raise ConfigError(f"{uri} is no text in UTF-8 ({error})") from error
-
-
-def _where(config: Config, found: Found) -> str | None:
-    """The folder that the result goes to; refuses what cannot be written before anything is computed."""
-    if not config.save:
-        return None
-    place = config.to
-    if place is None:
-        run, inside, _ = found.uri.rstrip("/").rpartition("/checkpoints/")
-        if not inside:
-            raise ConfigError(
-                f"{found.uri} lies in no run (RUN/checkpoints/...), so the result has no place: name a folder with "
-                "--to, or give --no-save"
-            )
-        place = storage.join(run, "evaluations")
-    storage.check(place, writable=True, options=config.storage)
-    return place
-
-
-def _store(config: Config, result: Evaluation) -> Evaluation:
-    """The result with the URI that it is stored at; a result of another corpus of the same name is not replaced."""
-    if result.stored is None:
-        return result
-    folder = result.stored
-    name = config.name or _name(config, result)
-    uri = storage.join(folder, f"{name}.json")
-    if config.name is None and _fingerprint_at(uri, config.storage) not in (None, result.fingerprint):
-        uri = storage.join(folder, f"{name}-{result.fingerprint[:6]}.json")
-    text = json.dumps(result.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    storage.write(uri, text.encode("utf-8", "backslashreplace"), options=config.storage)
-    return Evaluation(**{**vars(result), "stored": uri})
-
-
-def _name(config: Config, result: Evaluation) -> str:
-    """From corpus, step and tasks: what was measured before of another kind is not replaced."""
-    corpus = re.sub(r"[^A-Za-z0-9._-]+", "-", result.corpus.rstrip("/").rpartition("/")[2]).strip("-._") or "corpus"
-    tasks = ("-and-classes" if config.retrieval else "-classes") if config.label else ""
-    return f"{corpus[:80]}-step-{result.step}{tasks}"
-
-
-def _fingerprint_at(uri: str, options: StorageOptions) -> str | None:
-    try:
-        return json.loads(storage.read(uri, options=options)).get("fingerprint")
-    except (NotFound, ValueError, AttributeError):
-        return None

@@ -21,7 +21,7 @@ from jobs.presets import PRESETS
 from pipelines import evaluate, pretrain
 from pipelines.cluster import Resources
 from pipelines.corpora import Data
-from pipelines.evaluate import Evaluation
+from pipelines.results import Evaluation
 from pipelines.train import Cadence
 
 PRESET = "hog-tiny"

@@ -19,10 +19,11 @@ import torch.multiprocessing
 from jobs.bench.figure import Figure, median_figure
 from pipelines import pretrain
 from pipelines.cluster import Resources
+from pipelines.config.optim import Optim
 from pipelines.corpora import Data
 from pipelines.ingest import to_batch
 from pipelines.model import Model
-from pipelines.pretrain import Config, Optim
+from pipelines.pretrain import Config
 from pipelines.train import Cadence
 from xmodal import checkpoint
 from xmodal.batch import Batch

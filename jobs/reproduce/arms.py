@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xmodal.errors import ConfigError, nearest
-from xmodal.training.balance import Balance
+from xmodal.training.method import Balance
 
 
 @dataclass(frozen=True, kw_only=True)

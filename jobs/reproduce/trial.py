@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from jobs.reproduce.arms import Arm
 from xmodal.batch import Batch
 from xmodal.encoders.multimodal import MultimodalClassifier
+from xmodal.training.balance import balanced
 from xmodal.training.state import TrainState
 from xmodal.training.step import train_step
 
@@ -41,7 +42,7 @@ def trial(
     share of steps whose two gradients pointed apart.
     """
     torch.set_num_threads(1)
-    objective, space = arm.balance.build(model)
+    objective, space = balanced(arm.balance, model)
     steps = epochs * (len(data["train"]) // batch_size)
     state = TrainState.create(
         objective,

@@ -10,7 +10,7 @@ from xmodal.training.schedule import CosineSchedule
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """How it is minimised: AdamW, linear warm-up, half a cosine."""
+    """How it is minimised: AdamW or SGD, linear warm-up, half a cosine."""
 
     batch_size: int = 256  # pairs over all workers; every one is a negative of every other
     epochs: float = 32.0  # passes over the longest corpus, at its share of the batch
@@ -18,6 +18,8 @@ class Optim:
     learning_rate: float = 5e-4  # at the end of the warm-up
     final_learning_rate: float = 0.0  # at the last step
     warmup_steps: int | None = None  # None: a tenth of the steps, at most 2000
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: as balanced multimodal learning was published with
+    momentum: float = 0.9  # of sgd
     weight_decay: float = 0.2  # of matrices; none of gains, biases and the temperature
     betas: tuple[float, float] = (0.9, 0.98)  # of AdamW's moments
     eps: float = 1e-6  # of AdamW's denominator
@@ -34,6 +36,7 @@ class Optim:
             "final_learning_rate": (0 <= self.final_learning_rate <= self.learning_rate, "lie in [0, learning_rate]"),
             "warmup_steps": (self.warmup_steps is None or self.warmup_steps >= 0, "not be negative"),
             "weight_decay": (0 <= self.weight_decay < 1, "lie in [0, 1)"),
+            "momentum": (0 <= self.momentum < 1, "lie in [0, 1)"),
             "betas": (all(0 <= beta < 1 for beta in self.betas), "lie in [0, 1)"),
             "eps": (0 < self.eps < 1, "lie in (0, 1)"),
             "max_grad_norm": (self.max_grad_norm is None or 0 < self.max_grad_norm < math.inf, "be positive or None"),

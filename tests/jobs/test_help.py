@@ -35,7 +35,7 @@ def help_of(job, capsys, *words):
 
 @pytest.mark.parametrize("job", JOBS)
 def test_help_opens_with_the_jobs_own_text_and_explains_every_flag(job, capsys):
-    words = ["vit-tiny"] if job == "jobs.pretrain" else []
+    words = {"jobs.pretrain": ["vit-tiny"], "jobs.adapt": ["clips"]}.get(job, [])
     told = help_of(job, capsys, *words)
     text, _, flags = told.partition("usage: ")
     assert text.startswith(importlib.import_module(job).__doc__) and len(COMMAND.findall(text)) >= 2

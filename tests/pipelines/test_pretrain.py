@@ -18,10 +18,11 @@ from jobs.narrator import Narrator
 from pipelines import evaluate, pretrain
 from pipelines.cluster import Resources
 from pipelines.config.evaluate import Config as Evaluate
+from pipelines.config.optim import Optim
 from pipelines.config.validation import Validation
 from pipelines.corpora import Data
 from pipelines.model import Model
-from pipelines.pretrain import Config, Optim
+from pipelines.pretrain import Config
 from pipelines.train import Cadence
 from xmodal import checkpoint
 from xmodal.data import synthetic

@@ -7,9 +7,10 @@ from deaths import Killer, same, weights
 
 from pipelines import pretrain
 from pipelines.cluster import Resources
+from pipelines.config.optim import Optim
 from pipelines.corpora import Data
 from pipelines.model import Model
-from pipelines.pretrain import Config, Optim
+from pipelines.pretrain import Config
 from pipelines.train import Cadence
 from xmodal.data.augment import Augment
 

@@ -1,0 +1,33 @@
+"""A run of the second stage: where, on what, which classifier, how the losses are balanced."""
+
+from dataclasses import dataclass, field
+
+from pipelines.config.cadence import Cadence
+from pipelines.config.classifier import Classifier
+from pipelines.config.data import Data
+from pipelines.config.optim import Optim
+from pipelines.config.resources import Resources
+from xmodal.data.augment import Augment
+from xmodal.errors import ConfigError
+from xmodal.training.method import Balance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A run that trains a classifier of audio-video clips."""
+
+    data: Data
+    model: Classifier
+    name: str  # the run's directory in `runs`, and what --resume finds it by
+    runs: str = "runs"  # URI of the directory of runs
+    resume: bool = False  # continue the run of this name; without it an existing one is refused
+    seed: int = 0  # of the weights and of the order of rows
+    balance: Balance = field(default_factory=Balance)
+    augment: Augment = field(default_factory=Augment)
+    optim: Optim = field(default_factory=Optim)
+    cadence: Cadence = field(default_factory=Cadence)
+    resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed={self.seed} must lie in [0, 2**63)")
