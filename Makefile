@@ -19,8 +19,9 @@ swift:
 demo: install
 	$(BIN)/python -m jobs.demo
 
+# Two at a time: tests that start Ray mostly wait.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .

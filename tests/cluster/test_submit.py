@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,7 @@ def test_a_job_that_runs_is_refused_under_its_name_and_can_be_stopped(head, tmp_
     watching = subprocess.Popen(
         [sys.executable, "-m", "jobs.submit", *flags, *arguments], cwd=ROOT, env=head.environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
     for line in watching.stdout:
         if line == "begun\n":

@@ -131,7 +131,7 @@ def test_a_run_on_s3_equals_one_on_disk_and_can_be_evaluated(
         assert os.environ["AWS_SECRET_ACCESS_KEY"].encode() not in storage.read(f"{bucket}/plain/a/{name}")
     measured = call(evaluate, f"{bucket}/plain/a", f"{corpus}/*.tar")
     assert measured.code == 0, measured.err
-    assert f"{ROWS} pairs of" in measured.out and "text -> image" in measured.out
+    assert f"{ROWS} rows of" in measured.out and "text -> image" in measured.out
 
 
 FAULTS: list[dict[str, object]] = [

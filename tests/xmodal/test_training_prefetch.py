@@ -41,15 +41,18 @@ def test_never_more_than_depth_results_wait():
 
 
 def test_closing_ends_the_thread():
-    before = threading.active_count()
+    def running() -> int:
+        return sum(thread.name == "prefetch" for thread in threading.enumerate())
+
+    before = running()
     results = ahead(iter(int, 1), lambda x: x, depth=1)
     next(results)
-    assert threading.active_count() == before + 1
+    assert running() == before + 1
     results.close()
     deadline = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < deadline:
+    while running() > before and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threading.active_count() == before
+    assert running() == before
 
 
 def test_a_cpu_receives_the_batches_as_they_are():

@@ -67,8 +67,7 @@ def read_run(uri: str, *, options: StorageOptions = DEFAULT) -> Recorded:
     """Everything in the directory of one run; ConfigError with the nearest name where `uri` is no run."""
     place, _, name = storage.absolute(uri).rstrip("/").rpartition("/")
     if not storage.exists(storage.join(place, name, RECORD), options=options):
-        near = nearest(name, run_names(place, options=options))
-        raise ConfigError(f"{uri} is not the directory of a run (it has no {RECORD}); {near}")
+        raise ConfigError(f"{uri} is not the directory of a run (it has no {RECORD}){_near(name, place, options)}")
     run = open_run(place, name, options=options)
     problems: list[str] = []
     return Recorded(
@@ -78,6 +77,13 @@ def read_run(uri: str, *, options: StorageOptions = DEFAULT) -> Recorded:
         evaluations=_evaluations(run, problems),
         problems=tuple(problems),
     )
+
+
+def _near(name: str, place: str, options: StorageOptions) -> str:
+    try:
+        return f"; {nearest(name, run_names(place, options=options))}"
+    except StorageError:  # what lies beside it is no run's, and hides nothing that matters
+        return ""
 
 
 def _metrics(run: Run, problems: list[str]) -> list[dict[str, Any]]:

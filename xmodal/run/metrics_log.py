@@ -114,8 +114,11 @@ class MetricsLog:
         return path
 
 
-def read_metrics(run_uri: str, *, options: StorageOptions = DEFAULT) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, oldest first; a last line that is still being written is left out."""
+def read_metrics(run_uri: str, *, options: StorageOptions = DEFAULT) -> list[Any]:
+    """The lines of a run's `metrics.jsonl`, oldest first; a last line that is still being written is left out.
+
+    Each is a table with a `step`, unless the file was tampered with.
+    """
     data = storage.read(storage.join(run_uri, FILE), options=options)
     whole, _, _ = data.rpartition(b"\n")
     return [json.loads(line) for line in whole.splitlines()]

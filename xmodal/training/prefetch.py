@@ -41,7 +41,7 @@ def ahead(items: Iterable[In], prepare: Callable[[In], Out], *, depth: int) -> G
     """
     results: queue.Queue[tuple[bool, object]] = queue.Queue(maxsize=depth)
     stop = threading.Event()
-    thread = threading.Thread(target=_fill, args=(items, prepare, results, stop), daemon=True)
+    thread = threading.Thread(target=_fill, args=(items, prepare, results, stop), name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
