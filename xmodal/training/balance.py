@@ -1,14 +1,17 @@
-"""A method of balanced multimodal learning and a classifier in; its objective and its gradient space out."""
+"""A method of balanced learning and a classifier in; its objective and its gradient space out."""
 
 from typing import Any
 
 import torch.distributed as dist
 
 from xmodal.encoders.multimodal import MultimodalClassifier
-from xmodal.gradients import FeatureSplitter, ParameterSpace, Partition, weighting
+from xmodal.encoders.tasks import TaskClassifier
+from xmodal.errors import ConfigError
+from xmodal.gradients import FeatureSplitter, ParameterSpace, Partition, PerTensor, Weighting, weighting
 from xmodal.losses.ranks import Group, world_size
 from xmodal.training.classification import ClassificationObjective
 from xmodal.training.method import RESCALED, Balance
+from xmodal.training.tasks import TaskObjective
 
 
 def balanced(
@@ -20,12 +23,34 @@ def balanced(
     """
     if balance.method == "joint":
         return ClassificationObjective(model, unimodal=False, group=group), None
-    options: dict[str, Any] = {"rescale": balance.rescale} if balance.method in RESCALED else {}
-    if balance.gamma is not None:
-        options["gamma"] = balance.gamma
-    rule = weighting(balance.method, **options)
+    rule = _rule(balance)
     if balance.space == "parameters":
         objective = ClassificationObjective(model, group=group)
         return objective, ParameterSpace(Partition.of(objective, model.encoders), rule, group=group)
+    return ClassificationObjective(model, splitter=_splitter(rule, 2, group), group=group), None
+
+
+def balanced_tasks(
+    balance: Balance, model: TaskClassifier, group: Group = None
+) -> tuple[TaskObjective, ParameterSpace | None]:
+    """The same for K tasks on one shared encoder, each an objective; ConfigError for a method that needs modalities."""
+    if balance.method in ("joint", "stop_gradient"):
+        raise ConfigError(f"{balance.method} tells multimodal from unimodal losses; tasks have neither")
+    rule, objectives = _rule(balance), len(model.tasks)
+    if balance.space == "parameters":
+        objective = TaskObjective(model, group=group)
+        partition = Partition.of(objective, {"shared": model.encoder})
+        return objective, ParameterSpace(partition, rule, objectives=objectives, group=group)
+    return TaskObjective(model, splitter=_splitter(rule, objectives, group), group=group), None
+
+
+def _rule(balance: Balance) -> Weighting | PerTensor:
+    options: dict[str, Any] = {"rescale": balance.rescale} if balance.method in RESCALED else {}
+    if balance.gamma is not None:
+        options["gamma"] = balance.gamma
+    return weighting(balance.method, **options)
+
+
+def _splitter(rule: Weighting | PerTensor, objectives: int, group: Group) -> FeatureSplitter:
     own = dist.new_group() if group is None and world_size() > 1 else group
-    return ClassificationObjective(model, splitter=FeatureSplitter(rule, group=own), group=group), None
+    return FeatureSplitter(rule, objectives=objectives, group=own)

@@ -23,21 +23,29 @@ class Losses:
     """The scalar losses of one forward, by the role that a step gives them.
 
     Each is this rank's share (sum over own valid rows x world / valid rows of all ranks): their mean over ranks is the
-    global mean, and DDP's mean of gradients is its gradient. `unimodal` and `domain` are keyed by modality.
+    global mean, and DDP's mean of gradients is its gradient. `unimodal` and `domain` are keyed by modality. Several
+    `tasks` on a shared encoder are an objective each; there is no `multimodal` loss beside them.
     """
 
-    multimodal: Float[Tensor, ""]
+    multimodal: Float[Tensor, ""] | None = None
     unimodal: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
     domain: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
+    tasks: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
 
     @property
     def sum(self) -> Float[Tensor, ""]:
         """All losses with weight 1."""
-        return torch.stack([self.multimodal, *self.unimodal.values(), *self.domain.values()]).sum()
+        joint = [] if self.multimodal is None else [self.multimodal]
+        return torch.stack([*joint, *self.unimodal.values(), *self.tasks.values(), *self.domain.values()]).sum()
 
     @property
     def by_objective(self) -> list[Float[Tensor, ""]]:
-        """What two backward passes differentiate: the multimodal loss, and the sum of the unimodal ones."""
+        """What the backward passes differentiate: the multimodal loss and the sum of the unimodal ones, or each task's.
+
+        An encoder sees the unimodal loss of its own modality only, so two passes serve any number of modalities.
+        """
+        if self.multimodal is None:
+            return [*self.tasks.values()]
         none = torch.zeros_like(self.multimodal).detach()
         return [self.multimodal, torch.stack([none, *self.unimodal.values()]).sum()]
 
