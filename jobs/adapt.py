@@ -15,6 +15,7 @@ with python -m jobs.evaluate RUN HELD_OUT_CORPUS.
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import tyro
 
@@ -61,6 +62,11 @@ PRESETS: Mapping[str, Preset] = {
 
 def parse(words: list[str]) -> Config:
     """The preset named first, with the flags behind it set over its values. ConfigError names the nearest preset."""
+    return parse_start(words).config
+
+
+def parse_start(words: list[str]) -> arguments.Start[Config]:
+    """The same, and whether to start."""
     if words and words[0] in arguments.HELP:
         print(f"{__doc__}\nPresets, each with its own --help:\n\n{listing()}")
         raise SystemExit(0)
@@ -73,7 +79,7 @@ def parse(words: list[str]) -> Config:
     data = Data(corpus=tyro.MISSING, fields=preset.fields)
     default = Config(name=name, data=data, model=preset.model, optim=SMALL, augment=STILL)
     text = f"{__doc__}\n{name}: {preset.summary}\n"
-    return arguments.parse(Config, flags, program=f"{PROGRAM} {name}", text=text, default=default)
+    return arguments.parse_start(Config, flags, program=f"{PROGRAM} {name}", text=text, default=default)
 
 
 def listing() -> str:
@@ -81,7 +87,17 @@ def listing() -> str:
     return "\n".join(f"  {name:14} {preset.summary}" for name, preset in PRESETS.items())
 
 
-def run(config: Config) -> None:
+def run(words: list[str]) -> None:
+    arguments.begin(parse_start(words), train, preview)
+
+
+def preview(config: Config) -> dict[str, Any]:
+    from pipelines.preview.adapt import of
+
+    return of(config)
+
+
+def train(config: Config) -> None:
     from pipelines import adapt  # torch, Ray and seconds, for a command line that is sound
 
     result = adapt.run(config, Narrator("adapt"))
@@ -93,7 +109,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    console.main(lambda: run(parse(sys.argv[1:])))
+    console.main(lambda: run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

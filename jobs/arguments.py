@@ -50,9 +50,9 @@ def parse_start(
     return parse(asked, words, program=program, text=text, default=start)
 
 
-def begin(start: Start[C], run: Callable[[C], None], preview: Callable[[C], dict[str, Any]]) -> None:
-    """Run the job, or print what would be run."""
-    if start.dry_run:
-        print(json.dumps(preview(start.config), indent=2))
-    else:
-        run(start.config)
+def begin(start: Start[C], run: Callable[[C], int | None], preview: Callable[[C], dict[str, Any]]) -> int | None:
+    """Run the job, or print what would be run; the exit status where the job has one of its own."""
+    if not start.dry_run:
+        return run(start.config)
+    print(json.dumps(preview(start.config), indent=2))
+    return None

@@ -9,6 +9,7 @@ finished run is measured again, one that was interrupted is continued only with 
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from jobs import arguments, console
 from jobs.evaluate import table
@@ -24,6 +25,7 @@ from pipelines.config.validation import Validation
 from xmodal import storage
 from xmodal.data import synthetic
 from xmodal.errors import ConfigError
+from xmodal.run.plain import to_plain
 from xmodal.storage import NotFound
 
 NAME, PRESET = "demo", "conv-tiny"
@@ -126,12 +128,20 @@ def run(demo: Demo) -> None:
     print("       python -m jobs.pretrain vit-tiny --corpus corpus/")
 
 
-def parse(words: list[str]) -> Demo:
-    return arguments.parse(Demo, words, program="python -m jobs.demo", text=__doc__)
+def preview(demo: Demo) -> dict[str, Any]:
+    from pipelines.preview.training import resources
+
+    config = demo.config
+    shown = resources(config.resources, config.optim.batch_size)
+    return {"config": to_plain(config), "found": state_of(demo), "resources": shown}
+
+
+def parse(words: list[str]) -> arguments.Start[Demo]:
+    return arguments.parse_start(Demo, words, program="python -m jobs.demo", text=__doc__)
 
 
 def main() -> None:
-    console.main(lambda: run(parse(sys.argv[1:])))
+    console.main(lambda: arguments.begin(parse(sys.argv[1:]), run, preview))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ start (a `warn` would slow it or leave it open to others), 1 when something woul
 """
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs import arguments, console
 from pipelines.config.doctor import Config
@@ -42,12 +42,18 @@ def run(config: Config) -> int:
     return int(any(finding.state == "bad" for finding in findings))
 
 
-def parse(words: list[str]) -> Config:
-    return arguments.parse(Config, words, program="python -m jobs.doctor", text=__doc__)
+def preview(config: Config) -> dict[str, Any]:
+    from pipelines.preview.here import examining
+
+    return examining(config)
+
+
+def parse(words: list[str]) -> arguments.Start[Config]:
+    return arguments.parse_start(Config, words, program="python -m jobs.doctor", text=__doc__)
 
 
 def main() -> None:
-    console.main(lambda: sys.exit(run(parse(sys.argv[1:]))))
+    console.main(lambda: sys.exit(arguments.begin(parse(sys.argv[1:]), run, preview)))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ earlier export only.
 """
 
 import sys
+from typing import Any
 
 from jobs import arguments, console
 from pipelines.config.export import Config
@@ -37,12 +38,18 @@ def run(config: Config) -> None:
     print(f"loads     {result.loads}")
 
 
-def parse(words: list[str]) -> Config:
-    return arguments.parse(Config, words, program="python -m jobs.export", text=__doc__)
+def preview(config: Config) -> dict[str, Any]:
+    from pipelines.preview.here import exporting
+
+    return exporting(config)
+
+
+def parse(words: list[str]) -> arguments.Start[Config]:
+    return arguments.parse_start(Config, words, program="python -m jobs.export", text=__doc__)
 
 
 def main() -> None:
-    console.main(lambda: run(parse(sys.argv[1:])))
+    console.main(lambda: arguments.begin(parse(sys.argv[1:]), run, preview))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ output says so: then shares and duplicates are those of the sample.
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -107,12 +107,18 @@ def _damage(found: "Inspection") -> Iterator[str]:
         yield "damage      none found"
 
 
-def parse(words: list[str]) -> Config:
-    return arguments.parse(Config, words, program="python -m jobs.inspect", text=__doc__)
+def preview(config: Config) -> dict[str, Any]:
+    from pipelines.preview.here import inspecting
+
+    return inspecting(config)
+
+
+def parse(words: list[str]) -> arguments.Start[Config]:
+    return arguments.parse_start(Config, words, program="python -m jobs.inspect", text=__doc__)
 
 
 def main() -> None:
-    console.main(lambda: run(parse(sys.argv[1:])))
+    console.main(lambda: arguments.begin(parse(sys.argv[1:]), run, preview))
 
 
 if __name__ == "__main__":

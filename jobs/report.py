@@ -12,6 +12,7 @@ pairs of the gallery. The page loads nothing from elsewhere: send it by mail, pr
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from jobs import arguments, console
 from pipelines.config.report import Config
@@ -32,12 +33,18 @@ def place(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).resolve())
 
 
-def parse(words: list[str]) -> Config:
-    return arguments.parse(Config, words, program="python -m jobs.report", text=__doc__)
+def preview(config: Config) -> dict[str, Any]:
+    from pipelines.preview.here import reporting
+
+    return reporting(config)
+
+
+def parse(words: list[str]) -> arguments.Start[Config]:
+    return arguments.parse_start(Config, words, program="python -m jobs.report", text=__doc__)
 
 
 def main() -> None:
-    console.main(lambda: run(parse(sys.argv[1:])))
+    console.main(lambda: arguments.begin(parse(sys.argv[1:]), run, preview))
 
 
 if __name__ == "__main__":

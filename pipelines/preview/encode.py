@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from pipelines.config import embed, evaluate
-from pipelines.preview.places import address_of, corpus, where
+from pipelines.preview.places import address_of, corpus, stored_checkpoint, where
 from pipelines.source import CPUS_PER_READ
-from xmodal import checkpoint, storage
+from xmodal import storage
 from xmodal.data.listing import folder_before_pattern
 from xmodal.run.plain import to_plain
 
@@ -19,7 +19,7 @@ def embedding(config: embed.Config) -> dict[str, Any]:
     address = address_of(config.address)
     return {
         "config": to_plain(config),
-        "checkpoint": _checkpoint(config),
+        "checkpoint": stored_checkpoint(config.checkpoint, config.storage),
         "corpora": [_corpus(config, config.corpus)],
         "resources": {"where": where(address), "encoders": config.workers or _one_for_each(address), **_each(config)},
     }
@@ -36,17 +36,11 @@ def evaluation(config: evaluate.Config) -> dict[str, Any]:
     figures = {"retrieval": config.retrieval, "zero-shot": config.label, "linear probe": config.probe_train}
     return {
         "config": to_plain(config),
-        "checkpoint": _checkpoint(config),
+        "checkpoint": stored_checkpoint(config.checkpoint, config.storage),
         "corpora": [_corpus(config, uri) for uri in filter(None, (config.corpus, config.probe_train))],
         "figures": [name for name, asked in figures.items() if asked],
         "resources": there if shared else here,
     }
-
-
-def _checkpoint(config: embed.Config | evaluate.Config) -> dict[str, Any]:
-    storage.check(config.checkpoint, writable=False, options=config.storage)
-    found = checkpoint.resolve(config.checkpoint, options=config.storage)
-    return {"uri": found.uri, "step": found.step, "bytes": sum(record.size for record in found.files)}
 
 
 def _corpus(config: embed.Config | evaluate.Config, uri: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from xmodal import checkpoint, storage
 from xmodal.data import index as stored_index
 from xmodal.data.corpus import index_uri
 from xmodal.data.listing import list_shards
@@ -31,3 +32,10 @@ def corpus(uri: str, index: str | None, options: StorageOptions) -> dict[str, An
         "bytes": sum(entry.size for entry in listing.entries),
         "rows": int(known.extents.rows.sum()) if known else "not indexed yet: the run does it first",
     }
+
+
+def stored_checkpoint(uri: str, options: StorageOptions) -> dict[str, Any]:
+    """The newest complete checkpoint of a run, or the one named; CheckpointError where there is none."""
+    storage.check(uri, writable=False, options=options)
+    found = checkpoint.resolve(uri, options=options)
+    return {"uri": found.uri, "step": found.step, "bytes": sum(record.size for record in found.files)}

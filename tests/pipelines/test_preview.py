@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from jobs import arguments, embed, evaluate, pretrain
+from jobs import adapt, arguments, demo, doctor, embed, evaluate, export, inspect, pretrain, report
+from xmodal.data.synthetic.clips import write_clips
 from xmodal.errors import CheckpointError, ConfigError, StorageError
 
 
@@ -18,7 +19,7 @@ def nowhere(monkeypatch):
 
 def dry(job, words, capsys):
     """What a job prints with --dry-run."""
-    if job is pretrain:
+    if job in (pretrain, adapt):
         job.run([*words, "--dry-run"])
     else:
         arguments.begin(job.parse([*words, "--dry-run"]), job.run, job.preview)
@@ -29,13 +30,13 @@ def test_of_pretraining_it_shows_model_batch_shares_and_corpora(scenes, tmp_path
     words = ["vit-tiny", "--corpus", scenes, "--runs", str(tmp_path), "--batch-size", "96"]
     shown = dry(pretrain, [*words, "--workers", "2"], capsys)
     assert shown["config"]["optim"]["batch_size"] == 96 and shown["config"]["name"] == "vit-tiny"
-    assert shown["resources"]["workers"] == [2] and shown["resources"]["pairs_per_worker"] == [48]
+    assert shown["resources"]["workers"] == [2] and shown["resources"]["rows_per_worker"] == [48]
     assert shown["resources"]["where"] == "a Ray of its own on this machine"
     assert shown["model"]["parameters"] == sum(shown["model"]["towers"].values()) + 1  # and the temperature
     assert shown["corpora"][0]["shards"] == 4 and not list(tmp_path.iterdir())
     elastic = dry(pretrain, [*words, "--workers", "2:8", "--gpus-per-worker", "1", "--address", "h:6379"], capsys)
     assert elastic["resources"]["workers"] == [2, 3, 4, 6, 8]  # 5 and 7 do not divide 96
-    assert elastic["resources"]["pairs_per_worker"] == [48, 32, 24, 16, 12]
+    assert elastic["resources"]["rows_per_worker"] == [48, 32, 24, 16, 12]
     assert elastic["resources"]["per_worker"]["GPU"] == 1 and "h:6379" in elastic["resources"]["where"]
     with pytest.raises(ConfigError, match="worker counts that fit"):
         dry(pretrain, [*words, "--workers", "5"], capsys)
@@ -61,3 +62,30 @@ def test_of_evaluation_it_shows_the_figures_and_where_they_are_computed(untraine
     shown = dry(evaluate, words, capsys)
     assert shown["figures"] == ["retrieval", "zero-shot", "linear probe"] and len(shown["corpora"]) == 2
     assert shown["resources"]["encoders"] == 2
+
+
+def test_of_adaptation_it_shows_the_model_the_workers_and_the_corpora(tmp_path, capsys):
+    write_clips(str(tmp_path / "clips"), 4, 0, seconds=0.2, size=16, rows_per_shard=4)
+    words = ["grid-digit", "--corpus", str(tmp_path / "clips"), "--runs", str(tmp_path / "runs"), "--batch-size", "64"]
+    shown = dry(adapt, [*words, "--workers", "2"], capsys)
+    assert shown["resources"]["rows_per_worker"] == [32] and shown["model"]["parameters"] > 10_000
+    assert len(shown["config"]["model"]["classes"]) == 10 and shown["corpora"][0]["shards"] == 1
+    with pytest.raises(ConfigError, match="batch_size=64 cannot be divided by workers=3"):
+        dry(adapt, [*words, "--workers", "3"], capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_of_what_runs_in_this_process_it_shows_what_will_be_read(untrained, scenes, tmp_path, capsys):
+    here = {"where": "this process"}
+    shown = dry(export, [untrained, "--to", str(tmp_path / "model"), "--onnx"], capsys)
+    assert shown["checkpoint"]["step"] == 7 and shown["config"]["onnx"] and shown["resources"] == here
+    shown = dry(report, [untrained, "--to", str(tmp_path / "page.html")], capsys)
+    assert [found["step"] for found in shown["checkpoints"]] == [7] and shown["resources"] == here
+    shown = dry(inspect, [scenes], capsys)
+    assert (shown["corpora"][0]["format"], shown["corpora"][0]["shards"]) == ("tar", 4) and shown["resources"] == here
+    assert "one on each node" in dry(doctor, ["--corpus", scenes], capsys)["resources"]["tasks"]
+    shown = dry(demo, ["--runs", str(tmp_path), "--workers", "4"], capsys)
+    assert shown["found"] == "new" and shown["resources"]["workers"] == [4]
+    assert not list(tmp_path.iterdir())
+    with pytest.raises((CheckpointError, StorageError)):
+        dry(export, [str(tmp_path / "no-run"), "--to", str(tmp_path / "model")], capsys)

@@ -1,0 +1,23 @@
+"""The preview of a run of the second stage."""
+
+from typing import Any
+
+from pipelines import adapt
+from pipelines.config.adapt import Config
+from pipelines.preview.places import corpus
+from pipelines.preview.training import memory_gib, resources
+from xmodal.run.plain import to_plain
+
+
+def of(config: Config) -> dict[str, Any]:
+    """`config` with its defaults filled in, `resources`, `model` and `corpora`.
+
+    Raises whatever would be refused before a worker starts.
+    """
+    config, parameters = adapt.check(config)
+    return {
+        "config": to_plain(config),
+        "resources": resources(config.resources, config.optim.batch_size),
+        "model": {"parameters": parameters, "gib_per_worker_without_activations": memory_gib(parameters)},
+        "corpora": [corpus(uri, config.data.index, config.data.storage) for uri in config.data.corpus],
+    }
