@@ -6,10 +6,15 @@ from pathlib import Path
 
 def rise(work: Callable[[], object]) -> float:
     """Bytes above what is there before the call, at its peak; what `work` makes itself counts."""
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    forget_peak()
     before = resident("VmRSS")
     work()
     return resident("VmHWM") - before
+
+
+def forget_peak() -> None:
+    """The high-water mark starts again from here."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def resident(field: str) -> float:

@@ -1,4 +1,4 @@
-"""The pre-registered arms of an experiment on balanced multimodal learning: a name in, how it trains out.
+"""The pre-registered arms of an experiment on balanced learning: a name in, how it trains out.
 
 Every claim of MMPareto comes beside its controls: the sum of all losses, the same with the step as long as MMPareto's,
 the min-norm direction as published and at the sum's weight, the rule without its longer step, other rules, and encoders
@@ -14,20 +14,22 @@ from xmodal.training.method import Balance
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One line of the table; `optimizer` is sgd (as published) or adamw."""
+    """One line of the table; `optimizer` is sgd (as published) or adamw; `only` names a task that is trained alone."""
 
     summary: str
     balance: Balance
     optimizer: str = "sgd"
+    only: str | None = None
 
 
 def _at(space: str, method: str, gamma: float | None = None) -> Balance:
     return Balance(method=method, space=space, gamma=gamma)  # type: ignore[arg-type]
 
 
+UNIFORM = _at("features", "uniform")
 ARMS: Mapping[str, Arm] = {
     "joint": Arm(summary="the multimodal loss alone", balance=_at("features", "joint")),
-    "uniform": Arm(summary="all losses added up", balance=_at("features", "uniform")),
+    "uniform": Arm(summary="all losses added up", balance=UNIFORM),
     "uniform-gamma": Arm(summary="uniform, encoders' steps 1.5 times as long", balance=_at("features", "uniform", 1.5)),
     "min-norm": Arm(summary="conventional Pareto, weights sum to 1", balance=_at("parameters", "min_norm")),
     "min-norm-2": Arm(summary="conventional Pareto x 2", balance=_at("parameters", "min_norm_scaled")),
@@ -39,15 +41,28 @@ ARMS: Mapping[str, Arm] = {
     "mmpareto-features": Arm(summary="MMPareto decided at the features", balance=_at("features", "mmpareto")),
     "pcgrad": Arm(summary="PCGrad", balance=_at("parameters", "pcgrad")),
     "upgrad": Arm(summary="UPGrad", balance=_at("parameters", "upgrad")),
-    "stop-gradient": Arm(summary="encoders learn from unimodal losses only", balance=_at("features", "stop_gradient")),
-    "uniform-adamw": Arm(summary="uniform under AdamW", balance=_at("features", "uniform"), optimizer="adamw"),
+    "stop-gradient": Arm(
+        summary="encoders learn from their own loss only: its heads are unimodal models trained separately",
+        balance=_at("features", "stop_gradient"),
+    ),
+    "uniform-adamw": Arm(summary="uniform under AdamW", balance=UNIFORM, optimizer="adamw"),
     "mmpareto-adamw": Arm(summary="MMPareto under AdamW", balance=_at("parameters", "mmpareto"), optimizer="adamw"),
 }
 
 
-def chosen(names: Sequence[str]) -> dict[str, Arm]:
+def some(*names: str) -> dict[str, Arm]:
+    """These of `ARMS`, in this order."""
+    return {name: ARMS[name] for name in names}
+
+
+def alone(*tasks: str) -> dict[str, Arm]:
+    """An arm TASK-alone for each task: a model of its own."""
+    return {f"{task}-alone": Arm(summary=f"the {task} digit alone", balance=UNIFORM, only=task) for task in tasks}
+
+
+def chosen(names: Sequence[str], among: Mapping[str, Arm]) -> dict[str, Arm]:
     """The arms of these names, all where there is none; ConfigError with the nearest for another."""
     for name in names:
-        if name not in ARMS:
-            raise ConfigError(f"no arm {name!r}; {nearest(name, ARMS)}")
-    return {name: ARMS[name] for name in names or ARMS}
+        if name not in among:
+            raise ConfigError(f"no arm {name!r}; {nearest(name, among)}")
+    return {name: among[name] for name in names or among}

@@ -1,32 +1,34 @@
 """The trials of an experiment in; its table, pictures and findings as one page out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from statistics import mean, stdev
 from typing import Any
 
 from jobs.bench.provenance import commit, hardware
-from jobs.reproduce.arms import ARMS
+from jobs.reproduce.experiment import Experiment, Floor, Settings
 from jobs.reproduce.findings import Trials, findings, scores
-from xmodal.report.experiment import Chart, Experiment, over_epochs, spread
+from jobs.reproduce.trial import WEIGHT_DECAY
+from xmodal.report.experiment import Chart, Page, over_epochs, spread
 
 NONE = "\u2013"
-SHOWN = ("mmpareto", "mmpareto-features", "min-norm", "uniform", "pcgrad", "upgrad")
+SHOWN = ("mmpareto", "mmpareto-features", "min-norm-2", "uniform", "pcgrad", "upgrad")
+FLOORS = "Means of other work, or of simpler readers of the same data, stand above the arms."
 
 
-def experiment(title: str, leads: Sequence[str], trials: Trials, *, modalities: Sequence[str], facts: Mapping[str, Any],
-               chance: float) -> Experiment:  # fmt: skip
-    """The page of one experiment; accuracies are of the test split, mean and standard deviation over seeds."""
-    heads = [*modalities, "ensemble"]
-    return Experiment(
-        title=title,
-        leads=leads,
-        columns=["both", *heads, "conflicts", "seeds", "ms/step"],
-        rows=[(arm, ARMS[arm].summary, _cells(trials, arm, heads)) for arm in ARMS if trials.get(arm)],
-        charts=_charts(trials, modalities, chance),
-        findings=findings(trials),
-        facts=[*((name, str(value)) for name, value in facts.items()), *_provenance()],
+def page(experiment: Experiment, settings: Settings, trials: Trials) -> Page:
+    """Accuracies are of the test split, mean and standard deviation over seeds."""
+    heads = _heads(experiment)
+    columns = [experiment.primary, *(head for name in experiment.heads for head in (name, f"{name} probe"))]
+    return Page(
+        title=experiment.title,
+        leads=experiment.leads,
+        columns=[*columns, *heads[len(experiment.heads) :], "conflicts", "ms/step", "MiB", "seeds"],
+        rows=[_floor(floor, experiment) for floor in experiment.floors] + _rows(experiment, trials),
+        charts=_accuracies(experiment, trials) + _conflicts(experiment, trials),
+        findings=findings(trials, experiment.predictions, experiment.primary),
+        facts=[*_facts(experiment, settings), *_provenance()],
         made=datetime.now(UTC).isoformat(),
         version=metadata.version("xmodal"),
     )
@@ -36,12 +38,35 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
     return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 
-def _cells(trials: Trials, arm: str, heads: Sequence[str]) -> list[str]:
-    found = trials[arm]
-    cells = [_percent(scores(trials, arm, name)) for name in ("multimodal", *heads)]
+def _heads(experiment: Experiment) -> list[str]:
+    return [*experiment.heads, "ensemble"] if experiment.primary == "multimodal" else [*experiment.heads]
+
+
+def _rows(experiment: Experiment, trials: Trials) -> list[tuple[str, str, Sequence[str]]]:
+    done = {name: arm for name, arm in experiment.arms.items() if trials.get(name)}
+    return [(name, arm.summary, _cells(experiment, trials, name)) for name, arm in done.items()]
+
+
+def _cells(experiment: Experiment, trials: Trials, arm: str) -> list[str]:
+    found, heads = trials[arm], _heads(experiment)
+    cells = [_percent(scores(trials, arm, experiment.primary))]
+    for name in experiment.heads:
+        cells += [_percent(scores(trials, arm, name)), _percent([one["probe"][name] for one in found])]
+    cells += [_percent(scores(trials, arm, name)) for name in heads[len(experiment.heads) :]]
     conflicts = [share for one in found for epoch in one["conflict"] for share in epoch.values() if share is not None]
-    milliseconds = mean(1000 * one["seconds"] / one["steps"] for one in found)
-    return [*cells, f"{mean(conflicts):.1%}" if conflicts else NONE, str(len(found)), f"{milliseconds:.0f}"]
+    milliseconds = mean(1000 * one["cpu_seconds"] / one["steps"] for one in found)
+    mebibytes = max(one["peak_bytes"] for one in found) / 2**20
+    share = f"{mean(conflicts):.1%}" if conflicts else NONE
+    return [*cells, share, f"{milliseconds:.0f}", f"{mebibytes:.0f}", str(len(found))]
+
+
+def _floor(floor: Floor, experiment: Experiment) -> tuple[str, str, Sequence[str]]:
+    def cell(name: str) -> str:
+        return f"{100 * floor.scores[name]:.1f}" if name in floor.scores else NONE
+
+    own = [cell(experiment.primary), *(part for name in experiment.heads for part in (cell(name), NONE))]
+    rest = [NONE] * (len(_heads(experiment)) - len(experiment.heads) + 4)
+    return floor.name, floor.about, [*own, *rest]
 
 
 def _percent(values: Sequence[float]) -> str:
@@ -51,17 +76,31 @@ def _percent(values: Sequence[float]) -> str:
     return f"{100 * middle:.1f} ± {100 * sd:.1f}"
 
 
-def _charts(trials: Trials, modalities: Sequence[str], chance: float) -> list[Chart]:
+def _accuracies(experiment: Experiment, trials: Trials) -> list[Chart]:
     charts = []
-    for name in ("multimodal", *modalities):
-        shares = [(arm, *mean_and_sd(scores(trials, arm, name))) for arm in ARMS if scores(trials, arm, name)]
-        if shares:
-            what = "both modalities" if name == "multimodal" else f"{name} alone, by its own head"
-            caption = "Test accuracy. Dot: mean over seeds; bar: one standard deviation either way; line: chance."
-            title = f"Accuracy of {what}"
-            charts.append(Chart(title=title, caption=caption, figure=spread(shares, title, chance=chance)))
-    for name in modalities:
-        series = [(arm, epochs) for arm in SHOWN if (epochs := _conflicts(trials, arm, name))]
+    for name in (experiment.primary, *experiment.heads):
+        shares = [(floor.name, floor.scores[name], 0.0) for floor in experiment.floors if name in floor.scores]
+        above = FLOORS if shares else ""
+        shares += [(a, *mean_and_sd(scores(trials, a, name))) for a in experiment.arms if scores(trials, a, name)]
+        if any(scores(trials, arm, name) for arm in experiment.arms):
+            title = "Accuracy of " + _what(experiment, name)
+            caption = f"Test accuracy. Dot: mean over seeds; bar: one standard deviation; line: chance. {above}"
+            charts.append(Chart(title=title, caption=caption, figure=spread(shares, title, chance=experiment.chance)))
+    return charts
+
+
+def _what(experiment: Experiment, name: str) -> str:
+    if name == "multimodal":
+        return "both modalities"
+    if name == "average":
+        return "all tasks, their mean"
+    return f"{name} alone, by its own head" if experiment.primary == "multimodal" else f"the {name} task"
+
+
+def _conflicts(experiment: Experiment, trials: Trials) -> list[Chart]:
+    charts = []
+    for name in experiment.encoders:
+        series = [(arm, epochs) for arm in SHOWN if (epochs := _shares(trials, arm, name))]
         if series:
             told = "; ".join(f"{place}: {arm}" for place, (arm, _) in enumerate(series, 1))
             title = f"Conflicts in the {name} encoder"
@@ -70,11 +109,27 @@ def _charts(trials: Trials, modalities: Sequence[str], chance: float) -> list[Ch
     return charts
 
 
-def _conflicts(trials: Trials, arm: str, name: str) -> list[float]:
+def _shares(trials: Trials, arm: str, name: str) -> list[float]:
     runs = [[epoch[name] for epoch in one["conflict"]] for one in trials.get(arm, ())]
     if not runs or any(share is None for run in runs for share in run):
         return []
     return [mean(epoch) for epoch in zip(*runs, strict=True)]
+
+
+def _facts(experiment: Experiment, settings: Settings) -> list[tuple[str, str]]:
+    rows = "all rows" if settings.rows is None else f"{settings.rows:,} rows"
+    fall = "falling to 0 (cosine)" if settings.cosine else "constant"
+    optimizers: dict[str, Any] = {"SGD, momentum 0.9": (settings.sgd_rate, WEIGHT_DECAY["sgd"])}
+    if any(arm.optimizer == "adamw" for arm in experiment.arms.values()):
+        optimizers["AdamW"] = (settings.adamw_rate, WEIGHT_DECAY["adamw"])
+    told = "; ".join(f"{name}: rate {rate}, {fall}, decay {decay}" for name, (rate, decay) in optimizers.items())
+    return [
+        ("Training", f"{rows}, {settings.epochs} epochs, batches of {settings.batch_size}"),
+        ("Optimizers", told),
+        *experiment.facts.items(),
+        ("Probe", "logistic regression on what the linear head reads, fitted on the first 2,000 training rows"),
+        ("Time and memory", "CPU milliseconds of a step on one thread; the rise of resident memory over all steps"),
+    ]
 
 
 def _provenance() -> list[tuple[str, str]]:

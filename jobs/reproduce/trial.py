@@ -1,89 +1,72 @@
-"""One arm with one seed, trained from scratch on data in memory: accuracies, conflicts and time come out."""
+"""One arm with one seed, trained from scratch on data in memory: accuracies, conflicts, time and memory come out."""
 
+import math
 import time
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
+from jobs.bench.memory import forget_peak, resident
 from jobs.reproduce.arms import Arm
-from xmodal.batch import Batch
-from xmodal.encoders.multimodal import MultimodalClassifier
-from xmodal.training.balance import balanced
+from jobs.reproduce.experiment import Settings
+from jobs.reproduce.judging import accuracies, probes
+from jobs.reproduce.rows import Rows
+from jobs.reproduce.subject import Subject
 from xmodal.training.state import TrainState
 from xmodal.training.step import train_step
 
-RATE = {"sgd": 0.02, "adamw": 1e-3}
 WARM_UP = 50  # steps
 WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.01}
 
 
-class Data(Protocol):
-    """Rows in memory."""
-
-    label: torch.Tensor
-
-    def __len__(self) -> int: ...
-
-    def batch(self, rows: torch.Tensor) -> Batch: ...
-
-    def batches(self, size: int, seed: int, epoch: int) -> Any: ...
-
-
-def trial(
-    arm: Arm, seed: int, data: Mapping[str, Data], model: MultimodalClassifier, *, epochs: int, batch_size: int
-) -> dict[str, Any]:
+def trial(arm: Arm, seed: int, data: Mapping[str, Rows], subject: Subject, settings: Settings) -> dict[str, Any]:
     """Train on `train`, judge on `validation` and, once, at the end, on `test`; plain values for JSON.
 
-    The learning rate is constant after a short warm-up, as published. `conflict` is, for each epoch and encoder, the
-    share of steps whose two gradients pointed apart.
+    `conflict` is, for each epoch and encoder, the share of steps whose two gradients pointed apart. `cpu_seconds` are
+    those of the training steps, `peak_bytes` what they took above what lay in memory before.
     """
     torch.set_num_threads(1)
-    objective, space = balanced(arm.balance, model)
-    steps = epochs * (len(data["train"]) // batch_size)
-    state = TrainState.create(
-        objective,
-        schedule=partial(_rate, RATE[arm.optimizer]),
+    steps = settings.epochs * (len(data["train"]) // settings.batch_size)
+    state = _state(arm, seed, subject, settings, steps)
+    forget_peak()
+    before, began, cpu, conflict = resident("VmRSS"), time.perf_counter(), time.process_time(), []
+    for epoch in range(settings.epochs):
+        batches = data["train"].batches(settings.batch_size, seed, epoch)
+        seen = [train_step(state, batch) for batch in batches]
+        conflict.append({name: _mean(seen, f"{name}/conflict") for name in subject.encoders})
+    spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+    peak = resident("VmHWM") - before
+    return {
+        "steps": steps,
+        **spent,
+        "peak_bytes": peak,
+        "conflict": conflict,
+        "cosine": {name: _mean(seen, f"{name}/cosine") for name in subject.encoders},
+        "loss": _mean(seen, "loss"),
+        "validation": accuracies(subject, data["validation"]),
+        "test": accuracies(subject, data["test"]),
+        "probe": probes(subject, data["train"], data["test"], seed=seed),
+    }
+
+
+def _state(arm: Arm, seed: int, subject: Subject, settings: Settings, steps: int) -> TrainState:
+    peak = settings.sgd_rate if arm.optimizer == "sgd" else settings.adamw_rate
+
+    def rate(step: int) -> float:
+        left = (1 + math.cos(math.pi * step / steps)) / 2 if settings.cosine else 1.0
+        return peak * left * min(1.0, (step + 1) / WARM_UP)
+
+    return TrainState.create(
+        subject.objective,
+        schedule=rate,
         seed=seed,
-        space=space,
+        space=subject.space,
         optimizer=arm.optimizer,
         weight_decay=WEIGHT_DECAY[arm.optimizer],
         max_grad_norm=None,
     )
-    began, conflict = time.perf_counter(), []
-    for epoch in range(epochs):
-        seen = [train_step(state, batch) for batch in data["train"].batches(batch_size, seed, epoch)]
-        conflict.append({name: _mean(seen, f"{name}/conflict") for name in model.modalities})
-    seconds = time.perf_counter() - began
-    heads = arm.balance.method != "joint"  # which leaves them as they were drawn
-    return {
-        "steps": steps,
-        "seconds": seconds,
-        "conflict": conflict,
-        "cosine": {name: _mean(seen, f"{name}/cosine") for name in model.modalities},
-        "validation": accuracies(model, data["validation"], heads=heads),
-        "test": accuracies(model, data["test"], heads=heads),
-    }
-
-
-def _rate(peak: float, step: int) -> float:
-    return peak * min(1.0, (step + 1) / WARM_UP)
-
-
-def accuracies(model: MultimodalClassifier, data: Data, *, heads: bool) -> dict[str, float]:
-    """Share of right answers of the fusion, and with `heads` of each head and of the mean of their probabilities."""
-    model.eval()
-    scores = [model.scores(data.batch(rows)) for rows in torch.arange(len(data)).split(1000)]
-    model.train()
-    joined = {name: torch.cat([part[name] for part in scores]) for name in scores[0]}
-    names = ["multimodal", *model.modalities] if heads else ["multimodal"]
-    if heads:
-        joined["ensemble"] = torch.stack([F.softmax(joined[name], 1) for name in model.modalities]).mean(0)
-        names.append("ensemble")
-    return {name: (joined[name].argmax(1) == data.label).float().mean().item() for name in names}
 
 
 def _mean(seen: list[dict[str, float]], name: str) -> float | None:

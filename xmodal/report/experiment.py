@@ -33,7 +33,7 @@ class Chart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Page:
     """All of a page. `rows` of the table are a name, what it is, and one text a column."""
 
     title: str
@@ -65,8 +65,8 @@ def over_epochs(series: Sequence[tuple[str, Sequence[float]]], label: str) -> Ma
     return lines(drawn, label, from_zero=True, share=True)
 
 
-def render(experiment: Experiment) -> str:
+def render(page: Page) -> str:
     """The page; texts are escaped by the template."""
     return environment().get_template("experiment.html.j2").render(
-        experiment=experiment, made=moment(experiment.made), style=Markup(file("style.css"))
+        experiment=page, made=moment(page.made), style=Markup(file("style.css"))
     )  # fmt: skip

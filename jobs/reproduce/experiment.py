@@ -1,0 +1,59 @@
+"""What one experiment brings: its data, model, arms, floors and words; training, judging and the page are common."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jobs.reproduce.arms import Arm
+from jobs.reproduce.rows import Fields, View, as_they_are
+from jobs.reproduce.subject import Subject
+
+Splits = dict[str, Fields]  # "train", "validation", "test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the results of two runs must share to stand in one table."""
+
+    rows: int | None = None  # trained on; None: all
+    epochs: int  # passes over them
+    batch_size: int
+    sgd_rate: float  # learning rate of the arms that train by SGD, after a short warm-up
+    adamw_rate: float
+    cosine: bool = False  # the rate falls to zero; else it stays, as published
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """A result by other means that the arms are seen beside, by the name of the score (shares in [0, 1])."""
+
+    name: str
+    about: str
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """`read(root, rows)` gives plain tensors, kept beside the results; `view` draws what a step sees of them.
+
+    `subject(arm, train, seed)` is the model with what trains and judges it. `primary` is the score of an arm:
+    `multimodal`, or the `average` over tasks; `heads` are the modalities or tasks, `encoders` what has gradients to
+    balance. `predictions` name entries of `findings`.
+    """
+
+    title: str
+    leads: tuple[str, ...]
+    needs: Mapping[str, str]  # patterns of files below the folder of data, with what they hold
+    settings: Settings
+    seeds: tuple[int, ...] = (0, 1, 2)
+    arms: Mapping[str, Arm]
+    heads: tuple[str, ...]
+    encoders: tuple[str, ...]
+    primary: str = "multimodal"
+    chance: float
+    read: Callable[[Path, int | None], Splits]
+    subject: Callable[[Arm, Fields, int], Subject]
+    view: View = as_they_are
+    floors: tuple[Floor, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    predictions: tuple[str, ...] = ()
