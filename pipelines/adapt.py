@@ -18,7 +18,7 @@ from pipelines.train import Job
 from xmodal import storage
 from xmodal.errors import ConfigError
 from xmodal.run import Run
-from xmodal.training.balance import balanced
+from xmodal.training.balance import audited, balanced
 from xmodal.training.state import TrainState
 
 
@@ -60,7 +60,7 @@ def make_state(config: Config, steps: int, device: torch.device) -> TrainState:
     """The training state of step 0 on one rank."""
     model = build_classifier(config.model, config.seed).to(device)
     objective, space = balanced(config.balance, model)
-    return stage.state_of(config, objective, steps, space=space)
+    return stage.state_of(config, objective, steps, space=space, audit=audited(config.balance, objective))
 
 
 def _job(config: Config, record: Run, steps: int, streams: list[Stream], held: cluster.Cluster, news: Any) -> Job:

@@ -17,11 +17,13 @@ from xmodal.data.listing import folder_before_pattern
 from xmodal.errors import CheckpointError
 from xmodal.gradients import ParameterSpace
 from xmodal.run import Run, check_name, check_new, check_same_config, check_sinks, create_run, open_run
+from xmodal.training.auditing import Audit
 from xmodal.training.objective import Objective
 from xmodal.training.state import TrainState
 
-MAY_CHANGE = ("name", "runs", "resume", "resources", "cadence", "validation", "data.index", "data.tasks_per_segment",
-              "data.max_bad_fraction", "data.endpoint", "data.region", "data.profile", "data.anonymous")  # fmt: skip
+MAY_CHANGE = ("name", "runs", "resume", "resources", "cadence", "validation", "balance.audit_every", "data.index",
+              "data.tasks_per_segment", "data.max_bad_fraction", "data.endpoint", "data.region", "data.profile",
+              "data.anonymous")  # fmt: skip
 News = Callable[[dict], None]
 
 
@@ -102,7 +104,9 @@ def total_steps(optim: Optim, streams: Sequence[Stream]) -> int:
     return steps
 
 
-def state_of(config: Any, objective: Objective, steps: int, *, space: ParameterSpace | None = None) -> TrainState:
+def state_of(
+    config: Any, objective: Objective, steps: int, *, space: ParameterSpace | None = None, audit: Audit | None = None
+) -> TrainState:
     """The training state of step 0 on one rank."""
     optim = config.optim
     return TrainState.create(
@@ -110,6 +114,7 @@ def state_of(config: Any, objective: Objective, steps: int, *, space: ParameterS
         schedule=optim.schedule(steps),
         seed=config.seed,
         space=space,
+        audit=audit,
         optimizer=optim.optimizer,
         weight_decay=optim.weight_decay,
         betas=optim.betas,

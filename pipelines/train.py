@@ -25,14 +25,15 @@ from pipelines.saver import ModelFiles, Saver, restore
 from pipelines.validate import Measurer
 from xmodal import errors
 from xmodal.batch import Batch
-from xmodal.errors import ConfigError, NonFiniteLoss, TooManyBadRows, XmodalError
+from xmodal.errors import ConfigError, NeverSynchronised, NonFiniteLoss, TooManyBadRows, XmodalError
 from xmodal.run import Run
 from xmodal.training.prefetch import to_device
 from xmodal.training.state import TrainState
 from xmodal.training.step import train_step
+from xmodal.training.window import Window
 
 COLLECTIVE_TIMEOUT_S = 600
-STOPS = (ConfigError, NonFiniteLoss, TooManyBadRows)  # all ranks raise them together, and a restart would again
+STOPS = (ConfigError, NeverSynchronised, NonFiniteLoss, TooManyBadRows)  # on all ranks, and again after a restart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +86,14 @@ def _train(job: Job, rank: Rank) -> None:
         most_tasks=job.tasks_per_segment,
     )
     watch = Stopwatch(rows_per_step=sum(stream.plan.global_batch for stream in streams))
-    preemption = Preemption()
+    preemption, window = Preemption(), Window()
     validation = Measurer(ray.get(job.held_out[0]), rank) if job.held_out else None
     with Saver(
         job.run, rank, books, job.files, found=found, keep=job.cadence.keep, sinks=job.cadence.sinks, notify=notify
     ) as saver:
         for delivery, batch in watch.waits(on_device(deliveries, rank.device)):
             metrics = train_step(state, batch)
+            window.add(metrics)
             books.enter(state.step, delivery, metrics)
             if books.too_bad:
                 saver.save(state)
@@ -102,7 +104,7 @@ def _train(job: Job, rank: Rank) -> None:
                 _tell(job, "validation", step=state.step, steps=job.steps, metrics=plain(measured))
             watch.leave_out(measured.get("validation/seconds", 0.0))
             if last or measured or state.step % job.cadence.log_every == 0:
-                metrics |= watch.figures() | books.as_metrics() | measured
+                metrics |= window.take() | watch.figures() | books.as_metrics() | measured
                 metrics["epoch"] = state.step / streams[0].plan.steps_per_epoch
                 _report(job, rank, saver, state.step, metrics)
             if last or state.step % job.cadence.checkpoint_every == 0 or preemption.announced(state.step):
@@ -209,7 +211,7 @@ class RunFailed(XmodalError):
 def launch(make_job: Callable[[Any], Job], cluster: Cluster, on_news: Callable[[dict], None]) -> None:
     """Run a job's ranks to the end; `on_news` hears what they tell, in order, from a thread of the driver.
 
-    Raises what stopped the run: NonFiniteLoss, TooManyBadRows, or RunFailed when restarts did not help.
+    Raises what stopped the run: one of STOPS, or RunFailed when restarts did not help.
     """
     news = news_actor()
     job = make_job(news)

@@ -38,6 +38,16 @@ class NonFiniteLoss(XmodalError):
     exit_code = 4
 
 
+class RanksDiverged(XmodalError):
+    """Ranks hold different weights: they train different models and must not go on."""
+
+    exit_code = 5
+
+
+class NeverSynchronised(RanksDiverged):
+    """Ranks hold different gradients after a backward: no reduction has touched them, nor would it after a restart."""
+
+
 class BadSample(Exception):
     """One field of one sample that cannot be delivered; its row travels masked and is quarantined.
 

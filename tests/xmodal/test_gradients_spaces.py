@@ -17,12 +17,13 @@ from tests.audio_video import (
     model_of,
     naive_vectors,
     parameter_step,
+    part_of,
     rows_of,
     uniform_gradients,
 )
 from tests.xmodal.test_gradients_weightings import ON_GRAMIANS
 from xmodal.errors import ConfigError
-from xmodal.gradients import FeatureSplitter, ParameterSpace, Partition, audit, unsynchronised, weighting
+from xmodal.gradients import Auditor, FeatureSplitter, ParameterSpace, Partition, audit, unsynchronised, weighting
 from xmodal.gradients.gramian import gramian_of
 
 
@@ -193,8 +194,44 @@ def test_decisions_are_told_by_name():
     figures = parameter_step(model_of(), conflicting_rows(model_of())).figures()
     assert figures["audio/conflict"] == 1
     assert figures["audio/cosine"] < 0
-    assert figures["audio/rescale"].item() == pytest.approx(1.5)
+    assert figures["audio/length"].item() == pytest.approx(1.5)
     assert set(figures) >= {"video/norm_0", "video/norm_1", "video/weight_0", "video/weight_1"}
+
+
+@STEPS
+@pytest.mark.parametrize("limits", [(0.1, 10.0), (1.0, 1.0)], ids=["free", "limited"])
+def test_the_rescale_factor_is_that_of_the_paper_whatever_limits_it(step, limits):
+    """s = |sum g| / |sum 2 a g| with the min-norm weights a; with limits of 1 the step is shorter, s is not."""
+    model = model_of()
+    rows = conflicting_rows(model)
+    decision = step(model, rows, weighting("mmpareto", rescale=limits))
+    figures = decision.figures()
+    for i, encoder in enumerate(ENCODERS):
+        (a, b), (_, c) = decision.gramian[i].tolist()
+        s = 1.0
+        if b < 0:
+            m = (c - b) / (a + c - 2 * b)
+            s = ((a + 2 * b + c) / (4 * (m * m * a + 2 * m * (1 - m) * b + (1 - m) ** 2 * c))) ** 0.5
+        assert figures[f"{encoder}/rescale"].item() == pytest.approx(s)
+        assert figures[f"{encoder}/length"].item() == pytest.approx(1.5 if limits[1] > s else 1.5 / s)
+    assert max(figures[f"{encoder}/rescale"] for encoder in ENCODERS) > 1.01
+
+
+def test_an_audit_in_pieces_is_that_of_the_whole():
+    """Means over rows: each of four equal pieces has a quarter of the loss."""
+    model, rows = model_of(), rows_of(8)
+    joint, alone, _ = model(rows)
+    whole = audit([joint, alone], model.features, model.partition, MMPARETO)
+    auditor = Auditor(model.partition, MMPARETO)
+    for _ in range(2):  # the second one begins anew
+        for i in range(4):
+            joint, alone, _ = model(part_of(rows, i, 4))
+            auditor.add([joint / 4, alone / 4], model.features)
+        found = auditor.agreement()
+    assert found.encoders == whole.encoders
+    torch.testing.assert_close(found.figures(), whole.figures())
+    with pytest.raises(ConfigError, match="nothing to audit"):
+        auditor.agreement()
 
 
 def test_tokens_are_features_as_well_as_vectors():

@@ -3,11 +3,11 @@
 * `weighting(name, **options)`: Gramian -> weights (uniform, min_norm, mmpareto, pcgrad, upgrad, ...).
 * `FeatureSplitter`: decides at the encoders' outputs, in one backward under plain DDP.
 * `ParameterSpace`: decides on the encoders' exact gradients, in one backward per objective, reduced once.
-* `audit`: what the two would decide for the same step.
+* `audit`, `Auditor`: what the two would decide for the same step, in one piece or in several.
 * `Partition`: which parameters belong to which encoder; `with_gain`: gamma for AdamW; `check_synchronised`: the guard.
 """
 
-from xmodal.gradients.audit import Agreement, audit
+from xmodal.gradients.audit import Agreement, Auditor, audit
 from xmodal.gradients.decision import Decision
 from xmodal.gradients.feature_space import FeatureSplitter
 from xmodal.gradients.gain import clip_before_gain_, set_rate, with_gain
@@ -19,6 +19,7 @@ from xmodal.gradients.weightings import WEIGHTINGS, PerTensor, Weighting, weight
 __all__ = [
     "WEIGHTINGS",
     "Agreement",
+    "Auditor",
     "Decision",
     "FeatureSplitter",
     "ParameterSpace",

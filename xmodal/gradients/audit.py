@@ -5,15 +5,16 @@ Call it every so many steps, before the step's own backward, on all ranks. It co
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Float64
-from torch import Tensor
+from torch import Tensor, nn
 
 from xmodal.errors import ConfigError
-from xmodal.gradients.feature_space import FeatureSplitter, feature_gramians
-from xmodal.gradients.gramian import conflicting, lowest_cosine, norm_of
+from xmodal.gradients.feature_space import FeatureSplitter, over_ranks
+from xmodal.gradients.gramian import conflicting, gramian_of, lowest_cosine, norm_of
 from xmodal.gradients.parameter_space import reduced_gramians
 from xmodal.gradients.partition import Partition
 from xmodal.gradients.weightings import PerTensor, Weighting
@@ -82,23 +83,67 @@ def audit(
     is kept for the step. Only encoders that are in both `features` and `partition` are compared; ConfigError when
     none is, or for a weighting per parameter tensor.
     """
-    names = tuple(name for name in partition.encoders if name in features and features[name].requires_grad)
-    if not names or isinstance(weighting, PerTensor):
-        raise ConfigError("an audit compares encoders that have both features and trainable parameters, whole")
-    blocks = [partition.encoders[name] for name in names]
-    inputs: list[Tensor] = [features[name] for name in names] + [p for block in blocks for p in block]
-    with (splitter or FeatureSplitter(weighting)).plain():
-        found = [_differentiate(loss, inputs) for loss in losses]
-    cotangents = [[gradients[m] for gradients in found] for m in range(len(names))]
-    at_features = feature_gramians(cotangents, group)
-    at_parameters = _parameter_gramians([row[len(names) :] for row in found], [len(b) for b in blocks], group)
-    return Agreement(
-        encoders=names,
-        at_parameters=at_parameters,
-        at_features=at_features,
-        parameter_weights=weighting(at_parameters),
-        feature_weights=weighting(at_features),
-    )
+    auditor = Auditor(partition, weighting, splitter=splitter, group=group)
+    auditor.add(losses, features)
+    return auditor.agreement()
+
+
+class Auditor:
+    """The same for a batch in several pieces: `add` each, then ask for the `agreement` on all of them, once.
+
+    Both spaces then decide for the whole batch. Gramians at the features are additive over pieces, and so are the
+    gradients of the parameters, of which it keeps K.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        weighting: Weighting | PerTensor,
+        *,
+        splitter: FeatureSplitter | None = None,
+        group: Group = None,
+    ) -> None:
+        if isinstance(weighting, PerTensor):
+            raise ConfigError("an audit compares the weights of whole encoders, not of parameter tensors")
+        self.partition, self.weighting, self.group = partition, weighting, group
+        self.splitter = splitter or FeatureSplitter(weighting)
+        self._names: tuple[str, ...] = ()
+        self._at_features: Float64[Tensor, "M K K"] | None = None
+        self._flat: list[Tensor] = []
+
+    def add(self, losses: Sequence[Tensor], features: Mapping[str, Tensor]) -> None:
+        """Differentiate K losses (shares) of one piece at its `features` and at the parameters."""
+        names = tuple(name for name in self.partition.encoders if name in features and features[name].requires_grad)
+        if not names:
+            raise ConfigError("an audit compares encoders that have both features and trainable parameters")
+        blocks = [self.partition.encoders[name] for name in names]
+        inputs: list[Tensor] = [features[name] for name in names] + [p for block in blocks for p in block]
+        with self.splitter.plain():
+            found = [_differentiate(loss, inputs) for loss in losses]
+        here = torch.stack([gramian_of([row[m] for row in found]) for m in range(len(names))])
+        flat = [torch.cat([g.reshape(-1) for g in row[len(names) :]]) for row in found]
+        if self._at_features is None:
+            self._names, self._at_features, self._flat = names, here, flat
+            return
+        self._at_features += here
+        for total, more in zip(self._flat, flat, strict=True):
+            total += more
+
+    def agreement(self) -> Agreement:
+        """What both spaces would decide for all pieces of all ranks; afterwards the next batch may begin."""
+        if self._at_features is None:
+            raise ConfigError("nothing to audit: add the losses of a batch before")
+        at_features, flat = over_ranks(self._at_features, self.group), self._flat
+        self._at_features, self._flat = None, []
+        blocks = [self.partition.encoders[name] for name in self._names]
+        at_parameters = _parameter_gramians(flat, blocks, self.group)
+        return Agreement(
+            encoders=self._names,
+            at_parameters=at_parameters,
+            at_features=at_features,
+            parameter_weights=self.weighting(at_parameters),
+            feature_weights=self.weighting(at_features),
+        )
 
 
 def _differentiate(loss: Tensor, inputs: list[Tensor]) -> list[Tensor]:
@@ -108,17 +153,12 @@ def _differentiate(loss: Tensor, inputs: list[Tensor]) -> list[Tensor]:
     return list(torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True, materialize_grads=True))
 
 
-def _parameter_gramians(rows: list[list[Tensor]], counts: list[int], group: Group) -> Float64[Tensor, "M K K"]:
-    flat = [torch.cat([g.reshape(-1) for g in row]) for row in rows]
+def _parameter_gramians(rows: list[Tensor], blocks: list[list[nn.Parameter]], group: Group) -> Float64[Tensor, "M K K"]:
     if world_size(group) > 1:
-        for row in flat:
+        for row in rows:
             dist.all_reduce(row.div_(world_size(group)), group=group)
-    parts, start, tensors = [], 0, iter(rows[0])
-    for count in counts:
-        size = sum(next(tensors).numel() for _ in range(count))
-        parts.append(slice(start, start + size))
-        start += size
-    return reduced_gramians(flat, parts, group)
+    ends = list(accumulate((sum(p.numel() for p in block) for block in blocks), initial=0))
+    return reduced_gramians(rows, [slice(a, b) for a, b in pairwise(ends)], group)
 
 
 def _or_one(x: Tensor) -> Tensor:

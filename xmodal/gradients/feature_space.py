@@ -87,7 +87,11 @@ class FeatureSplitter:
 
 def feature_gramians(cotangents: list[list[Tensor]], group: Group) -> Float64[Tensor, "M K K"]:
     """Inner products over the rows of all ranks, of the gradients of the mean over ranks."""
-    gramians = torch.stack([gramian_of(deltas) for deltas in cotangents])
+    return over_ranks(torch.stack([gramian_of(deltas) for deltas in cotangents]), group)
+
+
+def over_ranks(gramians: Float64[Tensor, "M K K"], group: Group) -> Float64[Tensor, "M K K"]:
+    """This rank's inner products added to those of the others, in place."""
     world = world_size(group)
     if world > 1:
         dist.all_reduce(gramians, group=group)

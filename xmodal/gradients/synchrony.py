@@ -1,4 +1,4 @@
-"""Parameters with their gradients in, RanksDiverged out where ranks hold different ones: the guard behind a backward.
+"""Parameters with gradients in, NeverSynchronised out where ranks hold different ones: the guard behind a backward.
 
 Several backward passes over one DDP forward, `torch.autograd.grad`, or a second backward leave gradients that no
 reduction has touched, without an error. The weights drift apart from the next update on.
@@ -11,8 +11,9 @@ import torch.distributed as dist
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
+from xmodal.errors import NeverSynchronised
 from xmodal.losses.ranks import Group, world_size
-from xmodal.training.agreement import RanksDiverged, checksum
+from xmodal.training.agreement import checksum
 
 NO_GRADIENT = 0x5EED  # what a missing gradient counts as, unlike that of zeros
 
@@ -34,14 +35,14 @@ def unsynchronised(parameters: Sequence[nn.Parameter], group: Group = None) -> B
 
 
 def check_synchronised(module: nn.Module, step: int, group: Group = None) -> None:
-    """Raise RanksDiverged on every rank when a trainable parameter's gradient differs between ranks.
+    """Raise NeverSynchronised on every rank when a trainable parameter's gradient differs between ranks.
 
     Call it after the gradients are complete and before they are clipped. Waits for the host.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     differing = unsynchronised([p for _, p in named], group).nonzero().flatten().tolist() if named else []
     if differing:
-        raise RanksDiverged(
+        raise NeverSynchronised(
             f"step {step}: the gradients of {len(differing)} of {len(named)} parameters differ between ranks, first "
             f"{named[differing[0]][0]!r}; they were never averaged: run one backward through "
             "DistributedDataParallel, or let ParameterSpace differentiate the bare module"

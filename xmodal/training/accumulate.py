@@ -62,23 +62,30 @@ def _apart(state: TrainState, space: ParameterSpace, batch: Batch) -> Losses:
         space.add(losses.by_objective)
         space.decide()
         return losses
+    losses, sides = by_chunk(state, batch, chunks)
+    for i, (chunk, side) in enumerate(zip(chunks, sides, strict=True)):
+        with state.randomness(chunk=i), state.autocast():
+            embeddings = state.objective.embed(chunk)
+        space.add([pull_back(embeddings, {}, rows) for rows in side], last=i == len(chunks) - 1)
+    space.decide()
+    return losses
+
+
+def by_chunk(state: TrainState, batch: Batch, chunks: list[Batch]) -> tuple[Losses, list[list[Cotangents]]]:
+    """The losses of the whole batch, and for each chunk the gradient of each objective at its embeddings."""
     cached = _cache(state, chunks)
     losses = state.objective.loss(cached, batch)
     sides = [
         torch.autograd.grad(loss, list(cached.values()), retain_graph=True, materialize_grads=True, allow_unused=True)
         for loss in losses.by_objective
     ]
-    start = 0
-    for i, chunk in enumerate(chunks):
-        with state.randomness(chunk=i), state.autocast():
-            embeddings = state.objective.embed(chunk)
+    found, start = [], 0
+    for chunk in chunks:
         stop = start + len(chunk)
         here = [{name: g[start:stop] for name, g in zip(cached, side, strict=True)} for side in sides]
-        pulled = [pull_back(embeddings, {}, Cotangents(rows)) for rows in here]
-        space.add(pulled, last=i == len(chunks) - 1)
+        found.append([Cotangents(rows) for rows in here])
         start = stop
-    space.decide()
-    return losses
+    return losses, found
 
 
 def _cache(state: TrainState, chunks: list[Batch]) -> Embeddings:

@@ -5,14 +5,8 @@ import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from xmodal.errors import XmodalError
+from xmodal.errors import RanksDiverged
 from xmodal.losses.ranks import Group, gather_rows, world_size
-
-
-class RanksDiverged(XmodalError):
-    """Ranks hold different weights: they train different models and must not go on."""
-
-    exit_code = 5
 
 
 def total(x: Float[Tensor, "K"], group: Group = None) -> Float[Tensor, "K"]:

@@ -1,4 +1,4 @@
-"""A method of balanced learning and a classifier in; its objective and its gradient space out."""
+"""A method of balanced learning and a classifier in; its objective, its gradient space and its audit out."""
 
 from typing import Any
 
@@ -7,8 +7,9 @@ import torch.distributed as dist
 from xmodal.encoders.multimodal import MultimodalClassifier
 from xmodal.encoders.tasks import TaskClassifier
 from xmodal.errors import ConfigError
-from xmodal.gradients import FeatureSplitter, ParameterSpace, Partition, PerTensor, Weighting, weighting
+from xmodal.gradients import Auditor, FeatureSplitter, ParameterSpace, Partition, PerTensor, Weighting, weighting
 from xmodal.losses.ranks import Group, world_size
+from xmodal.training.auditing import Audit
 from xmodal.training.classification import ClassificationObjective
 from xmodal.training.method import RESCALED, Balance
 from xmodal.training.tasks import TaskObjective
@@ -42,6 +43,15 @@ def balanced_tasks(
         partition = Partition.of(objective, {"shared": model.encoder})
         return objective, ParameterSpace(partition, rule, objectives=objectives, group=group)
     return TaskObjective(model, splitter=_splitter(rule, objectives, group), group=group), None
+
+
+def audited(balance: Balance, objective: ClassificationObjective) -> Audit | None:
+    """What compares both spaces' decisions every `audit_every` steps; None where none is asked for."""
+    if not balance.audit_every:
+        return None
+    partition = Partition.of(objective, objective.model.encoders)
+    auditor = Auditor(partition, _rule(balance), splitter=objective.splitter, group=objective.group)
+    return Audit(objective, auditor, every=balance.audit_every)
 
 
 def _rule(balance: Balance) -> Weighting | PerTensor:

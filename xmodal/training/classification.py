@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.batch import Batch
+from xmodal.encoders.fusion import Masks, Tokens
 from xmodal.encoders.multimodal import MultimodalClassifier
 from xmodal.gradients import FeatureSplitter
 from xmodal.losses.ranks import Group, world_size
@@ -53,7 +54,10 @@ class ClassificationObjective(Objective):
 
     def embed(self, batch: Batch) -> Embeddings:
         """The class scores [B, C] of the fusion and of each head: all that the losses read of a row."""
-        tokens, masks = self.model.encode(batch)
+        return self.score(*self.model.encode(batch))
+
+    def score(self, tokens: Tokens, masks: Masks) -> Embeddings:
+        """The same of the encoders' outputs, where the gradients of the losses meet."""
         joint, own = self.splitter(tokens) if self.splitter is not None else (tokens, tokens)
         scores = {JOINT: self.model.fused(joint, masks)}
         if self.unimodal:

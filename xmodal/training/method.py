@@ -33,11 +33,18 @@ class Balance:
     method: Method = "mmpareto"  # what is done with the two gradients of an encoder
     space: Literal["features", "parameters"] = "features"  # where conflict is measured; features cost next to nothing
     gamma: float | None = None  # length of the step beside the sum's; None: 1.5 for mmpareto, 1 for uniform
+    audit_every: int = 0  # steps between looks at what the other space would decide; 0: never
     rescale: tuple[float, float] = (0.1, 10.0)  # limits of mmpareto's factor on the length of the min-norm direction
 
     def __post_init__(self) -> None:
         if self.method == "mmpareto_per_tensor" and self.space == "features":
             raise ConfigError("mmpareto_per_tensor weighs parameter tensors: it needs space=parameters")
+        if self.audit_every < 0:
+            raise ConfigError(f"audit_every={self.audit_every} must be a number of steps, or 0 for no audit")
+        if self.audit_every and self.method in ("joint", "mmpareto_per_tensor"):
+            raise ConfigError(
+                f"{self.method} weighs no whole encoders at the features, so that an audit has nothing to compare"
+            )
         if self.gamma is not None and self.method not in WITH_GAMMA:
             raise ConfigError(f"{self.method} has no gamma; {', '.join(WITH_GAMMA)} have one")
         if self.gamma is not None and not 0 < self.gamma < math.inf:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from xmodal.batch import Batch
 from xmodal.errors import ConfigError, nearest
 from xmodal.gradients import ParameterSpace
 from xmodal.losses.ranks import Group, rank_in, world_size
@@ -32,6 +33,9 @@ class TrainState:
     objective: Objective
     ddp: DistributedDataParallel | None
     space: ParameterSpace | None = None
+    audit: "Callable[[TrainState, Batch], dict[str, Tensor]] | None" = (
+        None  # further figures of a step, taken before it
+    )
     optimizer: torch.optim.Optimizer
     schedule: Callable[[int], float]
     seed: int
@@ -51,6 +55,7 @@ class TrainState:
         schedule: Callable[[int], float],
         seed: int,
         space: ParameterSpace | None = None,
+        audit: "Callable[[TrainState, Batch], dict[str, Tensor]] | None" = None,
         optimizer: str = "adamw",
         weight_decay: float = 0.2,
         betas: tuple[float, float] = (0.9, 0.98),
@@ -79,6 +84,7 @@ class TrainState:
             objective=objective,
             ddp=None if space is not None else _wrap(objective, objective.group),
             space=space,
+            audit=audit,
             optimizer=made,
             schedule=schedule,
             seed=seed,

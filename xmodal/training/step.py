@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from xmodal.batch import Batch
 from xmodal.errors import ConfigError
-from xmodal.gradients import set_rate
+from xmodal.gradients import check_synchronised, set_rate
 from xmodal.losses.ranks import world_size
 from xmodal.training.accumulate import backward, copy_buffers, restore_buffers
 from xmodal.training.agreement import RanksDiverged, check_same_weights, total
@@ -39,16 +39,21 @@ def train_step(state: TrainState, batch: Batch) -> Metrics:
     `loss` is the mean over all valid rows; `grad_norm` is taken before clipping; `n_valid` and `n_bad` count rows of
     all ranks (padding is neither); `clamps` counts earlier steps that ended with the scale clamped. Raises
     NonFiniteLoss on every rank, with nothing moved, when any rank's loss or gradient is not finite; RanksDiverged when
-    the ranks' weights or steps differ.
+    the ranks' weights or steps differ, and NeverSynchronised when their gradients do (both are looked at on the first
+    step of a process and every `check_every` steps). With an `audit` its figures stand among the step's.
     """
     if not state.objective.training:  # an evaluation has come between
         state.objective.train()
-    if state.step % state.check_every == 0 or not state.rehearsed:
+    due = state.step % state.check_every == 0 or not state.rehearsed
+    if due:
         check_same_weights(state.objective, state.step, state.group)
+    audited = state.audit(state, batch) if state.audit is not None else {}
     kept = copy_buffers(state.objective)
     losses = _gradients(state, batch, kept)
+    if due:
+        check_synchronised(state.objective, state.step, state.group)
     norm = _gradient_norm(state)
-    seen = _agree(state, batch, losses, norm)
+    seen = _agree(state, batch, losses, norm, audited)
     if abs(seen.mean_step - state.step) > 0.5 / world_size(state.group):
         raise RanksDiverged(f"ranks are at different steps, this one at {state.step}: restore all from one checkpoint")
     if seen.bad_ranks:
@@ -92,14 +97,14 @@ def _gradient_norm(state: TrainState) -> Tensor:
 
 
 @torch.no_grad()
-def _agree(state: TrainState, batch: Batch, losses: Losses, norm: Tensor) -> Figures:
+def _agree(state: TrainState, batch: Batch, losses: Losses, norm: Tensor, audited: dict[str, Tensor]) -> Figures:
     """One all-reduce of five numbers and one read by the host decide for all ranks what happens next."""
     share = losses.sum.detach().double() / world_size(state.group)
     bad = ~(share.isfinite() & norm.isfinite())
     unreadable = (~batch.valid & (batch.row >= 0)).sum()
     step = torch.full_like(share, state.step / world_size(state.group))
     mine = torch.stack([share, bad.double(), batch.valid.sum().double(), unreadable.double(), step])
-    own = state.objective.figures()
+    own = state.objective.figures() | audited
     if state.space is not None and state.space.decision is not None:
         own |= state.space.decision.figures()
     alike = torch.stack([x.detach().double() for x in (state.clamps, norm, *own.values())])
