@@ -14,12 +14,14 @@ from xmodal.training.method import Balance
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One line of the table; `optimizer` is sgd (as published) or adamw; `only` names a task that is trained alone."""
+    """One line of the table; `optimizer` is sgd (as published) or adamw; `only` names a task that is trained alone;
+    `diagnosed`: its gradients and its minimum are looked at after training."""
 
     summary: str
     balance: Balance
     optimizer: str = "sgd"
     only: str | None = None
+    diagnosed: bool = False
 
 
 def _at(space: str, method: str, gamma: float | None = None) -> Balance:
@@ -28,13 +30,17 @@ def _at(space: str, method: str, gamma: float | None = None) -> Balance:
 
 UNIFORM = _at("features", "uniform")
 ARMS: Mapping[str, Arm] = {
-    "joint": Arm(summary="the multimodal loss alone", balance=_at("features", "joint")),
-    "uniform": Arm(summary="all losses added up", balance=UNIFORM),
-    "uniform-gamma": Arm(summary="uniform, encoders' steps 1.5 times as long", balance=_at("features", "uniform", 1.5)),
+    "joint": Arm(summary="the multimodal loss alone", balance=_at("features", "joint"), diagnosed=True),
+    "uniform": Arm(summary="all losses added up", balance=UNIFORM, diagnosed=True),
+    "uniform-gamma": Arm(
+        summary="uniform, encoders' steps 1.5 times as long", balance=_at("features", "uniform", 1.5), diagnosed=True
+    ),
     "min-norm": Arm(summary="conventional Pareto, weights sum to 1", balance=_at("parameters", "min_norm")),
     "min-norm-2": Arm(summary="conventional Pareto x 2", balance=_at("parameters", "min_norm_scaled")),
     "mmpareto-1": Arm(summary="MMPareto's direction, gamma 1", balance=_at("parameters", "mmpareto", 1.0)),
-    "mmpareto": Arm(summary="MMPareto, rescaled over the encoder", balance=_at("parameters", "mmpareto")),
+    "mmpareto": Arm(
+        summary="MMPareto, rescaled over the encoder", balance=_at("parameters", "mmpareto"), diagnosed=True
+    ),
     "mmpareto-per-tensor": Arm(
         summary="MMPareto as its published code", balance=_at("parameters", "mmpareto_per_tensor")
     ),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jobs.reproduce.arms import Arm
@@ -14,7 +14,7 @@ from xmodal.encoders.multimodal import MultimodalClassifier
 from xmodal.encoders.tasks import TaskClassifier
 from xmodal.gradients import ParameterSpace
 from xmodal.training.balance import balanced, balanced_tasks
-from xmodal.training.objective import Objective
+from xmodal.training.classification import ClassificationObjective
 from xmodal.training.tasks import TaskObjective, label_of
 
 Scores = dict[str, Tensor]
@@ -26,9 +26,9 @@ class Subject:
     """`scores(batch)`: class scores [B, C] by name; `features(batch)`: what the linear head of each modality or task
     reads, [B, W]; `labels[name]`: the field with the classes of a score or a feature."""
 
-    objective: Objective
+    objective: ClassificationObjective | TaskObjective
     space: ParameterSpace | None
-    encoders: tuple[str, ...]
+    encoders: Mapping[str, nn.Module]
     scores: Callable[[Batch], Scores]
     features: Callable[[Batch], Scores]
     labels: Mapping[str, str]
@@ -52,7 +52,7 @@ def of_modalities(arm: Arm, model: MultimodalClassifier) -> Subject:
         return {name: mean_of_tokens(tokens[name], masks[name]) for name in names}
 
     labels = dict.fromkeys(["multimodal", *names, "ensemble"], LABEL)
-    return Subject(objective, space, names, scores, features, labels)
+    return Subject(objective, space, dict(model.encoders), scores, features, labels)
 
 
 def of_tasks(arm: Arm, model: TaskClassifier) -> Subject:
@@ -69,4 +69,5 @@ def of_tasks(arm: Arm, model: TaskClassifier) -> Subject:
     def features(batch: Batch) -> Scores:
         return dict.fromkeys(model.tasks, model.encoder(batch))
 
-    return Subject(objective, space, ("shared",), scores, features, {task: label_of(task) for task in model.tasks})
+    labels = {task: label_of(task) for task in model.tasks}
+    return Subject(objective, space, {"shared": model.encoder}, scores, features, labels)

@@ -7,10 +7,11 @@ from statistics import mean, stdev
 from typing import Any
 
 from jobs.bench.provenance import commit, hardware
+from jobs.reproduce.diagnosed import diagnosis_table, flatness_chart
 from jobs.reproduce.experiment import Experiment, Floor, Settings
 from jobs.reproduce.findings import Trials, findings, scores
 from jobs.reproduce.trial import WEIGHT_DECAY
-from xmodal.report.experiment import Chart, Page, over_epochs, spread
+from xmodal.report.experiment import Chart, Page, Table, over_epochs, spread
 
 NONE = "\u2013"
 SHOWN = ("mmpareto", "mmpareto-features", "min-norm-2", "uniform", "pcgrad", "upgrad")
@@ -21,12 +22,16 @@ def page(experiment: Experiment, settings: Settings, trials: Trials) -> Page:
     """Accuracies are of the test split, mean and standard deviation over seeds."""
     heads = _heads(experiment)
     columns = [experiment.primary, *(head for name in experiment.heads for head in (name, f"{name} probe"))]
+    results = Table(
+        title="Results",
+        columns=[*columns, *heads[len(experiment.heads) :], "conflicts", "ms/step", "MiB", "seeds"],
+        rows=[_floor(floor, experiment) for floor in experiment.floors] + _rows(experiment, trials),
+    )
     return Page(
         title=experiment.title,
         leads=experiment.leads,
-        columns=[*columns, *heads[len(experiment.heads) :], "conflicts", "ms/step", "MiB", "seeds"],
-        rows=[_floor(floor, experiment) for floor in experiment.floors] + _rows(experiment, trials),
-        charts=_accuracies(experiment, trials) + _conflicts(experiment, trials),
+        tables=[results, *diagnosis_table(experiment, trials)],
+        charts=_accuracies(experiment, trials) + _conflicts(experiment, trials) + flatness_chart(trials),
         findings=findings(trials, experiment.predictions, experiment.primary),
         facts=[*_facts(experiment, settings), *_provenance()],
         made=datetime.now(UTC).isoformat(),

@@ -10,6 +10,7 @@ import torch
 
 from jobs.bench.memory import forget_peak, resident
 from jobs.reproduce.arms import Arm
+from jobs.reproduce.diagnosis import diagnosis
 from jobs.reproduce.experiment import Settings
 from jobs.reproduce.judging import accuracies, probes
 from jobs.reproduce.rows import Rows
@@ -25,7 +26,8 @@ def trial(arm: Arm, seed: int, data: Mapping[str, Rows], subject: Subject, setti
     """Train on `train`, judge on `validation` and, once, at the end, on `test`; plain values for JSON.
 
     `conflict` is, for each epoch and encoder, the share of steps whose two gradients pointed apart. `cpu_seconds` are
-    those of the training steps, `peak_bytes` what they took above what lay in memory before.
+    those of the training steps, `peak_bytes` what they took above what lay in memory before. Arms that are `diagnosed`
+    have the entries of `diagnosis`, too.
     """
     torch.set_num_threads(1)
     steps = settings.epochs * (len(data["train"]) // settings.batch_size)
@@ -48,6 +50,7 @@ def trial(arm: Arm, seed: int, data: Mapping[str, Rows], subject: Subject, setti
         "validation": accuracies(subject, data["validation"]),
         "test": accuracies(subject, data["test"]),
         "probe": probes(subject, data["train"], data["test"], seed=seed),
+        **(diagnosis(subject, data["train"], settings.batch_size, seed=seed) if arm.diagnosed else {}),
     }
 
 

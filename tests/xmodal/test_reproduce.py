@@ -185,5 +185,5 @@ def test_tasks_go_the_same_way(mnist: Path) -> None:
 def test_a_page_has_the_floors_above_the_arms() -> None:
     letter = catalogue.experiment("grid-letter")
     made = page(letter, letter.settings, {})
-    assert made.rows[0][0] == "ridge" and made.rows[0][2][:2] == ["86.5", "90.5"]
-    assert len(made.rows[0][2]) == len(made.columns)
+    assert made.tables[0].rows[0][0] == "ridge" and made.tables[0].rows[0][2][:2] == ["86.5", "90.5"]
+    assert len(made.tables[0].rows[0][2]) == len(made.tables[0].columns)

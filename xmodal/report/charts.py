@@ -40,8 +40,9 @@ def lines(
     references: Sequence[Reference] = (),
     from_zero: bool = False,
     share: bool = False,
+    unit: str = "steps",
 ) -> Markup:
-    """Lines over training steps. A script of the page may show the values under the pointer, from `data-lines`."""
+    """Lines over training steps, or what else `unit` names; a script may show values from `data-lines`."""
     height = 210
     drawn = [_thinned(one) for one in series]
     marks = [mark.value for mark in references]
@@ -49,7 +50,7 @@ def lines(
     steps = [v for one in drawn for v in one.x]
     x = Scale(low=min(0.0, min(steps)), high=max(steps) or 1.0, begin=LEFT, end=WIDTH - RIGHT)
     shown = percent if share else _tick
-    parts = [_grid(y, shown), _steps(x, height)]
+    parts = [_grid(y, shown), _along(x, height, unit)]
     for mark in references:
         parts.append(element("line", class_="reference", x1=LEFT, x2=WIDTH - RIGHT, y1=y(mark.value), y2=y(mark.value)))
         parts.append(text(mark.label, WIDTH - RIGHT, y(mark.value) - 5, class_="note", text_anchor="end"))
@@ -96,11 +97,11 @@ def _grid(y: Scale, shown: Callable[[Number], str]) -> Markup:
     return Markup("").join(parts)
 
 
-def _steps(x: Scale, height: Number) -> Markup:
+def _along(x: Scale, height: Number, unit: str) -> Markup:
     parts = [element("line", class_="axis", x1=LEFT, x2=WIDTH - RIGHT, y1=height - BOTTOM, y2=height - BOTTOM)]
     ticks = x.ticks(4)
     for tick in ticks:
-        words = f"{number(tick)} steps" if tick == ticks[-1] else number(tick)
+        words = f"{_tick(tick)} {unit}" if tick == ticks[-1] else _tick(tick)
         anchor = "end" if tick == ticks[-1] and x(tick) > WIDTH - 40 else "middle"
         parts.append(text(words, x(tick), height - 8, class_="tick", text_anchor=anchor))
     return Markup("").join(parts)

@@ -33,13 +33,22 @@ class Chart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Table:
+    """`rows` are a name, what it is, and one text a column."""
+
+    title: str
+    note: str = ""
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, str, Sequence[str]]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Page:
-    """All of a page. `rows` of the table are a name, what it is, and one text a column."""
+    """All of a page."""
 
     title: str
     leads: Sequence[str]
-    columns: Sequence[str]
-    rows: Sequence[tuple[str, str, Sequence[str]]]
+    tables: Sequence[Table]
     charts: Sequence[Chart]
     findings: Sequence[Finding]
     facts: Sequence[tuple[str, str]]
@@ -62,7 +71,13 @@ def over_epochs(series: Sequence[tuple[str, Sequence[float]]], label: str) -> Ma
         Line(label=name, slot=slot, x=[float(epoch) for epoch in range(1, len(y) + 1)], y=list(y))
         for slot, (name, y) in enumerate(series[:6], 1)
     ]
-    return lines(drawn, label, from_zero=True, share=True)
+    return lines(drawn, label, from_zero=True, share=True, unit="epochs")
+
+
+def around(series: Sequence[tuple[str, Sequence[float], Sequence[float]]], label: str) -> Markup:
+    """The loss at each place around a minimum, for each (name, places, losses) a line (at most six)."""
+    drawn = [Line(label=name, slot=slot, x=x, y=y) for slot, (name, x, y) in enumerate(series[:6], 1)]
+    return lines(drawn, label, from_zero=True, unit="x the weights' length")
 
 
 def render(page: Page) -> str:

@@ -81,7 +81,7 @@ class TaskObjective(Objective):
 
     def clamp_(self) -> Bool[Tensor, ""]:
         """No parameter has a range."""
-        return torch.zeros((), dtype=torch.bool, device=self.model.heads[self.tasks[0]].weight.device)
+        return torch.zeros((), dtype=torch.bool, device=next(self.model.parameters()).device)
 
     def figures(self) -> dict[str, Float[Tensor, ""]]:
         """Accuracy of each task on the last batch; and what the splitter decided."""

@@ -1,0 +1,78 @@
+"""Trials with a diagnosis in; the table of their gradients and minima, and the picture of the loss around them, out."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from jobs.reproduce.experiment import Experiment
+from jobs.reproduce.findings import Trials
+from xmodal.report.experiment import Chart, Table, around
+
+NONE = "\u2013"
+NOTE = (
+    "After training, on training rows as they are. Eigenvalue: the largest of the Hessian of the judged loss in the "
+    "encoders' weights. Rise: of that loss when every filter is moved by half its length in a random direction. |g| "
+    "and tr: mean length of the gradients of mini-batches at the encoder, and the trace of their covariance."
+)
+
+
+def diagnosis_table(experiment: Experiment, trials: Trials) -> list[Table]:
+    """One row an arm that was diagnosed; mean and standard deviation over seeds."""
+    found = {arm: _diagnosed(trials, arm) for arm in experiment.arms}
+    rows = {arm: runs for arm, runs in found.items() if runs}
+    if not rows:
+        return []
+    most = max((run["gradients"] for runs in rows.values() for run in runs), key=_count)
+    places = [(name, objective) for name in most for objective in _objectives(most[name])]
+    columns = ["eigenvalue", "rise"]
+    columns += [f"{what} {name}, {objective}" for name, objective in places for what in ("|g|", "tr")]
+    cells = [(arm, experiment.arms[arm].summary, _cells(runs, places)) for arm, runs in rows.items()]
+    return [Table(title="Gradients and minima", note=NOTE, columns=columns, rows=cells)]
+
+
+def flatness_chart(trials: Trials) -> list[Chart]:
+    """The loss along random directions, mean over directions and seeds."""
+    series = []
+    for arm in trials:
+        runs = [run["flatness"] for run in _diagnosed(trials, arm)]
+        rows = [row for run in runs for row in run["losses"]]
+        if rows and all(value is not None for row in rows for value in row):
+            series.append((arm, runs[0]["places"], [mean(column) for column in zip(*rows, strict=True)]))
+    if not series:
+        return []
+    told = "; ".join(f"{place}: {arm}" for place, (arm, *_) in enumerate(series, 1))
+    title = "The loss around the minimum"
+    caption = f"Along random directions as long as the weights, filter by filter. In order: {told}."
+    return [Chart(title=title, caption=caption, figure=around(series, title))]
+
+
+def _diagnosed(trials: Trials, arm: str) -> list[Mapping[str, Any]]:
+    return [one for one in trials.get(arm, ()) if "flatness" in one]
+
+
+def _objectives(encoder: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in encoder.items() if isinstance(value, Mapping)]
+
+
+def _count(gradients: Mapping[str, Any]) -> int:
+    return sum(len(_objectives(encoder)) for encoder in gradients.values())
+
+
+def _cells(runs: Sequence[Mapping[str, Any]], places: Sequence[tuple[str, str]]) -> list[str]:
+    cells = [
+        _number([run["flatness"]["eigenvalue"]["value"] for run in runs]),
+        _number([run["flatness"]["rise"] for run in runs]),
+    ]
+    for name, objective in places:
+        found = [run["gradients"][name].get(objective, {}) for run in runs]
+        cells += [_number([one.get(what) for one in found]) for what in ("mean_norm", "covariance_trace")]
+    return cells
+
+
+def _number(values: Sequence[float | None]) -> str:
+    """Nothing where there is none, or where an objective took no part (length 0)."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or not any(known):
+        return NONE
+    spread = stdev(known) if len(known) > 1 else 0.0
+    return f"{mean(known):.3g} ± {spread:.2g}"
