@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,6 +30,30 @@ from xmodal.metrics.bootstrap import interval_of_share
 from xmodal.storage import StorageOptions
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A classifier on the device, in evaluation mode, with the names of its classes and the run's configuration."""
+
+    model: MultimodalClassifier
+    classes: tuple[str, ...]
+    config: dict[str, Any]
+
+    def recipe(self, corpus: Corpus, fields: tuple[str, ...]) -> Recipe:
+        """What decodes a corpus for it, each clip by the middle of its window; `fields` empty: as in the training."""
+        specs = fields or tuple(self.config["data"]["fields"])
+        chosen = Classifier(**{name: _tuples(value) for name, value in self.config["model"].items()})
+        return Recipe(field_map(corpus, specs, FIELDS), fields_of(chosen, None))
+
+
+def load(found: Found, options: StorageOptions) -> Trained:
+    """The classifier of a checkpoint."""
+    with TemporaryDirectory(prefix="xmodal-classifier-") as scratch:
+        directory = checkpoint.fetch(found, Path(scratch), skip=("optimizer.safetensors",), options=options)
+        model, classes = load_classifier(directory)
+        config = json.loads((directory / "run.json").read_text())["config"]
+    return Trained(model=model.to(_device()), classes=classes, config=config)
+
+
 def is_classifier(found: Found, options: StorageOptions) -> bool:
     """Whether a checkpoint holds a multimodal classifier."""
     config = json.loads(storage.read(storage.join(found.uri, "config.json"), options=options))
@@ -39,15 +64,10 @@ def run(config: Config, found: Found) -> Evaluation:
     """Classify every row of the corpus once, each clip by the middle of its window."""
     _refuse_other_tasks(config)
     where = place_of(config, found)
-    with TemporaryDirectory(prefix="xmodal-classifier-") as scratch:
-        directory = checkpoint.fetch(found, Path(scratch), options=config.storage)
-        model, classes = load_classifier(directory)
-        trained = json.loads((directory / "run.json").read_text())["config"]
+    trained = load(found, config.storage)
+    classes = trained.classes
     corpus = open_corpus(config.corpus, index=config.index, options=config.storage)
-    specs = config.fields or tuple(trained["data"]["fields"])
-    chosen = Classifier(**{name: _tuples(value) for name, value in trained["model"].items()})
-    recipe = Recipe(field_map(corpus, specs, FIELDS), fields_of(chosen, None))
-    right, rows = _right(model.to(_device()), corpus, recipe, config.batch_size)
+    right, rows = _right(trained.model, corpus, trained.recipe(corpus, config.fields), config.batch_size)
     if not rows:
         raise CorpusError(f"{config.corpus}: none of its {corpus.rows} rows can be read and has a class that is known")
     shares = {f"accuracy/{name}": count / rows for name, count in right.items()}
@@ -74,7 +94,8 @@ def _right(model: MultimodalClassifier, corpus: Corpus, recipe: Recipe, size: in
     """How many rows the fusion, each head and the mean of the heads got right, and how many there are."""
     names = ("multimodal", *model.modalities, "ensemble")
     right, rows = dict.fromkeys(names, 0), 0
-    for batch in _batches(corpus, recipe, size):
+    plan = Plan(corpus.extents.rows, corpus.extents.shard, 0, size, shuffle=False)
+    for batch in batches(corpus, recipe, plan, plan.steps_per_epoch):
         scores = model.scores(batch.to(_device()))
         scores["ensemble"] = torch.stack([F.softmax(scores[name], 1) for name in model.modalities]).mean(0)
         for name in names:
@@ -84,10 +105,9 @@ def _right(model: MultimodalClassifier, corpus: Corpus, recipe: Recipe, size: in
     return right, rows
 
 
-def _batches(corpus: Corpus, recipe: Recipe, size: int) -> Iterator[Batch]:
-    """Every row once, in corpus order; the last batch is filled with padding."""
-    plan = Plan(corpus.extents.rows, corpus.extents.shard, 0, size, shuffle=False)
-    for task in blocks.read_tasks(corpus, plan, 0, plan.steps_per_epoch, size):
+def batches(corpus: Corpus, recipe: Recipe, plan: Plan, steps: int) -> Iterator[Batch]:
+    """The first `steps` batches of a plan; the last one of an epoch is filled with padding."""
+    for task in blocks.read_tasks(corpus, plan, 0, steps, plan.global_batch):
         for block in blocks.read(task, recipe):
             yield to_batch([block], recipe)
 

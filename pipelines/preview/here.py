@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipelines.config import doctor, export, inspect, report
+from pipelines.config import diagnose, doctor, export, inspect, report
 from pipelines.preview.places import address_of, corpus, stored_checkpoint, where
 from xmodal import storage
 from xmodal.data.listing import folder_before_pattern
@@ -33,6 +33,19 @@ def inspecting(config: inspect.Config) -> dict[str, Any]:
     storage.check(folder_before_pattern(config.corpus), writable=False, options=config.storage)
     found = corpus(config.corpus, config.index, config.storage)
     return {"config": to_plain(config), "corpora": [found], "resources": HERE}
+
+
+def diagnosing(config: diagnose.Config) -> dict[str, Any]:
+    """`config`, the checkpoint that will be looked into, and what lies in the corpora."""
+    corpora = list(filter(None, (config.corpus, config.held_out)))
+    for uri in corpora:
+        storage.check(folder_before_pattern(uri), writable=False, options=config.storage)
+    return {
+        "config": to_plain(config),
+        "checkpoint": stored_checkpoint(config.checkpoint, config.storage),
+        "corpora": [corpus(uri, config.index, config.storage) for uri in corpora],
+        "resources": HERE,
+    }
 
 
 def examining(config: doctor.Config) -> dict[str, Any]:

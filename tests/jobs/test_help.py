@@ -105,6 +105,7 @@ for name in {[*JOBS, "jobs.bench.__main__"]}:
         ("jobs.prepare", ["a.csv", "corpus", "--rows-per-shart", "8"], "--rows-per-shard"),
         ("jobs.report", ["run", "--corpos", "c"], "--corpus"),
         ("jobs.inspect", ["corpus", "--pictues", "3"], "--pictures"),
+        ("jobs.diagnose", ["run", "corpus", "--iteratons", "3"], "--iterations"),
         ("jobs.doctor", ["--corpuss", "c"], "--corpus"),
         ("jobs.spot", ["--address", "a", "--every", "3"], "--every-s"),
         ("jobs.demo", ["--frsh"], "--fresh"),

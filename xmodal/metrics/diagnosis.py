@@ -38,6 +38,7 @@ def diagnose(
     *,
     held_out: Sequence[Batch] = (),
     heads: bool = True,
+    gradient_batches: int | None = None,
     flat_batches: int = 4,
     directions: int = 5,
     radius: float = 1.0,
@@ -48,15 +49,17 @@ def diagnose(
 ) -> dict[str, Any]:
     """The three diagnoses of a model as it stands, in evaluation mode; weights, modes and `.grad` stay.
 
-    `gradients`: of the multimodal and each modality's own loss at its encoder, over all `batches` (of equal size).
+    `gradients`: of the multimodal and each modality's own loss at its encoder, over `batches` (of equal size; the first
+    `gradient_batches`).
     `flatness`: of the multimodal loss in all parameters that it depends on, over the first `flat_batches`.
     `accuracy`: of the fusion, of each head and of a linear probe on each encoder's features, fitted on `batches`, all
     judged on `held_out`; without those on each fourth batch, which the probes then do not see.
     `heads` False: they were never trained (the joint loss alone); what needs them is left out, or None.
     """
     with _still(model):
-        notify(f"gradients of {len(batches)} mini-batches")
-        gradients = _gradients(model, batches, heads=heads)
+        measured = batches[:gradient_batches]
+        notify(f"gradients of {len(measured)} mini-batches")
+        gradients = _gradients(model, measured, heads=heads)
         notify(f"the loss around the minimum, on {min(flat_batches, len(batches))} mini-batches")
         part = list(batches[:flat_batches])
         where: dict[str, Any] = {"directions": directions, "radius": radius, "points": points, "seed": seed}
