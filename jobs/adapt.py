@@ -3,6 +3,7 @@
     python -m jobs.adapt grid-letter --corpus grid/train --workers 2
     python -m jobs.adapt clips --corpus s3://bucket/clips --classes dog cat bird --fields video=mp4 audio=mp4 label=cls
     python -m jobs.adapt grid-letter --corpus grid/train --method uniform --name baseline --resume
+    python -m jobs.adapt grid-letter --corpus grid/train --start-from runs/av-tiny --name from-pairs
 
 Each modality has a head and a loss of its own beside the joint one; METHOD says what happens where the gradients of
 the two meet in an encoder: their sum (uniform), MMPareto, min-norm, PCGrad, UPGrad, or the unimodal one alone. The

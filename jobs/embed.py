@@ -1,4 +1,4 @@
-"""Embed a corpus with a checkpoint: every picture and every caption as a unit vector, in Parquet.
+"""Embed a corpus with a checkpoint: every picture and caption, or clip and its sound, as unit vectors in Parquet.
 
     python -m jobs.embed runs/first shards/ --to embeddings/
     python -m jobs.embed s3://bucket/runs/first s3://bucket/laion --to s3://bucket/vectors --dtype float16 --workers 8

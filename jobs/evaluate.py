@@ -4,10 +4,12 @@
     python -m jobs.evaluate runs/vit-tiny held-out/ --fields image=jpg text=json:captions
     python -m jobs.evaluate s3://bucket/runs/first s3://bucket/val --no-retrieval --label cls --classes names.txt
     python -m jobs.evaluate runs/first pets-test/ --label json:label --probe-train pets-train/
+    python -m jobs.evaluate runs/av-tiny clips-test/
 
 CHECKPOINT is a run (its newest sound checkpoint is taken) or one checkpoint; CORPUS a folder of shards. A hit at K
 means that a right answer is among the first K: any caption of the picture, any picture of the caption; equal captions
-are right answers of each other. Every figure stands beside chance, with a 95 % bootstrap interval over queries. The
+are right answers of each other. Clips are searched by their sound and sounds by their clips, in the seconds that the
+field map of the training names. Every figure stands beside chance, with a 95 % bootstrap interval over queries. The
 result is stored as JSON in RUN/evaluations, where jobs.report finds it.
 """
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 WORDS = {
     "image_to_text": "image -> text",
     "text_to_image": "text -> image",
+    "audio_to_video": "audio -> video",
+    "video_to_audio": "video -> audio",
     "zero_shot": "zero-shot",
     "linear_probe": "linear probe",
     "accuracy": "accuracy",

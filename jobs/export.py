@@ -8,7 +8,8 @@ CHECKPOINT is a run (its newest sound checkpoint is taken) or one checkpoint. Th
 configuration, tokenizer, image processor, and a README that says what the model was trained on and what was measured:
 evaluate it first (jobs.evaluate), and the figures are in it. CLIP-shaped models (the vit presets) need transformers
 only: pipeline("zero-shot-image-classification", model="model/"). For the other towers transformers needs xmodal
-installed and `import xmodal.encoders`; onnx/image.onnx and onnx/text.onnx need neither.
+installed and `import xmodal.encoders`; onnx/image.onnx and onnx/text.onnx need neither. A model of clips is for
+xmodal.encoders.DualEncoder.from_pretrained.
 
 Before anything is put in place, transformers and onnxruntime are run on it and must give the model's own vectors. The
 directory appears whole or not at all; one that holds something is refused, and --overwrite replaces the files of an

@@ -76,9 +76,10 @@ class Narrator:
     def _validation(self, message: dict) -> None:
         """What was measured between two steps, both ways, beside chance."""
         found = {name.removeprefix("validation/"): value for name, value in message["metrics"].items()}
-        ways = (("image -> text", "image_to_text"), ("text -> image", "text_to_image"))
-        parts = [f"{words} {found[f'{way}/recall@10']:.1%}" for words, way in ways]
-        chance = f"chance {found['text_to_image/chance/recall@10']:.1%}"
+        ways = [name.removesuffix("/recall@10") for name in found if name.endswith("/recall@10")]
+        ways = [way for way in ways if not way.endswith("/chance")]
+        parts = [f"{way.replace('_to_', ' -> ')} {found[f'{way}/recall@10']:.1%}" for way in ways]
+        chance = f"chance {found[f'{ways[-1]}/chance/recall@10']:.1%}"
         self._say(
             f"step {message['step']:,}/{message['steps']:,}  recall@10 on {found['rows']:,.0f} held-out rows: "
             f"{', '.join(parts)} ({chance}; {found['seconds']:.1f} s)"

@@ -38,6 +38,8 @@ GENTLE = Augment(  # a layout that is a convention stays as it is: no mirror, li
     greyscale=0.2,
 )
 
+STILL = Augment(scale=(0.8, 1.0), ratio=(0.9, 1.1), jitter=0.8, brightness=0.2, contrast=0.2)  # of clips
+
 PRESETS: Mapping[str, Preset] = {
     "vit-tiny": Preset(
         summary="ViT and text transformer of 2 M parameters at 64 px, for a laptop",
@@ -75,6 +77,12 @@ PRESETS: Mapping[str, Preset] = {
         summary="ResNet-50 and BERT-base with linear heads, from scratch",
         model=Model(architecture="resnet50-bert", vocab_size=30522),
         optim=_gpu(1024, 2e-4, weight_decay=0.1),
+    ),
+    "av-tiny": Preset(
+        summary="small ResNets on 8 frames of 64 px and on the log-mel of the same second of a clip",
+        model=Model(architecture="av-tiny"),
+        optim=SMALL,
+        augment=STILL,
     ),
     "hub": Preset(
         summary="any two transformers models: --arguments image=NAME text=NAME",

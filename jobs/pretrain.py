@@ -1,7 +1,8 @@
-"""Pretrain a dual encoder on image-text pairs.
+"""Pretrain a dual encoder on image-text pairs, or on the pictures and the sound of clips.
 
     python -m jobs.pretrain vit-tiny --corpus shards/
     python -m jobs.pretrain vit-b-32 --corpus s3://bucket/a s3://bucket/b --weights 3 1 --runs s3://bucket/runs
+    python -m jobs.pretrain av-tiny --corpus clips/ --arguments seconds=2 frames=12 --workers 2
     python -m jobs.pretrain vit-b-32 --corpus s3://bucket/a --name first --runs s3://bucket/runs --resume
 
 A run lives in RUNS/NAME: run.json, metrics.jsonl, tensorboard/, quarantine.parquet and checkpoints/, each of which is

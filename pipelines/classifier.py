@@ -1,25 +1,32 @@
 """A classifier of clips: its configuration in, its fields, its model and its files out."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from pipelines.config.classifier import Classifier
+from xmodal import checkpoint, storage
 from xmodal.data.audio import AudioField
 from xmodal.data.augment import Augment
 from xmodal.data.label import LabelField
 from xmodal.data.mel import Mel
 from xmodal.data.video import VideoField
 from xmodal.data.window import Window
-from xmodal.encoders.conv import ConvConfig, ConvModel
-from xmodal.encoders.intake_av import Frames, Spectrogram
+from xmodal.encoders.audio_video import network, spectrogram
+from xmodal.encoders.dual_encoder import DualEncoder
+from xmodal.encoders.intake_av import Frames
 from xmodal.encoders.multimodal import Encoder, MultimodalClassifier
-from xmodal.encoders.multimodal_layout import save_classifier, take_weights
+from xmodal.encoders.multimodal_layout import save_classifier, take_weights, tower_weights
+from xmodal.errors import CheckpointError
+from xmodal.storage import StorageOptions
 from xmodal.training.state import TrainState
 
 FIELDS = ("audio", "video", "label")
-GROUP = 16  # channels normalised together
+WITHOUT = ("optimizer.safetensors", "state.json", "quarantine.parquet")
 
 
 def fields_of(chosen: Classifier, augment: Augment | None) -> tuple[AudioField, VideoField, LabelField]:
@@ -30,27 +37,38 @@ def fields_of(chosen: Classifier, augment: Augment | None) -> tuple[AudioField, 
     return audio, video, LabelField(classes=chosen.classes)
 
 
-def build_classifier(chosen: Classifier, seed: int) -> MultimodalClassifier:
-    """The model at step 0, drawn from the seed."""
-    audio, _, _ = fields_of(chosen, None)
-    length, bands = audio.columns["audio"].shape
-    sound = Spectrogram("audio", bands=bands, frames=length, mean=chosen.level, std=chosen.level_spread)
-    sight = Frames("video", size=chosen.size, frames=chosen.frames)
+def build_classifier(chosen: Classifier, seed: int, start: Mapping[str, Tensor] | None = None) -> MultimodalClassifier:
+    """The model at step 0, drawn from the seed; encoders of which `start` has the weights begin with those."""
+    sound = spectrogram(
+        chosen.seconds, chosen.margin, chosen.rate, chosen.bands, chosen.level, chosen.level_spread
+    )  # fmt: skip
+    sight = Frames("video", size=chosen.size, frames=chosen.frames, seconds=chosen.seconds, margin=chosen.margin)
     torch.manual_seed(seed)
     encoders = {
-        "audio": Encoder(sound, ConvModel(_network(chosen, channels=1))),
-        "video": Encoder(sight, ConvModel(_network(chosen, channels=3))),
+        "audio": Encoder(sound, network(chosen.widths, channels=1)),
+        "video": Encoder(sight, network(chosen.widths, channels=3)),
     }
-    return MultimodalClassifier(encoders, classes=len(chosen.classes), fusion_name=chosen.fusion, dim=chosen.dim)
+    model = MultimodalClassifier(encoders, classes=len(chosen.classes), fusion_name=chosen.fusion, dim=chosen.dim)
+    if start is not None:
+        model.load_state_dict(start, strict=False)
+    return model
 
 
-def _network(chosen: Classifier, *, channels: int) -> ConvConfig:
-    depths = [1] * len(chosen.widths)
-    group = min(GROUP, *chosen.widths)
-    return ConvConfig(
-        hidden_sizes=list(chosen.widths), depths=depths, stem_size=chosen.widths[0], group_size=group,
-        num_channels=channels,
-    )  # fmt: skip
+def weights_to_start_from(chosen: Classifier, options: StorageOptions) -> dict[str, Tensor] | None:
+    """What the encoders begin with, None for the seed's; CheckpointError where the named checkpoint does not fit."""
+    if chosen.start_from is None:
+        return None
+    storage.check(chosen.start_from, writable=False, options=options)
+    found = checkpoint.resolve(chosen.start_from, options=options)
+    with TemporaryDirectory(prefix="xmodal-start-") as scratch:
+        directory = checkpoint.fetch(found, Path(scratch), skip=WITHOUT, options=options)
+        try:
+            towers = DualEncoder.from_pretrained(directory)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(str(directory), found.uri)) from error
+    with torch.device("meta"):
+        shapes = build_classifier(chosen, 0)
+    return tower_weights(shapes, towers, found.uri)
 
 
 def save_files(classes: tuple[str, ...], state: TrainState, directory: Path) -> None:

@@ -84,17 +84,21 @@ def connect(workers: int | None, config: Any) -> Cluster:
 
 
 def _recipe(config: Config, corpus: Corpus, trained: Trained) -> ItemRecipe:
-    names = tuple(name for name in ("image", "text") if name in config.modalities)
-    return ItemRecipe(
-        field_map(corpus, config.fields, names),
-        image=trained.image if "image" in names else None,
-        text=trained.text if "text" in names else None,
-    )
+    """What decodes the modalities that are asked for; ConfigError for one that the checkpoint does not have."""
+    for name in config.modalities:
+        if name not in trained.fields:
+            raise ConfigError(
+                f"--modalities {name}: {config.checkpoint} pairs {' and '.join(trained.modalities)}; "
+                "name one of them, or leave it out for both"
+            )
+    names = tuple(name for name in trained.modalities if name in config.modalities or not config.modalities)
+    mapping = field_map(corpus, trained.specs(config.fields), names)
+    return ItemRecipe(mapping, tuple(trained.fields[name] for name in names))
 
 
 def _encode_missing(folder: "Folder", trained: Trained, task: Task, held: Cluster, progress: Progress | None) -> None:
     todo = [part for part in folder.parts if part.number not in folder.done]
-    sink = Write(folder.config.to, folder.id, folder.config.modalities, folder.config.dtype, folder.config.storage)
+    sink = Write(folder.config.to, folder.id, folder.modalities, folder.config.dtype, folder.config.storage)
     shown = time.monotonic()
     if progress:
         progress(folder.rows_seen, task.corpus.rows)
@@ -119,15 +123,16 @@ class Write:
 
     def __call__(self, part: Part, found: Encoded) -> Account:
         tables = []
-        if "image" in self.modalities:
-            zeros = np.zeros(len(found.row), np.int32)
-            tables.append(table("image", found.row, found.key, zeros, None, found.image, self.dtype))
-        if "text" in self.modalities:
-            keys = [found.key[owner] for owner in found.owner]
-            row = found.row[found.owner]
-            tables.append(table("text", row, keys, found.item, found.text, found.caption, self.dtype))
-        vectors = sum(len(each) for each in tables)
-        account = Account(of=self.of, rows=len(found.row), vectors=vectors, skipped=found.faults)
+        for name in self.modalities:
+            vectors, dtype = found.vectors[name], self.dtype
+            if name == "text":
+                keys, row = [found.key[owner] for owner in found.owner], found.row[found.owner]
+                tables.append(table(name, row, keys, found.item, found.text, vectors, dtype))
+            else:
+                zeros = np.zeros(len(found.row), np.int32)
+                tables.append(table(name, found.row, found.key, zeros, None, vectors, dtype))
+        count = sum(len(each) for each in tables)
+        account = Account(of=self.of, rows=len(found.row), vectors=count, skipped=found.faults)
         storage.write(storage.join(self.to, part_name(part.number)), part_bytes(tables, account), options=self.options)
         return account
 
@@ -145,13 +150,17 @@ class Folder:
     done: dict[int, Account] = field(default_factory=dict)
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(field.name for field in self.recipe.fields)
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What embeddings depend on: two runs that agree in it give the same parts."""
         return {
             "weights": self.trained.digest,
             "fingerprint": self.corpus.fingerprint,
             "fields": list(self.recipe.field_map.specs),
-            "modalities": list(self.config.modalities),
+            "modalities": list(self.modalities),
             "dtype": self.config.dtype,
             "rows_per_part": self.rows_per_part,
         }

@@ -1,15 +1,16 @@
 """A checkpoint and a corpus in, embeddings of every sound row out: in this process, or by encoders on the cluster.
 
-The corpus is cut into parts of whole extents. An *encoder* is an actor that holds the model; it sends the pictures and
-captions of its parts to be read and decoded by tasks on whatever CPUs are free, on any node, always some chunks ahead,
+The corpus is cut into parts of whole extents. An *encoder* is an actor that holds the model; it sends the rows of its
+parts to be read and decoded by tasks on whatever CPUs are free, on any node, always some chunks ahead,
 also into its next part. A part is all or nothing: that of an encoder that dies is done again by another. (An actor pool
 of Ray Data would do the same work, but its rows reach their sink in blocks that know nothing of parts, so what is
 finished could not be told from what is not.) Nothing passes through the driver but what it asked for.
 """
 
+import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -29,10 +30,11 @@ from xmodal import checkpoint
 from xmodal.batch import Batch
 from xmodal.checkpoint import Found
 from xmodal.data.corpus import Corpus
-from xmodal.data.image import ImageField
+from xmodal.data.fields import Field
 from xmodal.data.items import Chunk, ItemRecipe, Items, chunks, read_items
 from xmodal.data.text import TextField
 from xmodal.encoders.dual_encoder import DualEncoder
+from xmodal.encoders.intakes import fields_of
 from xmodal.errors import XmodalError
 from xmodal.storage import StorageOptions
 from xmodal.tokenizer_hub import load_tokenizer
@@ -48,23 +50,30 @@ class Trained:
 
     found: Found
     files: dict[str, np.ndarray]  # bytes by name: they travel to every encoder
-    tokenizer: str
-    image_size: int
-    context: int
+    fields: Mapping[str, Field]  # what decodes each of its two modalities
     dim: int
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.fields)
+
+    @property
+    def reads_text(self) -> bool:
+        return "text" in self.fields
 
     @property
     def digest(self) -> str:
         """What tells these weights from any others, wherever they are stored: SHA-256 of the weights' file."""
         return next(record.sha256 for record in self.found.files if record.path == "model.safetensors")
 
-    @property
-    def image(self) -> ImageField:
-        return ImageField(size=self.image_size)
+    def specs(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """The field map that is asked for; of clips, where none is, that of the training: it says which seconds count.
 
-    @property
-    def text(self) -> TextField:
-        return TextField(tokenizer_json=self.tokenizer, length=self.context)
+        Pictures and captions go by the usual names, as a held-out corpus may have more captions than the training's.
+        """
+        if asked or self.reads_text or "run.json" not in self.files:
+            return tuple(asked)
+        return tuple(json.loads(self.files["run.json"].tobytes())["config"]["data"]["fields"])
 
     def model(self, device: torch.device | str = "cpu") -> DualEncoder:
         """The model in evaluation mode."""
@@ -87,23 +96,30 @@ def load(uri: str, options: StorageOptions) -> Trained:
             if path.is_file()
         }
         model = DualEncoder.from_pretrained(directory)
-        intakes = [model.tower(name).intake.size for name in ("image", "text")]
-        return Trained(found, files, load_tokenizer(str(directory)), intakes[0], intakes[1], model.dim)
+        fields = {field.name: field for field in fields_of(model, tokenizer_of(model, directory))}
+        return Trained(found, files, fields, model.dim)
+
+
+def tokenizer_of(model: DualEncoder, directory: Path) -> str | None:
+    """The tokenizer beside a model; None for one that reads no text."""
+    return load_tokenizer(str(directory)) if "text" in model.modalities else None
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Embeddings of the sound rows of a part; fields as in `Items`, `image` float32 [R, D], `caption` [M, D]."""
+    """Embeddings of the sound rows of a part; fields as in `Items`.
+
+    `vectors` are float32 by modality: those of captions [M, D], all others [R, D].
+    """
 
     row: np.ndarray
     key: list[str]
     label: list[str]
-    image: np.ndarray
+    vectors: dict[str, np.ndarray]
     owner: np.ndarray
     item: np.ndarray
     text: list[str]
     text_id: np.ndarray
-    caption: np.ndarray
     faults: list[dict[str, Any]]
 
     @classmethod
@@ -111,35 +127,39 @@ class Encoded:
         """One after the other."""
         starts = np.cumsum([0, *(len(part.row) for part in parts)])
         columns: dict[str, Any] = {
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("row", "image", "item", "text_id", "caption")
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in ("row", "item", "text_id")
         }
+        vectors = {name: np.concatenate([part.vectors[name] for part in parts]) for name in parts[0].vectors}
         lists: dict[str, Any] = {
             name: [value for part in parts for value in getattr(part, name)]
             for name in ("key", "label", "text", "faults")
         }
         owner = np.concatenate([part.owner + start for part, start in zip(parts, starts, strict=False)])
-        return cls(**columns, **lists, owner=owner)
+        return cls(**columns, **lists, vectors=vectors, owner=owner)
 
 
 @torch.no_grad()
 def encode_items(model: DualEncoder, items: Items, batch_size: int, dim: int) -> Encoded:
-    """Embed the pictures and captions of a chunk."""
+    """Embed what a chunk has of the model's modalities."""
     device = next(model.parameters()).device
-    image = _embed(model, "image", {"image": items.image}, batch_size, dim, device)
     text = {"text": items.tokens, "text_length": items.length, "text_id": items.text_id}
-    caption = _embed(model, "text", text, batch_size, dim, device)
+    columns = {
+        modality: text
+        if modality == "text"
+        else {name: column for name, column in items.columns.items() if name.partition("_")[0] == modality}
+        for modality in model.modalities
+    }
+    vectors = {name: _embed(model, name, columns[name], batch_size, dim, device) for name in model.modalities}
     return Encoded(
-        items.row, items.key, items.label, image, items.owner, items.item, items.text, items.text_id, caption,
-        items.faults,
-    )  # fmt: skip
+        items.row, items.key, items.label, vectors, items.owner, items.item, items.text, items.text_id, items.faults
+    )
 
 
 def _embed(
     model: DualEncoder, modality: str, fields: dict[str, np.ndarray], batch_size: int, dim: int, device: torch.device
 ) -> np.ndarray:
+    rows = len(fields.get(modality, ()))  # none where the modality was not asked for
     columns = {name: torch.from_numpy(_writable(array)) for name, array in fields.items()}
-    rows = len(columns[modality])
     batch = Batch(torch.arange(rows), torch.ones(rows, dtype=torch.bool), columns)
     parts: list[Tensor] = [model.encode(modality, part.to(device)).cpu() for part in batch.chunks(batch_size)]
     return torch.cat(parts).numpy() if parts else np.empty((0, dim), np.float32)
@@ -153,7 +173,9 @@ def _writable(array: np.ndarray) -> np.ndarray:
 @torch.no_grad()
 def encode_texts(trained: Trained, model: DualEncoder, texts: Sequence[str], batch_size: int) -> Tensor:
     """Unit vectors float32 [T, D] of clean texts."""
-    tokens, length = trained.text.tokens(list(texts))
+    field = trained.fields["text"]
+    assert isinstance(field, TextField)
+    tokens, length = field.tokens(list(texts))
     fields = {"text": tokens, "text_length": length, "text_id": np.zeros(len(texts), np.int64)}
     device = next(model.parameters()).device
     return torch.from_numpy(_embed(model, "text", fields, batch_size, model.dim, device))

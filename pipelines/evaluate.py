@@ -16,6 +16,7 @@ from pipelines.corpora import available, field_map
 from pipelines.embed import connect
 from pipelines.encode import Encoded, Part, Task, Trained, encode_here, encode_on_cluster, encode_texts, load, parts
 from pipelines.results import Evaluation, place_of, store
+from pipelines.retrieval import search
 from xmodal import checkpoint, storage
 from xmodal.data.corpus import Corpus, open_corpus
 from xmodal.data.fields import FieldMap, parse_field_map
@@ -24,8 +25,7 @@ from xmodal.data.listing import folder_before_pattern
 from xmodal.data.text import clean_caption
 from xmodal.errors import BadSample, ConfigError, CorpusError, nearest
 from xmodal.metrics.linear_probe import linear_probe
-from xmodal.metrics.pairs import Ids
-from xmodal.metrics.retrieval import Retrieval, retrieve_both_ways
+from xmodal.metrics.retrieval import Retrieval
 from xmodal.metrics.zero_shot import TEMPLATES, class_embeddings, prompts, zero_shot
 from xmodal.storage import NotFound
 
@@ -51,15 +51,16 @@ def run(config: Config) -> Evaluation:
         return classify.run(config, found_at)
     names, templates = _class_names(config), _templates(config)
     trained = load(config.checkpoint, config.storage)
+    _refuse_classes_of_clips(config, trained)
     where = place_of(config, trained.found)
     corpus = _open(config, config.corpus)
-    texts = ("image", "text") if config.retrieval else ("image",)
-    found = _encode(config, trained, corpus, _recipe(config, corpus, trained, texts))
+    wanted = trained.modalities if config.retrieval else ("image",)
+    found = _encode(config, trained, corpus, _recipe(config, corpus, trained, wanted))
     if not len(found.row):
         reasons = ", ".join(sorted({fault["reason"] for fault in found.faults}))
         raise CorpusError(f"{config.corpus}: none of its {corpus.rows} rows can be read ({reasons})")
     figures = _Figures(settings={"bootstrap": config.bootstrap, "seed": config.seed})
-    forth, back = _retrieval(config, found, figures) if config.retrieval else (None, None)
+    searches = _retrieval(config, found, figures) if config.retrieval else {}
     if config.label:
         _zero_shot(config, trained, found, names, templates, figures)
     if config.probe_train:
@@ -67,9 +68,17 @@ def run(config: Config) -> Evaluation:
     result = Evaluation(
         checkpoint=trained.found.uri, step=trained.found.step, corpus=storage.absolute(config.corpus),
         fingerprint=corpus.fingerprint, rows=len(found.row), skipped=corpus.rows - len(found.row),
-        image_to_text=forth, text_to_image=back, **vars(figures), stored=where,
+        searches=searches, **vars(figures), stored=where,
     )  # fmt: skip
     return store(config, result)
+
+
+def _refuse_classes_of_clips(config: Config, trained: Trained) -> None:
+    if config.label and not trained.reads_text:
+        raise ConfigError(
+            f"--label is for models that read text: {config.checkpoint} pairs {' and '.join(trained.modalities)}; "
+            "leave it out to measure retrieval"
+        )
 
 
 def _check_storage(config: Config) -> None:
@@ -83,13 +92,13 @@ def _open(config: Config, uri: str) -> Corpus:
 
 
 def _recipe(config: Config, corpus: Corpus, trained: Trained, names: tuple[str, ...]) -> ItemRecipe:
-    mapping = field_map(corpus, [spec for spec in config.fields if spec.partition("=")[0].strip() in names], names)
+    specs = [spec for spec in trained.specs(config.fields) if spec.partition("=")[0].strip() in names]
+    mapping = field_map(corpus, specs, names)
     if config.label:
         label = parse_field_map((f"label={config.label}",))
         label.check(available(corpus))
         mapping = FieldMap({**mapping.sources, **label.sources})
-    text = trained.text if "text" in names else None
-    return ItemRecipe(mapping, image=trained.image, text=text, label=bool(config.label))
+    return ItemRecipe(mapping, tuple(trained.fields[name] for name in names), label=bool(config.label))
 
 
 def _encode(config: Config, trained: Trained, corpus: Corpus, recipe: ItemRecipe) -> Encoded:
@@ -118,16 +127,16 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _retrieval(config: Config, found: Encoded, figures: _Figures) -> tuple[Retrieval, Retrieval]:
-    """An image is found by any of its captions, and finds any; equal captions are right answers of each other."""
-    image, caption = torch.from_numpy(found.image), torch.from_numpy(found.caption)
-    searches = retrieve_both_ways(image, caption, Ids(found.owner, found.text_id), torch.from_numpy(found.text_id))
-    for prefix, search in zip(("image_to_text", "text_to_image"), searches, strict=True):
-        for name, value in search.as_metrics(prefix).items():
+def _retrieval(config: Config, found: Encoded, figures: _Figures) -> dict[str, Retrieval]:
+    """Searches both ways, and their figures."""
+    searches = search(found)
+    for prefix, one in searches.items():
+        for name, value in one.as_metrics(prefix).items():
             into = figures.chance if "/chance/" in name else figures.metrics
             into[name.replace("/chance/", "/")] = value
-        figures.interval |= search.intervals(prefix, draws=config.bootstrap, seed=config.seed)
-    figures.settings |= {"images": len(image), "captions": len(caption)}
+        figures.interval |= one.intervals(prefix, draws=config.bootstrap, seed=config.seed)
+    if "text" in found.vectors:
+        figures.settings |= {"images": len(found.row), "captions": len(found.text)}
     return searches
 
 
@@ -145,7 +154,7 @@ def _zero_shot(
     number = _numbers(found.label, names)
     model = trained.model(_device())
     classes = class_embeddings(lambda texts: encode_texts(trained, model, texts, config.batch_size), names, templates)
-    result = zero_shot(torch.from_numpy(found.image), torch.tensor(number), classes)
+    result = zero_shot(torch.from_numpy(found.vectors["image"]), torch.tensor(number), classes)
     figures.metrics |= result.as_metrics()
     figures.chance |= result.chance()
     figures.interval |= result.intervals(draws=config.bootstrap, seed=config.seed)
@@ -172,7 +181,7 @@ def _linear_probe(config: Config, trained: Trained, found: Encoded, figures: _Fi
     train = _encode(config, trained, corpus, _recipe(config, corpus, trained, ("image",)))
     if not len(train.row):
         raise CorpusError(f"{config.probe_train}: none of its {corpus.rows} rows can be read")
-    result = linear_probe(train.image, train.label, found.image, found.label, seed=config.seed)
+    result = linear_probe(train.vectors["image"], train.label, found.vectors["image"], found.label, seed=config.seed)
     figures.metrics["linear_probe/accuracy"] = result.accuracy
     figures.chance["linear_probe/accuracy"] = result.chance
     figures.interval["linear_probe/accuracy"] = result.interval(draws=config.bootstrap, seed=config.seed)

@@ -13,11 +13,11 @@ from typing import Any
 from pipelines.config.export import Config
 from xmodal import checkpoint, storage
 from xmodal.checkpoint import Found
+from xmodal.encoders import layout
 from xmodal.encoders.dual_encoder import DualEncoder
-from xmodal.encoders.intake import Pixels
 from xmodal.encoders.layout import WEIGHTS
 from xmodal.encoders.preprocessing import IMAGE_FILE, TOKENIZER_FILES, copy_tokenizer, write_image_processor
-from xmodal.errors import CheckpointError, ConfigError, nearest
+from xmodal.errors import ConfigError, nearest
 from xmodal.export import card, onnx
 from xmodal.export.check import check_directory
 from xmodal.export.publish import claim, publish, staging
@@ -47,10 +47,11 @@ class Result:
 
 def run(config: Config, notify: Notify = lambda message: None) -> Result:
     """Write the directory, whole or not at all, once transformers and onnxruntime give what the model gives."""
-    if config.onnx:
-        onnx.check_extra()
     options = config.storage
     found, recorded = _source(config)
+    if config.onnx:
+        _refuse_clips(found, options)
+        onnx.check_extra()
     if recorded is not None:
         _refuse_inside(config.to, recorded.run.uri)
         for problem in recorded.problems:
@@ -106,16 +107,10 @@ def _fill(
     """All files of the directory, checked."""
     source = _fetch(found, scratch, config.storage)
     model = DualEncoder.from_pretrained(source).eval()
-    if set(model.modalities) != {"image", "text"}:
-        raise CheckpointError(f"{found.uri} pairs {' and '.join(model.modalities)}; only image and text are exported")
     for name in COPIED:
         shutil.copyfile(source / name, staged / name)
-    copy_tokenizer(staged, source)
-    pixels = model.tower("image").intake
-    assert isinstance(pixels, Pixels)
-    write_image_processor(staged, pixels)
-    notify("comparing what transformers makes of it with the model")
-    check_directory(staged, model, load_tokenizer(str(source)))
+    if "text" in model.modalities:
+        _add_processors(model, source, staged, notify)
     weights = next(record.sha256 for record in found.files if record.path == WEIGHTS)
     checked: tuple[onnx.Checked, ...] = ()
     if config.onnx:
@@ -134,6 +129,24 @@ def _fill(
     )
     (staged / CARD).write_text(card.write_card(material), encoding="utf-8", errors="backslashreplace")
     return material
+
+
+def _refuse_clips(found: Found, options: StorageOptions) -> None:
+    """ConfigError where a model has no towers for pictures and captions, which alone are written as ONNX."""
+    described = loads(storage.read(storage.join(found.uri, MODEL_CONFIG), options=options))
+    intakes = layout.intakes_in(described)
+    if intakes and "text" not in intakes:
+        raise ConfigError(
+            f"--onnx is for pictures and captions, {found.uri} pairs {' and '.join(intakes)}: leave it out"
+        )
+
+
+def _add_processors(model: DualEncoder, source: Path, staged: Path, notify: Notify) -> None:
+    """What makes inputs of pictures and captions, checked to give the model's own vectors in transformers."""
+    copy_tokenizer(staged, source)
+    write_image_processor(staged, model.tower("image").intake)
+    notify("comparing what transformers makes of it with the model")
+    check_directory(staged, model, load_tokenizer(str(source)))
 
 
 def _fetch(found: Found, scratch: Path, options: StorageOptions) -> Path:

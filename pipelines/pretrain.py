@@ -1,4 +1,4 @@
-"""Stage 1: image-text corpora -> a dual encoder trained with a contrastive loss, as resumable checkpoints."""
+"""Stage 1: corpora of pairs -> a dual encoder trained with a contrastive loss, as resumable checkpoints."""
 
 from dataclasses import replace
 from functools import partial
@@ -8,9 +8,10 @@ import ray
 import torch
 
 from pipelines import cluster, corpora, stage
+from pipelines.config.data import check_fields
 from pipelines.config.pretrain import Config
 from pipelines.lasting import check_output
-from pipelines.model import anchored, build_model, given_tokenizer, load_model, save_model
+from pipelines.model import anchored, build_model, given_tokenizer, load_model, reads_text, save_model
 from pipelines.saver import ModelFiles
 from pipelines.source import Stream
 from pipelines.stage import News, Result
@@ -19,10 +20,10 @@ from pipelines.validate import HeldOut, open_held_out
 from xmodal import storage
 from xmodal.data.corpus import Corpus
 from xmodal.data.fields import FieldMap
-from xmodal.data.image import ImageField
-from xmodal.data.text import TextField
 from xmodal.data.tokenizer import train_tokenizer
+from xmodal.encoders import architectures
 from xmodal.encoders.dual_encoder import DualEncoder
+from xmodal.encoders.intakes import fields_of
 from xmodal.run import Run
 from xmodal.storage import NotFound
 from xmodal.training.compiling import compile_towers
@@ -31,7 +32,6 @@ from xmodal.training.state import TrainState
 
 TOKENIZER = "tokenizer.json"
 CAPTIONS_FOR_TOKENIZER = 200_000
-FIELDS = ("image", "text")
 
 
 def run(config: Config, on_news: News = lambda message: None) -> Result:
@@ -42,19 +42,17 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
     config, tokenizer, model = check(config)
     held = cluster.connect(config.resources)
     opened = stage.open_all(config.data, on_news)
-    maps = [corpora.field_map(corpus, config.data.fields, FIELDS) for corpus in opened]
-    own = tokenizer is None
-    if tokenizer is None:
+    maps = [corpora.field_map(corpus, config.data.fields, model.modalities) for corpus in opened]
+    own = tokenizer is None and reads_text(config.model)
+    if own:
         tokenizer = _tokenizer_of_corpora(config, opened, maps, on_news)
         model = _shapes(config, tokenizer)
-    image = ImageField(size=model.tower("image").intake.size, augment=config.augment)
-    text = TextField(tokenizer_json=tokenizer, length=model.tower("text").intake.size)
-    streams = stage.streams(config, opened, maps, (image, text))
-    held_out = open_held_out(config.validation, config.data, replace(image, augment=None), text, stage.note(on_news))
+    streams = stage.streams(config, opened, maps, fields_of(model, tokenizer, config.augment))
+    held_out = open_held_out(config.validation, config.data, fields_of(model, tokenizer), stage.note(on_news))
     held = stage.fitting(held, streams, config, on_news)
     steps = stage.total_steps(config.optim, streams)
     record = stage.open_record(config, opened)
-    if own:
+    if own and tokenizer is not None:
         storage.write(storage.join(record.uri, TOKENIZER), tokenizer.encode(), options=record.options)
     make_job = partial(_job, config, record, steps, streams, held_out, tokenizer, held)
     parameters = sum(p.numel() for p in model.parameters())
@@ -70,9 +68,12 @@ def check(config: Config) -> tuple[Config, str | None, DualEncoder]:
     """
     check_output(config.runs, "--runs")
     config = _anchored(config)
-    stage.check(config, FIELDS, also=filter(None, [config.validation.corpus]))
+    fields = architectures.modalities(config.model.architecture)
+    check_fields(config.validation.fields, fields)
+    stage.check(config, fields, also=filter(None, [config.validation.corpus]))
     tokenizer = _tokenizer(config)
-    return config, tokenizer, _shapes(config, tokenizer or train_tokenizer((), config.model.vocab_size))
+    stand_in = train_tokenizer((), config.model.vocab_size) if reads_text(config.model) else None
+    return config, tokenizer, _shapes(config, tokenizer or stand_in)
 
 
 def _anchored(config: Config) -> Config:
@@ -102,7 +103,7 @@ def _tokenizer_of_corpora(config: Config, opened: list[Corpus], maps: list[Field
     return train_tokenizer(texts, config.model.vocab_size)
 
 
-def _shapes(config: Config, tokenizer: str) -> DualEncoder:
+def _shapes(config: Config, tokenizer: str | None) -> DualEncoder:
     """The model without its weights, where none are loaded: refuses what cannot be built, in no time."""
     return build_model(config.model, config.loss, tokenizer, config.seed, meta=True)
 
@@ -122,7 +123,7 @@ def _job(
     steps: int,
     streams: list[Stream],
     held_out: HeldOut | None,
-    tokenizer: str,
+    tokenizer: str | None,
     held: cluster.Cluster,
     news: Any,
 ) -> Job:

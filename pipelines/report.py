@@ -1,6 +1,8 @@
 """Runs, and a held-out corpus where there is one, in; one HTML page that shows what the runs learned out."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -10,23 +12,26 @@ from tempfile import TemporaryDirectory
 import torch
 
 from pipelines.config.report import Config
-from pipelines.corpora import field_map
+from pipelines.corpora import available, field_map
+from pipelines.encode import tokenizer_of
 from xmodal import checkpoint, storage
 from xmodal.data.corpus import Corpus, open_corpus
-from xmodal.data.fields import FieldMap
+from xmodal.data.fields import Field, FieldMap
+from xmodal.data.video import VideoField
+from xmodal.encoders import layout
 from xmodal.encoders.dual_encoder import DualEncoder
+from xmodal.encoders.intakes import field_of, fields_of
 from xmodal.errors import CheckpointError, CorpusError, XmodalError
 from xmodal.report.material import Material, Shown
 from xmodal.report.measured import measure
 from xmodal.report.page import render
-from xmodal.report.pairs import Pairs, embed, read_pairs
+from xmodal.report.pairs import Pairs, embed, read_pairs, shown_of
 from xmodal.report.recorded import Recorded, read_run
 from xmodal.report.spoiled import reasons
 from xmodal.storage import StorageOptions
-from xmodal.tokenizer_hub import load_tokenizer
 
 Notify = Callable[[str], None]
-FIELDS = ("image", "text")
+FIELDS, CLIPS = ("image", "text"), ("video", "audio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +92,48 @@ def _pairs(config: Config, recorded: list[Recorded], missing: dict[str, str], no
         )
         return None
     notify(f"reading pairs of {uri}")
+    clips = _clips(config)
     try:
         corpus = open_corpus(uri, index=config.index, options=config.storage)
+        if clips:
+            return read_pairs(corpus, _map_of_clips(config, corpus, recorded), config.rows, clips)
         return read_pairs(corpus, field_map(corpus, config.fields, FIELDS), config.rows)
     except XmodalError as error:
         if config.corpus:
             raise
         missing["gallery"] = f"The corpus of the evaluation cannot be read ({error}); {add}."
         return None
+
+
+def _clips(config: Config) -> Sequence[Field]:
+    """What decodes the clips of a page whose first model pairs them; empty where it pairs pictures and captions."""
+    for uri in config.runs:
+        with suppress(CheckpointError):
+            found = checkpoint.resolve(uri, options=config.storage)
+            described = json.loads(storage.read(storage.join(found.uri, "config.json"), options=config.storage))
+            intakes = layout.intakes_in(described)
+            if set(intakes) != set(CLIPS):
+                return ()
+            video, audio = (field_of(intakes[name], None) for name in CLIPS)
+            assert isinstance(video, VideoField)
+            return shown_of(video, audio)
+    return ()
+
+
+def _map_of_clips(config: Config, corpus: Corpus, recorded: list[Recorded]) -> FieldMap:
+    """As asked for, else as the first run was trained: it says which seconds count. With a text where there is one."""
+    known = (tuple(run.configured("data.fields") or ()) for run in recorded if _modalities(run) == CLIPS)
+    mapping = field_map(corpus, config.fields or next(known, ()), CLIPS)
+    with suppress(CorpusError):
+        text = FieldMap.guess(available(corpus), corpus.format, ("text",))
+        return FieldMap({**text.sources, **mapping.sources})
+    return mapping
+
+
+def _modalities(recorded: Recorded) -> tuple[str, str]:
+    """What a run was trained on, as its configuration tells it."""
+    classifier = recorded.configured("model.classes") is not None
+    return CLIPS if classifier or recorded.configured("model.architecture") == "av-tiny" else FIELDS
 
 
 def _shown(
@@ -120,8 +159,12 @@ def _shown(
     with TemporaryDirectory(prefix="xmodal-report-") as scratch:
         directory = checkpoint.fetch(newest, Path(scratch), skip=("optimizer.safetensors",), options=config.storage)
         model = DualEncoder.from_pretrained(directory).eval()
+        if model.modalities != pairs.modalities:
+            words = f"{recorded.name} pairs {' and '.join(model.modalities)}, and is not shown on these pairs."
+            missing["gallery"] = f"{missing.get('gallery', '')} {words}".strip()
+            return shown
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        embedded = embed(model, load_tokenizer(str(directory)), pairs)
+        embedded = embed(model, fields_of(model, tokenizer_of(model, directory)), pairs)
     parameters = sum(p.numel() for p in model.parameters())
     if not recorded.evaluations:
         line = (
@@ -155,5 +198,5 @@ class _Corpora:
         for uri in self._recorded.configured("data.corpus") or ():
             corpus = open_corpus(uri, index=index, options=self._options)
             if corpus.fingerprint == self._recorded.run.corpora.get(uri, corpus.fingerprint):
-                found.append((corpus.uri, (corpus, field_map(corpus, specs, FIELDS))))
+                found.append((corpus.uri, (corpus, field_map(corpus, specs, _modalities(self._recorded)))))
         return found

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.config.evaluate import Config
@@ -19,7 +19,7 @@ from xmodal.storage import NotFound, StorageOptions
 class Evaluation:
     """The figures of one checkpoint on one corpus, under flat names: `metrics`, `interval` and `chance` of each.
 
-    `image_to_text` and `text_to_image` are the searches behind them, None where retrieval was off.
+    `searches` are those behind them, `image_to_text` and so on; none where retrieval was off.
     """
 
     checkpoint: str
@@ -28,8 +28,7 @@ class Evaluation:
     fingerprint: str
     rows: int
     skipped: int  # rows that could not be read
-    image_to_text: Retrieval | None = None
-    text_to_image: Retrieval | None = None
+    searches: Mapping[str, Retrieval] = field(default_factory=dict)
     metrics: Mapping[str, float]
     interval: Mapping[str, tuple[float, float]]
     chance: Mapping[str, float]

@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from pipelines.config.data import Data
 from pipelines.config.validation import Validation
@@ -19,13 +18,11 @@ from pipelines.corpora import Notify, field_map, on_cluster
 from pipelines.encode import Encoded, encode_items
 from pipelines.model import model_of
 from pipelines.rank import Rank
+from pipelines.retrieval import search
 from xmodal.data.corpus import Corpus, open_corpus
-from xmodal.data.image import ImageField
+from xmodal.data.fields import Field
 from xmodal.data.items import Chunk, ItemRecipe, Items, read_items
-from xmodal.data.text import TextField
 from xmodal.errors import ConfigError
-from xmodal.metrics.pairs import Ids
-from xmodal.metrics.retrieval import retrieve_both_ways
 from xmodal.training.evaluating import evaluating
 from xmodal.training.state import TrainState
 
@@ -43,13 +40,13 @@ class HeldOut:
     rows: np.ndarray  # int64, numbers in the corpus, rising
 
 
-def open_held_out(asked: Validation, data: Data, image: ImageField, text: TextField, notify: Notify) -> HeldOut | None:
-    """What `asked` names, with its index and its fields checked; CorpusError where it is empty or lacks a field."""
+def open_held_out(asked: Validation, data: Data, fields: tuple[Field, ...], notify: Notify) -> HeldOut | None:
+    """What `asked` names, with its index checked and `fields` found; CorpusError where it is empty or lacks a field."""
     if asked.corpus is None:
         return None
     corpus = open_corpus(asked.corpus, index=data.index, options=data.storage, map_shards=on_cluster, notify=notify)
-    mapping = field_map(corpus, asked.fields or data.fields, ("image", "text"))
-    return HeldOut(corpus, ItemRecipe(mapping, image=image, text=text), asked.every, spread(corpus, asked.rows))
+    mapping = field_map(corpus, asked.fields or data.fields, [field.name for field in fields])
+    return HeldOut(corpus, ItemRecipe(mapping, fields), asked.every, spread(corpus, asked.rows))
 
 
 def spread(corpus: Corpus, rows: int) -> np.ndarray:
@@ -113,9 +110,6 @@ def _check(found: Encoded, corpus: Corpus) -> None:
 
 def retrieval(found: Encoded) -> dict[str, float]:
     """The figures of jobs.evaluate on these rows, beside chance."""
-    text_id = torch.from_numpy(found.text_id)
-    image, caption = torch.from_numpy(found.image), torch.from_numpy(found.caption)
-    forth, back = retrieve_both_ways(image, caption, Ids(found.owner, found.text_id), text_id)
+    figures = {name: value for way, one in search(found).items() for name, value in one.as_metrics(way).items()}
     counts = {"rows": len(found.row), "skipped": sum(fault["item"] is None for fault in found.faults)}
-    figures = forth.as_metrics("image_to_text") | back.as_metrics("text_to_image") | counts
-    return {f"validation/{name}": float(value) for name, value in figures.items()}
+    return {f"validation/{name}": float(value) for name, value in (figures | counts).items()}

@@ -120,6 +120,6 @@ def _loop(trained: Trained, uri: str) -> float:
 
 def _preloaded(trained: Trained, uri: str) -> Items:
     corpus = open_corpus(uri)
-    recipe = ItemRecipe(parse_field_map(FIELDS), image=trained.image, text=trained.text)
+    recipe = ItemRecipe(parse_field_map(FIELDS), tuple(trained.fields.values()))
     first: np.ndarray = next(chunks(corpus, 0, len(corpus.extents), recipe.chunk_rows))
     return read_items(Chunk.of(corpus, first), recipe)

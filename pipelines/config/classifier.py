@@ -14,6 +14,8 @@ class Classifier:
     """Two convolutional encoders, a fusion, and a head for each modality."""
 
     classes: tuple[str, ...] = ()  # their names, in the order of their numbers
+    start_from: str | None = None
+    """a run of jobs.pretrain av-tiny, or one of its checkpoints: the encoders begin with its towers' weights"""
     fusion: Literal["concatenation", "summation", "gating", "film", "transformer"] = "concatenation"  # what joins them
     dim: int = 128  # width of what the fusion gives (concatenation has its own)
     widths: tuple[int, ...] = (32, 64, 128)  # channels of each encoder's stages

@@ -9,7 +9,7 @@ from xmodal.embeddings import DType
 from xmodal.errors import ConfigError
 from xmodal.storage import StorageOptions
 
-Modality = Literal["image", "text"]
+Modality = Literal["image", "text", "video", "audio"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +19,10 @@ class Config:
     checkpoint: tyro.conf.Positional[str]  # a run, or one of its checkpoints; the newest that verifies is taken
     corpus: tyro.conf.Positional[str]  # a folder of shards, one shard, or a pattern
     to: str  # the folder for part-*.parquet, local or s3://; of one checkpoint and one corpus
-    modalities: tuple[Modality, ...] = ("image", "text")  # what is embedded; of a list of captions every one
+    modalities: tuple[Modality, ...] = ()  # what is embedded; empty: both of the checkpoint's. Of captions every one
     dtype: DType = "float32"  # of the vectors; float16 halves the folder
-    fields: tuple[str, ...] = ()  # field map, e.g. image=jpg text=json:captions; empty: the usual names
+    fields: tuple[str, ...] = ()
+    """field map, e.g. image=jpg text=json:captions; empty: the usual names, of clips the field map of the training"""
     index: str | None = None  # URI of a cache for indexes; None: beside the corpus
     batch_size: int = 256  # rows encoded at once
     rows_per_part: int | None = None  # rows in a file; None: about 64 files, of 1,024 to 32,768 rows
@@ -40,8 +41,8 @@ class Config:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1")
-        if not self.modalities or len(set(self.modalities)) < len(self.modalities):
-            raise ConfigError(f"modalities={list(self.modalities)}: name image, text, or both, each once")
+        if len(set(self.modalities)) < len(self.modalities):
+            raise ConfigError(f"modalities={list(self.modalities)}: name each once")
 
     @property
     def storage(self) -> StorageOptions:

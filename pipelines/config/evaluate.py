@@ -20,7 +20,8 @@ class Config:
     classes: str | None = None  # file of class names, one a line; numbers in the label count its lines from 0
     templates: str | None = None  # file of prompt templates, one a line, e.g. a photo of a {}.; None: our own
     probe_train: str | None = None  # labelled corpus on whose embeddings a linear probe is fitted
-    fields: tuple[str, ...] = ()  # field map of picture and text, e.g. image=jpg text=json:captions; empty: usual names
+    fields: tuple[str, ...] = ()
+    """field map, e.g. image=jpg text=json:captions; empty: the usual names, of clips the field map of the training"""
     index: str | None = None  # URI of a cache for indexes; None: beside the corpus
     batch_size: int = 256  # rows encoded at once
     bootstrap: int = 1000  # resamplings behind each 95 % interval

@@ -10,8 +10,10 @@ from xmodal.errors import ConfigError
 class Model:
     """The two towers."""
 
-    architecture: str = "vit-tiny"  # vit-tiny, conv-tiny, hog-tiny, vit-b-32, vit-b-16, vit-l-14, resnet50-bert, hub
-    arguments: tuple[str, ...] = ()  # of the architecture, e.g. width=256 depth=8; hub: image=NAME text=NAME
+    architecture: str = "vit-tiny"
+    """vit-tiny, conv-tiny, hog-tiny, vit-b-32, vit-b-16, vit-l-14, resnet50-bert, hub; of clips av-tiny"""
+    arguments: tuple[str, ...] = ()
+    """of the architecture, e.g. width=256 depth=8; hub: image=NAME text=NAME; av-tiny: seconds=2 frames=12"""
     start_from: str | None = None  # directory or Hub name of a dual encoder or CLIP of this architecture
     tokenizer: str | None = None  # directory or Hub name; None: that of `start_from`, else trained on the corpus
     vocab_size: int = 8192  # of a tokenizer trained on the corpus

@@ -26,4 +26,4 @@ class Validation:
         for name, least in (("every", 1), ("rows", 2)):
             if getattr(self, name) < least:
                 raise ConfigError(f"validation.{name}={getattr(self, name)} must be at least {least}")
-        check_fields(self.fields, ("image", "text"))
+        check_fields(self.fields, ("image", "text", "video", "audio"))

@@ -219,7 +219,7 @@ def test_bad_values_are_refused(untrained, scenes, tmp_path):
     for change, message in (
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"workers": 0}, "workers=0 must be at least 1"),
-        ({"modalities": ()}, "name image, text, or both"),
+        ({"modalities": ("text", "text")}, "name each once"),
     ):
         with pytest.raises(ConfigError, match=message):
             replace(config(untrained, scenes, tmp_path), **change)
@@ -234,9 +234,11 @@ def test_masked_rows_do_not_change_their_neighbours(untrained, faulty):
     found = encode.encode_here(trained, model, encode.Task(corpus, recipe, 4))
     items = encode.read_items(encode.Chunk.of(corpus, np.arange(len(corpus.extents))), recipe)
     assert found.row.tolist() == [row for row in range(12) if row not in (3, 5)]
-    one = Batch(torch.zeros(1).long(), torch.ones(1).bool(), {"image": torch.from_numpy(items.image[3:4].copy())})
+    one = Batch(
+        torch.zeros(1).long(), torch.ones(1).bool(), {"image": torch.from_numpy(items.columns["image"][3:4].copy())}
+    )
     with torch.no_grad():
-        assert found.image[3] == pytest.approx(model.encode("image", one)[0].numpy(), abs=1e-5)
+        assert found.vectors["image"][3] == pytest.approx(model.encode("image", one)[0].numpy(), abs=1e-5)
 
 
 @pytest.mark.s3

@@ -72,7 +72,7 @@ def test_retrieval_is_what_the_definition_says_with_several_captions_and_shared_
     right = np.array([[any(found.text[j] == t for j in np.flatnonzero(found.owner == i)) for t in found.text]
                       for i in range(39)])  # fmt: skip
     assert right.sum() > len(found.text)  # the shared caption is right for two pictures
-    scores = found.image.astype(np.float64) @ found.caption.T.astype(np.float64)
+    scores = found.vectors["image"].astype(np.float64) @ found.vectors["text"].T.astype(np.float64)
     for way, table_, is_right in (("image_to_text", scores, right), ("text_to_image", scores.T, right.T)):
         rank = [1 + int((row > row[good].max()).sum()) for row, good in zip(table_, is_right, strict=True)]
         for k in (1, 5, 10):
@@ -92,13 +92,14 @@ def perfect(found):
     """The same vector for a picture and its captions, another one for every picture."""
     vectors = np.random.default_rng(1).normal(size=(len(found.row), 48)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return replace(found, image=vectors, caption=vectors[found.owner])
+    return replace(found, vectors={"image": vectors, "text": vectors[found.owner]})
 
 
 def shuffled(found):
     """A perfect model that is shown the captions of other pictures."""
     right = perfect(found)
-    return replace(right, caption=np.random.default_rng(0).permutation(right.caption))
+    text = np.random.default_rng(0).permutation(right.vectors["text"])
+    return replace(right, vectors=right.vectors | {"text": text})
 
 
 def test_shuffled_captions_give_chance(untrained, scenes, monkeypatch):
@@ -124,7 +125,7 @@ def test_zero_shot_is_the_nearest_mean_of_normalised_prompts(untrained, held_out
         prompts = encode_texts(trained, trained.model(), [f"a photo of {name}", f"the {name} one."], 8).double()
         mean = (prompts / prompts.norm(dim=1, keepdim=True)).mean(0)
         means.append(mean / mean.norm())
-    predicted = (torch.from_numpy(found.image).double() @ torch.stack(means).T).argmax(1)
+    predicted = (torch.from_numpy(found.vectors["image"]).double() @ torch.stack(means).T).argmax(1)
     assert [*COLOURS][found.row[0] % 3] == found.label[0]
     hits = [names[place] == label for place, label in zip(predicted.tolist(), found.label, strict=True)]
     assert result.metrics["zero_shot/accuracy@1"] == np.mean(hits)
@@ -142,7 +143,7 @@ def test_labels_may_be_numbers_of_the_lines_of_a_file_of_classes(untrained, held
     named = evaluate.run(config(untrained, held_out, save=False, **by_number | {"label": "cls"}))
     assert numbered.metrics == named.metrics
     assert set(numbered.metrics) == {f"zero_shot/{m}" for m in ("accuracy@1", "accuracy@5", "mean_class_recall")}
-    assert numbered.image_to_text is None and numbered.rows == 39
+    assert not numbered.searches and numbered.rows == 39
 
 
 def test_a_linear_probe_finds_what_is_in_the_vectors(untrained, held_out, tmp_path, monkeypatch):
@@ -152,10 +153,12 @@ def test_a_linear_probe_finds_what_is_in_the_vectors(untrained, held_out, tmp_pa
     def telling(found):
         """Vectors that say the class and nothing else, with some noise."""
         noise = np.random.default_rng(0).normal(0, 0.1, (len(found.label), 3)).astype(np.float32)
-        return replace(found, image=np.eye(3, dtype=np.float32)[[COLOURS.index(x) for x in found.label]] + noise)
+        image = np.eye(3, dtype=np.float32)[[COLOURS.index(x) for x in found.label]] + noise
+        return replace(found, vectors={"image": image})
 
     def silent(found):
-        return replace(found, image=np.random.default_rng(1).normal(size=(len(found.label), 3)).astype(np.float32))
+        image = np.random.default_rng(1).normal(size=(len(found.label), 3)).astype(np.float32)
+        return replace(found, vectors={"image": image})
 
     # the class embeddings have the width of the model
     monkeypatch.setattr(evaluate, "_zero_shot", lambda *arguments: None)

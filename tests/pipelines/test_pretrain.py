@@ -162,7 +162,8 @@ def test_the_checkpoint_is_a_hugging_face_directory(undisturbed):
 def test_the_checkpoint_is_evaluated(undisturbed, scenes):
     result = evaluate.run(evaluate.Config(checkpoint=undisturbed, corpus=scenes))
     assert result.rows == 240 and result.skipped == 0 and result.step == STEPS
-    assert result.text_to_image.recall[1] <= result.text_to_image.recall[10]
+    found = result.searches["text_to_image"]
+    assert found.recall[1] <= found.recall[10]
 
 
 @pytest.mark.timeout(600)

@@ -47,7 +47,7 @@ def opened(untrained, held_out, rows=1000):
     asked = Validation(corpus=held_out, rows=rows, fields=LISTS, every=3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(validate, "on_cluster", map)
-        return trained, validate.open_held_out(asked, Data(corpus=("x",)), trained.image, trained.text, print)
+        return trained, validate.open_held_out(asked, Data(corpus=("x",)), tuple(trained.fields.values()), print)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from xmodal.report.times import spent
 def pairs(captions: list[str]) -> Pairs:
     stamp = np.zeros((112, 112, 3), np.uint8)
     made = [
-        Pair(row=i, key=f"k{i}", encoded=b"", caption=clean_caption(text), captions=1, thumbnail=stamp)
+        Pair(row=i, key=f"k{i}", raw={}, caption=clean_caption(text), captions=1, thumbnail=stamp)
         for i, text in enumerate(captions)
     ]
     return Pairs(uri="held-out", fingerprint="ab", corpus_rows=len(made), skipped=0, pairs=tuple(made))

@@ -1,4 +1,4 @@
-"""Rows as a frozen model is shown them: extents in; pictures, *all* captions, keys and labels of the sound rows out.
+"""Rows as a frozen model is shown them: extents in; what is decoded of the sound rows, with *all* captions, out.
 
 R: sound rows.  M: captions, of which a row may have several.  Training draws one caption of a row at every step;
 embeddings and evaluation want every one. What cannot be read is listed in `faults`, row by row, and nothing vanishes.
@@ -12,13 +12,12 @@ import numpy as np
 
 from xmodal.data.blocks import take
 from xmodal.data.corpus import Corpus, RawSample, read_extent
-from xmodal.data.fields import FieldMap
-from xmodal.data.image import ImageField
+from xmodal.data.fields import Field, FieldMap, allocate, row_of
 from xmodal.data.order import RowRandom
 from xmodal.data.text import TextField, caption_id, clean_caption
 from xmodal.errors import BadSample
 
-CHUNK_BYTES = 48 << 20  # pictures decoded together
+CHUNK_BYTES = 48 << 20  # decoded together
 CHUNK_ROWS = 512
 
 
@@ -27,28 +26,39 @@ class ItemRecipe:
     """Which fields are wanted and what decodes them; a row is sound when all of them are."""
 
     field_map: FieldMap
-    image: ImageField | None = None
-    text: TextField | None = None
+    fields: tuple[Field, ...]
     label: bool = False
+
+    @property
+    def text(self) -> TextField | None:
+        """The field of captions, of which a row may have several."""
+        return next((field for field in self.fields if isinstance(field, TextField)), None)
+
+    @property
+    def single(self) -> tuple[Field, ...]:
+        """The fields of which a row has one each: pictures, clips, sound."""
+        return tuple(field for field in self.fields if not isinstance(field, TextField))
 
     @property
     def chunk_rows(self) -> int:
         """Rows decoded together."""
-        return CHUNK_ROWS if self.image is None else max(1, min(CHUNK_ROWS, CHUNK_BYTES // (3 * self.image.size**2)))
+        row_bytes = sum(column.nbytes for column in allocate(self.single, 1).values())
+        return max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(1, row_bytes)))
 
 
 @dataclass(frozen=True, eq=False)
 class Items:
     """The sound rows of some extents, in corpus order.
 
-    `row` int64 [R]; `key` and `label` one for each row; `image` uint8 [R, H, W, 3]. Captions: `owner` int64 [M] (place
-    among the R rows), `item` int32 [M] (place in the row's list), `text` (clean), `tokens` int32 [M, L], `length` int32
-    [M], `text_id` int64 [M] (equal captions, equal ids). Fields that were not asked for are empty.
+    `row` int64 [R]; `key` and `label` one for each row; `columns` of pictures, clips and sound [R, ...]. Captions:
+    `owner` int64 [M] (place among the R rows), `item` int32 [M] (place in the row's list), `text` (clean), `tokens`
+    int32 [M, L], `length` int32 [M], `text_id` int64 [M] (equal captions, equal ids). Fields that were not asked for
+    are empty.
     """
 
     row: np.ndarray
     key: list[str]
-    image: np.ndarray
+    columns: dict[str, np.ndarray]
     owner: np.ndarray
     item: np.ndarray
     text: list[str]
@@ -94,9 +104,8 @@ class _Reading:
     """The rows read so far."""
 
     def __init__(self, recipe: ItemRecipe, rows: int) -> None:
-        size = recipe.image.size if recipe.image else 0
         self._recipe = recipe
-        self._image = np.empty((rows if size else 0, size, size, 3), np.uint8)
+        self._columns = allocate(recipe.single, rows)
         self._row: list[int] = []
         self._key: list[str] = []
         self._label: list[str] = []
@@ -116,8 +125,9 @@ class _Reading:
             label = _label(self._recipe.field_map.pick("label", held)) if self._recipe.label else None
             field = "text"
             captions, bad = self._texts(held)
-            field = "image"
-            self._decode_image(held, row)
+            for one in self._recipe.single:
+                field = one.name
+                self._decode(one, held, row)
         except BadSample as fault:
             self._faults.append(_record(where, field, fault))
             return
@@ -133,11 +143,9 @@ class _Reading:
             return [], []
         return _captions(self._recipe.field_map.pick("text", held))
 
-    def _decode_image(self, held: dict[str, Any], row: int) -> None:
-        field = self._recipe.image
-        if field is not None:
-            out = {field.name: self._image[len(self._row)]}
-            field.decode(self._recipe.field_map.pick("image", held), self._random(row), out)
+    def _decode(self, field: Field, held: dict[str, Any], row: int) -> None:
+        raw = self._recipe.field_map.pick(field.name, held)
+        field.decode(raw, self._random(row), row_of(self._columns, len(self._row)))
 
     def items(self) -> Items:
         owner, item, text = ([c[i] for c in self._captions] for i in range(3))
@@ -147,7 +155,7 @@ class _Reading:
         return Items(
             row=np.array(self._row, np.int64),
             key=self._key,
-            image=self._image[: len(self._row)],
+            columns={name: column[: len(self._row)] for name, column in self._columns.items()},
             owner=np.array(owner, np.int64),
             item=np.array(item, np.int32),
             text=text,  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from xmodal.encoders.audio_video import av_towers
 from xmodal.encoders.clip import clip_towers
 from xmodal.encoders.convolutional import conv_towers, hog_towers, resnet_bert_towers
 from xmodal.encoders.hub import hub_towers
@@ -33,7 +34,13 @@ ARCHITECTURES: dict[str, Callable[..., dict[str, Tower]]] = {
     "vit-l-14": partial(clip_towers, image_size=224, patch_size=14, context=77, dim=768, **_VIT_L),
     "resnet50-bert": resnet_bert_towers,
     "hub": hub_towers,
+    "av-tiny": av_towers,
 }
+
+
+def modalities(architecture: str) -> tuple[str, str]:
+    """What the towers of `architecture` take; ConfigError where it is unknown."""
+    return ("video", "audio") if _factory(architecture) is av_towers else ("image", "text")
 
 
 def build(architecture: str, **arguments: Any) -> dict[str, Tower]:
@@ -42,9 +49,7 @@ def build(architecture: str, **arguments: Any) -> dict[str, Tower]:
     Raises ConfigError for an unknown architecture or argument (with the nearest), for one that is missing and for a
     size that is none.
     """
-    if architecture not in ARCHITECTURES:
-        raise ConfigError(f"unknown architecture {architecture!r}; {nearest(architecture, ARCHITECTURES)}")
-    factory = ARCHITECTURES[architecture]
+    factory = _factory(architecture)
     parameters = inspect.signature(factory).parameters
     for name in arguments:
         if name not in parameters:
@@ -54,6 +59,12 @@ def build(architecture: str, **arguments: Any) -> dict[str, Tower]:
     if missing:
         raise ConfigError(f"{architecture} needs {', '.join(missing)}")
     return factory(**arguments)
+
+
+def _factory(architecture: str) -> Callable[..., dict[str, Tower]]:
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(f"unknown architecture {architecture!r}; {nearest(architecture, ARCHITECTURES)}")
+    return ARCHITECTURES[architecture]
 
 
 def _checked(architecture: str, name: str, value: Any, annotation: Any) -> Any:

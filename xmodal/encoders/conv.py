@@ -14,7 +14,7 @@ class ConvConfig(PreTrainedConfig):
     """`hidden_sizes[i]` channels and `depths[i]` blocks in stage i; the stem and each stage halve the resolution.
 
     The features are means over the cells of a `grid` x `grid` partition of the last map, side by side: 1 forgets where
-    things are, more tells a drawing's top from its bottom.
+    things are, more tells a drawing's top from its bottom. Two numbers are its rows and its columns.
     """
 
     model_type = "xmodal-conv"
@@ -24,13 +24,20 @@ class ConvConfig(PreTrainedConfig):
     depths: list[int] | tuple[int, ...] = (1, 1, 1)
     stem_size: int = 32
     group_size: int = 16  # channels normalised together
-    grid: int = 1
+    grid: int | list[int] | tuple[int, ...] = 1
     num_channels: int = 3
 
     @property
     def feature_size(self) -> int:
         """The width of the features."""
-        return self.hidden_sizes[-1] * self.grid**2
+        rows, columns = self.cells
+        return self.hidden_sizes[-1] * rows * columns
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Rows and columns of the grid."""
+        rows, columns = (self.grid, self.grid) if isinstance(self.grid, int) else self.grid
+        return rows, columns
 
 
 class Block(nn.Module):
@@ -79,12 +86,28 @@ class ConvModel(PreTrainedModel):
 
     def forward(self, pixel_values: Float[Tensor, "B C H W"], **_: Any) -> BaseModelOutputWithPooling:
         hidden = self.stages(torch.relu(self.stem(pixel_values)))
-        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=_cells(hidden, self.config.grid))
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=_means(hidden, *self.config.cells))
 
 
-def _cells(hidden: Float[Tensor, "B C H W"], grid: int) -> Float[Tensor, "B F"]:
-    """Means over grid x grid cells, channel by channel; the grid divides H and W."""
-    return F.avg_pool2d(hidden, (hidden.shape[2] // grid, hidden.shape[3] // grid)).flatten(1)
+def _means(hidden: Float[Tensor, "B C H W"], rows: int, columns: int) -> Float[Tensor, "B F"]:
+    """Means over rows x columns cells, channel by channel."""
+    high, wide = hidden.shape[2:]
+    if high % rows == 0 and wide % columns == 0:
+        return F.avg_pool2d(hidden, (high // rows, wide // columns)).flatten(1)
+    down, across = (_shares(size, cells).to(hidden) for size, cells in ((high, rows), (wide, columns)))
+    return (down.T @ hidden @ across).flatten(1)
+
+
+def _shares(size: int, cells: int) -> Float[Tensor, "S K"]:
+    """How much of each of `size` places enters the mean of each of `cells` equal parts of them; columns sum to 1.
+
+    A place on an edge is shared by its two cells. (torch's adaptive pooling would repeat it, and is not deterministic
+    on GPUs.)
+    """
+    edges = torch.arange(cells + 1) * size / cells
+    place = torch.arange(size)[:, None]
+    overlap = torch.minimum(place + 1, edges[1:]) - torch.maximum(place, edges[:-1])
+    return overlap.clamp(min=0) * cells / size
 
 
 def _stages(config: ConvConfig) -> list[Block]:

@@ -99,6 +99,8 @@ class DualEncoder(nn.Module):
         """Train on a random `1 - rate` of the patches (FLIP); 0 drops none. Only for vision transformers."""
         if not 0 <= rate < 1:
             raise ConfigError(f"patch_dropout={rate} is outside [0, 1)")
+        if modality not in self.towers:
+            raise ConfigError(f"patch_dropout is for pictures, not for {' and '.join(self.towers)}: set it to 0")
         backbone = self.tower(modality).backbone
         if rate and backbone.config.model_type not in ("clip_vision_model", "vit"):
             raise ConfigError(

@@ -21,6 +21,7 @@ class Pixels(nn.Module):
     """
 
     kind = "pixels"
+    parts = 1  # rows of the backbone's input for a row of the batch
     offset: Tensor
     spread: Tensor
 
@@ -64,6 +65,7 @@ class Tokens(nn.Module):
     """
 
     kind = "tokens"
+    parts = 1
 
     def __init__(self, field: str, *, size: int, masked: bool) -> None:
         super().__init__()
@@ -85,12 +87,3 @@ class Tokens(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "field": self.field, "size": self.size, "masked": self.masked}
-
-
-INTAKES = {intake.kind: intake for intake in (Pixels, Tokens)}
-
-
-def intake_of(description: dict[str, Any]) -> Pixels | Tokens:
-    """The intake that `describe` described."""
-    arguments = {name: value for name, value in description.items() if name != "kind"}
-    return INTAKES[description["kind"]](**arguments)

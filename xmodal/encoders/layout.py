@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from transformers import CLIPModel
 
 from xmodal.encoders.clip import clip_config, clip_name, is_clip_shaped, towers_of_clip
-from xmodal.encoders.intake import Pixels
+from xmodal.encoders.intake import Pixels, Tokens
+from xmodal.encoders.intakes import Intake, intake_of
 from xmodal.encoders.preprocessing import (
     copy_tokenizer,
     read_normalisation,
@@ -48,7 +49,7 @@ def write(model: Any, directory: Path, tokenizer_json: str | None, tokenizer_dir
     for tower in towers.values():
         if isinstance(tower.intake, Pixels):
             write_image_processor(directory, tower.intake)
-        elif tokenizer_json is not None:
+        elif isinstance(tower.intake, Tokens) and tokenizer_json is not None:
             write_tokenizer(directory, tokenizer_json, tower.backbone.config, tower.intake.size)
     if tokenizer_directory is not None:
         copy_tokenizer(directory, Path(tokenizer_directory))
@@ -68,15 +69,26 @@ def read(source: str) -> dict[str, Any]:
     )
 
 
+def intakes_in(config: Mapping[str, Any]) -> dict[str, Intake]:
+    """What each tower takes, by a `config.json` that describes its towers; empty for any other, as a CLIP's."""
+    towers = config.get("towers") if config.get("model_type") == MODEL_TYPE else None
+    return {name: intake_of(tower["intake"]) for name, tower in (towers or {}).items()}
+
+
 def compare(expected: Any, found: Any, source: str) -> None:
     """Raises CheckpointError naming the first parameters, then settings, in which two dual encoders differ."""
     _refuse(list(_state_differences(expected.state_dict(), found.state_dict())), source)
-    _refuse(list(_differences(expected.describe(), found.describe(), "")), source)
+    compare_descriptions(expected, found, source)
 
 
 def compare_shapes(expected: Any, found: Any, source: str) -> None:
     """Raises CheckpointError naming the first parameters of the towers whose shapes differ."""
     _refuse(list(_state_differences(expected.towers.state_dict(), found.towers.state_dict())), source)
+
+
+def compare_descriptions(expected: Any, found: Any, source: str) -> None:
+    """Raises CheckpointError naming the first settings in which the towers of two dual encoders differ."""
+    _refuse(list(_differences(expected.describe(), found.describe(), "")), source)
 
 
 def _refuse(differences: list[str], source: str) -> None:

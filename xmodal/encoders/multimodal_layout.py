@@ -4,19 +4,21 @@ One encoder alone: `classifier.encoder("audio").backbone.save_pretrained(other)`
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
+from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.encoders.intake import Pixels
 from xmodal.encoders.intake_av import Frames, Spectrogram
 from xmodal.encoders.multimodal import Encoder, Intake, MultimodalClassifier
 from xmodal.encoders.preprocessing import write_json
 from xmodal.encoders.reading import explained
-from xmodal.encoders.tower import described
+from xmodal.encoders.tower import Tower, described
 from xmodal.errors import CheckpointError
 
 MODEL_TYPE = "xmodal-multimodal-classifier"
@@ -65,6 +67,48 @@ def take_weights(model: MultimodalClassifier, directory: Path) -> None:
                 f"{shapes[1] or 'nothing'}. Use the architecture and sizes it was saved with"
             )
     model.load_state_dict(found)
+
+
+def tower_weights(model: MultimodalClassifier, towers: DualEncoder, source: str) -> dict[str, Tensor]:
+    """The weights of a dual encoder's towers under the names of the classifier's encoders.
+
+    CheckpointError names the first things in which a tower is no such encoder. Its window and number of frames do not
+    matter to convolutions, its head and grid are not taken over.
+    """
+    missing = [name for name in model.modalities if name not in towers.modalities]
+    if missing:
+        raise CheckpointError(
+            f"{source} pairs {' and '.join(towers.modalities)}: it has no tower for {' and '.join(missing)}. "
+            "Start from a run of python -m jobs.pretrain av-tiny"
+        )
+    differences = [
+        f"{name} {what} is {there}, here {here}"
+        for name in model.modalities
+        for what, here, there in _differences(model.encoder(name), towers.tower(name))
+    ]
+    if differences:
+        raise CheckpointError(f"{source} has other towers: {'; '.join(differences[:3])}. Give the same sizes to both")
+    return {
+        f"encoders.{name}.backbone.{key}": tensor.detach()
+        for name in model.modalities
+        for key, tensor in towers.tower(name).backbone.state_dict().items()
+    }
+
+
+CALLED = {"hidden_sizes": "widths", "mean": "level", "std": "level_spread"}  # in the configuration of both
+IRRELEVANT = ("grid", "size", "frames", "seconds", "margin")
+
+
+def _differences(encoder: Encoder, tower: Tower) -> Iterator[tuple[str, Any, Any]]:
+    """What differs between an encoder and a tower, as it is here and there."""
+    pairs = (
+        (encoder.intake.describe(), tower.intake.describe()),
+        (described(encoder.backbone.config), described(tower.backbone.config)),
+    )
+    for here, there in pairs:
+        for name in sorted((here.keys() | there.keys()) - set(IRRELEVANT)):
+            if here.get(name) != there.get(name):
+                yield CALLED.get(name, name), here.get(name), there.get(name)
 
 
 def describe(model: MultimodalClassifier) -> dict[str, Any]:

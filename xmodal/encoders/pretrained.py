@@ -47,6 +47,9 @@ class DualEncoderModel(PreTrainedModel):
     def __init__(self, config: DualEncoderConfig) -> None:
         super().__init__(config)
         descriptions = config.towers or {}
+        if descriptions and set(descriptions) != {"image", "text"}:
+            kinds = " and ".join(descriptions)
+            raise ValueError(f"this model pairs {kinds}: load it with xmodal.encoders.DualEncoder.from_pretrained")
         self.towers = nn.ModuleDict({name: tower_of(described) for name, described in descriptions.items()})
         for tower in self.towers.values():
             del tower.intake  # the processor prepares the inputs

@@ -9,20 +9,20 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from xmodal.batch import Batch
-from xmodal.encoders.intake import Pixels, Tokens, intake_of
+from xmodal.encoders.intakes import Intake, intake_of
 from xmodal.encoders.pooling import Pooling, pool
 
 
 class Tower(nn.Module):
-    """`projection(pool(backbone(intake(batch))))`, not normalised.
+    """`projection(pool(backbone(intake(batch))))`, not normalised; the features of a clip's frames stand side by side.
 
     The backbone is any transformers model with `last_hidden_state` or `pooler_output`; alone it is saved and loaded
     by its own `save_pretrained` and `AutoModel`.
     """
 
-    def __init__(
-        self, intake: Pixels | Tokens, backbone: PreTrainedModel, projection: nn.Linear, *, pooling: Pooling
-    ) -> None:
+    intake: Any  # an Intake; which attributes it has depends on its kind
+
+    def __init__(self, intake: Intake, backbone: PreTrainedModel, projection: nn.Linear, *, pooling: Pooling) -> None:
         super().__init__()
         self.intake, self.backbone, self.projection, self.pooling = intake, backbone, projection, pooling
         if pooling != "pooler" and getattr(backbone, "pooler", None) is not None:
@@ -30,11 +30,9 @@ class Tower(nn.Module):
             backbone.pooler = None  # type: ignore[assignment]
 
     @classmethod
-    def with_head(
-        cls, intake: Pixels | Tokens, backbone: PreTrainedModel, dim: int, *, pooling: Pooling, bias: bool
-    ) -> "Tower":
+    def with_head(cls, intake: Intake, backbone: PreTrainedModel, dim: int, *, pooling: Pooling, bias: bool) -> "Tower":
         """A tower with a new head. Its rows start orthogonal in expectation, of the features' own scale."""
-        width = width_of(backbone.config)
+        width = width_of(backbone.config) * intake.parts
         projection = nn.Linear(width, dim, bias=bias)
         nn.init.normal_(projection.weight, std=width**-0.5)
         if bias:
@@ -42,12 +40,18 @@ class Tower(nn.Module):
         return cls(intake, backbone, projection, pooling=pooling)
 
     def forward(self, batch: Batch) -> Float[Tensor, "B D"]:
-        return self.features(self.intake(batch))
+        if self.intake.parts == 1:
+            return self.features(self.intake(batch))
+        pooled = self._pooled(self.intake(batch))
+        there = self.intake.present(batch)
+        return self.projection((pooled.unflatten(0, there.shape) * there[:, :, None]).flatten(1))
 
     def features(self, inputs: dict[str, Tensor]) -> Float[Tensor, "B D"]:
         """What the intake gives, encoded; where a reader of another library has prepared the inputs itself."""
-        output = self.backbone(**inputs)
-        return self.projection(pool(output, self.pooling, inputs.get("attention_mask")))
+        return self.projection(self._pooled(inputs))
+
+    def _pooled(self, inputs: dict[str, Tensor]) -> Float[Tensor, "R W"]:
+        return pool(self.backbone(**inputs), self.pooling, inputs.get("attention_mask"))
 
     def describe(self) -> dict[str, Any]:
         """Everything but the weights, as JSON; `tower_of` builds it again."""

@@ -43,7 +43,8 @@ def write_card(material: Material) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"cell": cell, "code": code}
-    return environment.get_template("card.md").render(_values(material))
+    clips = "text" not in material.model.modalities
+    return environment.get_template("clips.md" if clips else "card.md").render(_values(material))
 
 
 def is_clip(model: DualEncoder) -> bool:
@@ -54,6 +55,8 @@ def is_clip(model: DualEncoder) -> bool:
 def what_loads(model: DualEncoder, *, onnx: bool) -> str:
     """One sentence: which tools load the directory, and what they need."""
     files = "onnxruntime runs onnx/image.onnx and onnx/text.onnx" if onnx else ""
+    if "text" not in model.modalities:
+        return "xmodal.encoders.DualEncoder.from_pretrained(directory), where xmodal is installed"
     if is_clip(model):
         return f"transformers loads all of it as a CLIP, pipeline('{PIPELINE}') included{files and f'; {files}'}"
     kinds = " and ".join(model.tower(modality).backbone.config.model_type for modality in model.modalities)
@@ -69,8 +72,8 @@ def what_loads(model: DualEncoder, *, onnx: bool) -> str:
 def _values(material: Material) -> dict[str, Any]:
     model = material.model
     found = measured(material.evaluations, material.step)
-    image: Any = model.tower("image").intake
     return {
+        **_sizes(model),
         "header": _header(material, found),
         "title": cell(material.name),
         "clip": is_clip(model),
@@ -78,8 +81,6 @@ def _values(material: Material) -> dict[str, Any]:
         "kinds": [cell(model.tower(modality).backbone.config.model_type) for modality in model.modalities],
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "dim": model.dim,
-        "size": image.size,
-        "context": model.tower("text").intake.size,
         "scale": f"{model.log_scale.exp().item():.4g}",
         "bias": None if model.logit_bias is None else f"{model.logit_bias.item():.4g}",
         "step": material.step,
@@ -93,12 +94,19 @@ def _values(material: Material) -> dict[str, Any]:
     }
 
 
+def _sizes(model: DualEncoder) -> dict[str, Any]:
+    """Of what the towers take."""
+    intakes = {name: model.tower(name).intake for name in model.modalities}
+    return intakes if "text" not in intakes else {"size": intakes["image"].size, "context": intakes["text"].size}
+
+
 def _header(material: Material, found: Sequence[Measured]) -> str:
     """The YAML between the dashes."""
     name = clean(material.name)
+    text = "text" in material.model.modalities
     data = ModelCardData(
         library_name="transformers" if is_clip(material.model) else "xmodal",
-        pipeline_tag=PIPELINE,
+        pipeline_tag=PIPELINE if text else None,
         tags=["xmodal", "dual-encoder", "contrastive", *(["clip"] if is_clip(material.model) else [])]
         + (["onnx"] if material.onnx else []),
         model_name=name,
@@ -110,7 +118,8 @@ def _header(material: Material, found: Sequence[Measured]) -> str:
 def _results(found: Sequence[Measured]) -> Iterator[EvalResult]:
     for one in found:
         for figure in one.figures:
-            kind = PIPELINE if figure.name.startswith("zero_shot") else "image-text-retrieval"
+            pair = "audio-video" if "audio" in figure.name else "image-text"
+            kind = PIPELINE if figure.name.startswith("zero_shot") else f"{pair}-retrieval"
             yield EvalResult(
                 task_type="image-classification" if figure.name.startswith("linear_probe") else kind,
                 dataset_type="custom",

@@ -18,9 +18,10 @@ from xmodal.report.wording import clean, cosine, percent
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """One answer: a picture (for a text) or a caption (for a picture)."""
+    """One answer: a picture (for a text) or a caption (for a picture); of a clip also its sound, as a picture."""
 
     picture: str
+    sound: str
     caption: str
     key: str
     cosine: str
@@ -40,12 +41,28 @@ class Answered:
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """A search; `picture` and `caption` are of the query's own pair, one of them being the query."""
+    """A search; `picture` and `caption`, or `sound`, are of the query's own pair, one of them being the query."""
 
     picture: str
+    sound: str
     caption: str
     key: str
     answers: tuple[Answered, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What the two sides of a pair are called."""
+
+    image: str
+    text: str
+    query: str  # what a search by `text` begins with
+
+
+WORDS = {
+    ("image", "text"): Words(image="picture", text="caption", query="text"),
+    ("video", "audio"): Words(image="clip", text="sound", query="sound"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +76,7 @@ class Views:
     pairs: int
     captions: int
     about: str  # which pairs these are
+    words: Words
 
 
 def views(material: Material) -> Views | None:
@@ -80,6 +98,7 @@ def views(material: Material) -> Views | None:
         pairs=len(pairs),
         captions=found.captions,
         about=_about(pairs),
+        words=WORDS[pairs.modalities],
     )
 
 
@@ -96,11 +115,22 @@ class _Stamps:
     def __init__(self, pairs: Pairs) -> None:
         self._pairs = pairs
         self._made: dict[int, str] = {}
+        self._heard: dict[int, str] = {}
 
     def picture(self, pair: int) -> str:
         if pair not in self._made:
             self._made[pair] = photo_uri(self._pairs.pairs[pair].thumbnail)
         return self._made[pair]
+
+    def sound(self, pair: int) -> str:
+        """Time across, pitch upwards; empty where the pair has none."""
+        sound = self._pairs.pairs[pair].sound
+        if sound is None:
+            return ""
+        if pair not in self._heard:
+            low, high = np.percentile(sound, (20, 99.5))
+            self._heard[pair] = heat_uri(sound.T[::-1], float(low), float(high))
+        return self._heard[pair]
 
     def caption(self, pair: int) -> str:
         return clean(self._pairs.pairs[pair].caption)
@@ -112,6 +142,7 @@ class _Stamps:
 def _query(one: Search, runs: Sequence[Shown], stamps: _Stamps, items: int) -> Query:
     return Query(
         picture=stamps.picture(one.pair),
+        sound=stamps.sound(one.pair),
         caption=stamps.caption(one.pair),
         key=stamps.key(one.pair),
         answers=tuple(
@@ -130,6 +161,7 @@ def _query(one: Search, runs: Sequence[Shown], stamps: _Stamps, items: int) -> Q
 def _found(answer: Answer, stamps: _Stamps) -> Found:
     return Found(
         picture=stamps.picture(answer.pair),
+        sound=stamps.sound(answer.pair),
         caption=stamps.caption(answer.pair),
         key=stamps.key(answer.pair),
         cosine=cosine(answer.cosine),
@@ -153,6 +185,7 @@ class SpaceView:
     projection: Markup
     explained: str
     gap: str
+    words: Words
 
 
 def spaces(material: Material) -> list[SpaceView]:
@@ -160,10 +193,11 @@ def spaces(material: Material) -> list[SpaceView]:
     if material.pairs is None:
         return []
     ids = material.pairs.ids
-    return [_view(run, space(run.embedded, ids)) for run in material.encoded if run.embedded is not None]
+    words = WORDS[material.pairs.modalities]
+    return [_view(run, space(run.embedded, ids), words) for run in material.encoded if run.embedded is not None]
 
 
-def _view(run: Shown, seen: Space) -> SpaceView:
+def _view(run: Shown, seen: Space, words: Words) -> SpaceView:
     low, high = float(np.median(seen.matrix)), float(seen.matrix.max())  # the ramp is for the likely pairs
     return SpaceView(
         run=clean(run.name, 40),
@@ -175,7 +209,8 @@ def _view(run: Shown, seen: Space) -> SpaceView:
         cosines=histogram(seen.edges, seen.right, seen.wrong, "Cosines of right and of wrong pairs"),
         mean_right=cosine(seen.mean_right),
         mean_wrong=cosine(seen.mean_wrong),
-        projection=scatter(seen.image_points, seen.text_points, "Pictures and captions in a plane"),
+        projection=scatter(seen.image_points, seen.text_points, f"{words.image.title()}s and {words.text}s in a plane"),
         explained=f"{percent(seen.explained[0])} and {percent(seen.explained[1])}",
         gap=f"{seen.gap:.2f}",
+        words=words,
     )

@@ -12,7 +12,8 @@ def measure(pairs: Pairs, embedded: Embedded, step: int) -> Evaluated:
     """Retrieval over the pairs of the page; equal captions are right answers of each other."""
     ids = pairs.ids
     forth, back = retrieve_both_ways(embedded.image, embedded.text, ids, ids)
-    sides = {"image_to_text": forth, "text_to_image": back}
+    first, second = pairs.modalities
+    sides = {f"{first}_to_{second}": forth, f"{second}_to_{first}": back}
     figures = {name: value for side, found in sides.items() for name, value in found.as_metrics(side).items()}
     return Evaluated(
         name="this page",

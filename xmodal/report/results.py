@@ -14,6 +14,8 @@ from xmodal.report.wording import Number, clean, number, percent
 DIRECTIONS = {
     "text_to_image": "text → image",
     "image_to_text": "image → text",
+    "audio_to_video": "audio → video",
+    "video_to_audio": "video → audio",
     "zero_shot": "zero-shot",
     "linear_probe": "linear probe",
 }

@@ -10,7 +10,7 @@ from xmodal.report.times import spent
 from xmodal.report.wording import clean, count, moment, number, seconds
 
 NOTHING = "\u2013"  # where a run has no such value
-HEADLINES = ("text_to_image/recall@10", "image_to_text/recall@10")
+HEADLINES = tuple(f"{way}/recall@10" for way in ("text_to_image", "image_to_text", "audio_to_video", "video_to_audio"))
 
 
 @dataclass(frozen=True, kw_only=True)

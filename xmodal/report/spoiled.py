@@ -11,9 +11,8 @@ from jaxtyping import UInt8
 from xmodal.data.corpus import Corpus
 from xmodal.data.fields import FieldMap
 from xmodal.data.sampling import read_rows
-from xmodal.data.thumbnail import thumbnail
 from xmodal.errors import BadSample, XmodalError
-from xmodal.report.pairs import THUMBNAIL
+from xmodal.report.pairs import stamp
 
 EXAMPLES = 4  # rows of each reason that are looked at
 MOST_REASONS = 12
@@ -86,7 +85,7 @@ class _Look:
                 return Example(record=record, why="the corpus holds another row there now")
             if sample.fault is not None:
                 raise sample.fault
-            return Example(record=record, picture=thumbnail(mapping.pick("image", sample.members or {}), THUMBNAIL))
+            return Example(record=record, picture=stamp(mapping, sample.members or {}))
         except (BadSample, XmodalError) as error:
             return Example(record=record, why=str(error))
 
