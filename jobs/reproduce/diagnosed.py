@@ -40,10 +40,9 @@ def flatness_chart(trials: Trials) -> list[Chart]:
             series.append((arm, runs[0]["places"], [mean(column) for column in zip(*rows, strict=True)]))
     if not series:
         return []
-    told = "; ".join(f"{place}: {arm}" for place, (arm, *_) in enumerate(series, 1))
     title = "The loss around the minimum"
-    caption = f"Along random directions as long as the weights, filter by filter. In order: {told}."
-    return [Chart(title=title, caption=caption, figure=around(series, title))]
+    caption = "Along random directions as long as the weights, filter by filter; mean over directions and seeds."
+    return [Chart(title=title, caption=caption, figure=around(series, title), legend=[arm for arm, *_ in series])]
 
 
 def _diagnosed(trials: Trials, arm: str) -> list[Mapping[str, Any]]:

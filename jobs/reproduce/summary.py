@@ -107,10 +107,10 @@ def _conflicts(experiment: Experiment, trials: Trials) -> list[Chart]:
     for name in experiment.encoders:
         series = [(arm, epochs) for arm in SHOWN if (epochs := _shares(trials, arm, name))]
         if series:
-            told = "; ".join(f"{place}: {arm}" for place, (arm, _) in enumerate(series, 1))
             title = f"Conflicts in the {name} encoder"
-            caption = f"Share of steps whose two gradients pointed apart, by epoch, mean over seeds. In order: {told}."
-            charts.append(Chart(title=title, caption=caption, figure=over_epochs(series, title)))
+            caption = "Share of steps whose two gradients pointed apart, by epoch, mean over seeds."
+            legend = [arm for arm, _ in series]
+            charts.append(Chart(title=title, caption=caption, figure=over_epochs(series, title), legend=legend))
     return charts
 
 

@@ -25,11 +25,12 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A figure with its words."""
+    """A figure with its words; `legend` names its lines, in the order of their colours."""
 
     title: str
     caption: str
     figure: Markup
+    legend: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
