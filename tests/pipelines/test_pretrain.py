@@ -5,15 +5,16 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import nursery
 import pytest
 from deaths import Killer, same, weights
 from transformers import AutoTokenizer, CLIPModel
 
+from jobs import pretrain as job
 from jobs.narrator import Narrator
 from pipelines import evaluate, pretrain
 from pipelines.cluster import Resources
@@ -71,9 +72,10 @@ def test_a_killed_worker_leaves_no_trace_in_the_weights(undisturbed, scenes, ray
     assert ours["loss"] == theirs["loss"] and ours["rows/planned"] == theirs["rows/planned"]
 
 
-def test_a_killed_driver_is_resumed_from_a_committed_checkpoint(undisturbed, scenes, tmp_path):
+def test_a_killed_driver_is_resumed_from_a_committed_checkpoint(undisturbed, scenes, ray_here, tmp_path):
     """SIGKILL to the whole process group: nothing that ran survives, and `--resume` ends with the same weights."""
-    command = _command(tmp_path, scenes)
+    words = _words(tmp_path, scenes)
+    command = nursery.command("jobs.pretrain", *words)
     driver = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
     while not list(tmp_path.glob("a/checkpoints/step-*/COMMITTED.json")):
@@ -85,13 +87,13 @@ def test_a_killed_driver_is_resumed_from_a_committed_checkpoint(undisturbed, sce
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 2 and "--resume continues it" in refused.stderr
     assert "Traceback" not in refused.stderr
-    subprocess.run([*command, "--resume"], check=True, capture_output=True, timeout=200)
+    pretrain.run(job.parse([*words, "--resume"]))
     assert same(weights(str(tmp_path / "a")), weights(undisturbed))
 
 
-def _command(runs, corpus):
+def _words(runs, corpus):
     return [
-        sys.executable, "-m", "jobs.pretrain", "vit-tiny", "--name", "a", "--runs", str(runs), "--corpus", corpus,
+        "vit-tiny", "--name", "a", "--runs", str(runs), "--corpus", corpus,
         "--rows-per-task", "48", "--arguments", *TINY, "--vocab-size", "600", "--patch-dropout", "0.25",
         "--batch-size", "24", "--steps", str(STEPS), "--learning-rate", "1e-3", "--weight-decay", "0.2",
         "--log-every", "4", "--checkpoint-every", "6", "--workers", "2", "--address", "local",
