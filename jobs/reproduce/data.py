@@ -18,7 +18,9 @@ def splits(name: Name, rows: int | None, to: str) -> Mapping[str, Rows]:
     """`train`, `validation` and `test`; decoded tensors are kept at TO/data-*.safetensors."""
     chosen = experiment(name)
     root = material(dict(chosen.needs))
-    key = hashlib.sha256(repr((name, rows, sorted(chosen.facts.items()))).encode()).hexdigest()[:12]
+    key = hashlib.sha256(
+        repr((name, rows, getattr(chosen.read, "args", ()), sorted(chosen.facts.items()))).encode()
+    ).hexdigest()[:12]
     place = storage.join(to, f"data-{key}.safetensors")
     try:
         found = safetensors.torch.load(storage.read(place))

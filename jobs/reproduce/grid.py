@@ -1,8 +1,9 @@
 """GRID: what a talking head says, from its lips and its sound; a word of the sentence is the class.
 
 Clips of one speaker, decoded once to mouths (grey, 25 or 12.5 a second) and log-mel spectrograms of the same seconds.
-The grey pictures of a clip are the channels of one picture, so that the first convolution sees motion; both encoders
-are the residual networks that classify clips elsewhere. There are few clips to train on, so every view is drawn.
+A clip's mouth is one picture: its mean over time is the first channel, what each moment differs by the others, so
+that the first convolution sees motion and clothes and light count less. Both encoders are the residual networks that
+classify clips elsewhere. There are few clips to train on, so every view is drawn.
 """
 
 import json
@@ -35,7 +36,7 @@ BANDS, VALIDATION_EVERY = 40, 8
 SAMPLE = 200  # training clips whose mean and spread the inputs are normalised by
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
 MODALITIES = ("audio", "video")
-BAND_MASK, TIME_MASK = 8, 0.2  # at most: mel bands, share of the frames
+BAND_MASK, TIME_MASK = 6, 0.1  # at most: mel bands, share of the frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,14 @@ def view(word: Word, fields: Fields, rng: np.random.Generator | None) -> Fields:
         video = torch.where(mirrored[:, None, None, None], video.flip(2), video)
         audio = _masked(audio, rng)
     length = torch.full((rows,), word.length, dtype=torch.int32)
-    return {"video": video, "audio": audio, "audio_length": length, "label": fields["label"]}
+    return {"video": moving(video), "audio": audio, "audio_length": length, "label": fields["label"]}
+
+
+def moving(video: torch.Tensor) -> torch.Tensor:
+    """Grey pictures [B, H, W, T] in; their mean over time, then what each differs from it by, [B, H, W, 1 + T] out."""
+    levels = video.float()
+    mean = levels.mean(3, keepdim=True)
+    return torch.cat([mean, levels - mean], 3)
 
 
 def _masked(audio: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -136,19 +144,26 @@ def _masked(audio: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 def subject(word: Word, arm: Arm, train: Fields, seed: int) -> Subject:
     """A small residual network for sound, one for the stack of mouths, joined by concatenation."""
     torch.manual_seed(seed)
-    sounds, pictures = train["audio"][:SAMPLE].float(), train["video"][:SAMPLE].float() / 255
-    sound = Spectrogram("audio", bands=BANDS, frames=word.length, mean=sounds.mean().item(), std=sounds.std().item())
-    light, contrast = pictures.mean().item(), pictures.std().item()
-    sight = Pixels("video", size=CROP, mean=(light,) * word.seen, std=(contrast,) * word.seen)
+    sounds, pictures = train["audio"][:SAMPLE].float(), moving(train["video"][:SAMPLE]) / 255
+    level, loudness = _level(sounds)
+    sound = Spectrogram("audio", bands=BANDS, frames=word.length, mean=level, std=loudness)
+    (light, contrast), motion = _level(pictures[..., 0]), _level(pictures[..., 1:])[1]
+    mean, spread = (light, *[0.0] * word.seen), (contrast, *[motion] * word.seen)
+    sight = Pixels("video", size=CROP, mean=mean, std=spread)
     encoders = {
         "audio": Encoder(sound, ConvModel(_network(1))),
-        "video": Encoder(sight, ConvModel(_network(word.seen))),
+        "video": Encoder(sight, ConvModel(_network(1 + word.seen))),
     }
     return of_modalities(arm, MultimodalClassifier(encoders, classes=word.classes, fusion_name="concatenation"))
 
 
+def _level(x: torch.Tensor) -> tuple[float, float]:
+    """Mean and spread; not less than a quarter of a grey level, lest a still picture be divided by nothing."""
+    return x.mean().item(), max(1e-3, x.std().item())
+
+
 def _network(channels: int) -> ConvConfig:
-    return ConvConfig(hidden_sizes=[32, 64, 128], depths=[1, 1, 1], stem_size=32, group_size=16, num_channels=channels)
+    return ConvConfig(hidden_sizes=[16, 32, 64], depths=[1, 1, 1], stem_size=16, group_size=8, num_channels=channels)
 
 
 def _experiment(word: Word, **own: Any) -> Experiment:
@@ -168,7 +183,8 @@ def _experiment(word: Word, **own: Any) -> Experiment:
         subject=partial(subject, word),
         facts={
             "Data": "1,000 clips of one speaker of the GRID corpus: 700 to train on, 100 for validation, 200 for test",
-            "Video": f"{word.seen} grey mouths of {CROP} x {CROP} pixels, {word.rate:g} a second, as channels",
+            "Video": f"{word.seen} grey mouths of {CROP} x {CROP} pixels, {word.rate:g} a second, as channels: "
+            "their mean, and what each differs from it by",
             "Audio": f"log-mel, {BANDS} bands, {word.length} frames of the same {seconds:.2f} s",
             "Views": "drawn: the stretch of time, the crop, the mirror image, masks on bands and frames",
             "Validation": "rates, epochs and views were chosen there; the test was judged once for each trial",
@@ -180,16 +196,16 @@ def _experiment(word: Word, **own: Any) -> Experiment:
 
 RIDGE = "ridge regression on hand-made features, all 800 clips"
 LETTER = _experiment(
-    Word(name="letter", classes=25, place=4, pictures=16, seen=12, rate=25.0, hop_ms=10.0),
+    Word(name="letter", classes=25, place=4, pictures=14, seen=12, rate=25.0, hop_ms=10.0),
     title="GRID: the letter",
     leads=("25 letters, seen and heard at the moment when each is spoken. Sound is easy here and lips are hard.",),
-    settings=Settings(epochs=30, batch_size=32, sgd_rate=0.02, adamw_rate=1e-3, cosine=True),
+    settings=Settings(epochs=60, batch_size=32, sgd_rate=0.05, adamw_rate=2e-3, cosine=True),
     floors=(Floor(name="ridge", about=RIDGE, scores={"multimodal": 0.865, "audio": 0.905, "video": 0.285}),),
 )
 DIGIT = _experiment(
     Word(name="digit", classes=10, place=None, pictures=37, seen=32, rate=12.5, hop_ms=20.0),
     title="GRID: the digit",
     leads=("Ten digits in the whole sentence: nothing says when the digit is spoken.",),
-    settings=Settings(epochs=30, batch_size=32, sgd_rate=0.02, adamw_rate=1e-3, cosine=True),
+    settings=Settings(epochs=40, batch_size=32, sgd_rate=0.05, adamw_rate=1e-3, cosine=True),
     floors=(Floor(name="ridge", about=RIDGE, scores={"audio": 0.525, "video": 0.215}),),
 )

@@ -41,8 +41,10 @@ def test_a_view_of_a_clip_is_of_the_same_seconds_in_sight_and_sound() -> None:
     fields = clips(6)
     for rng in (None, np.random.default_rng(0)):
         seen = grid.view(WORD, fields, rng)
-        assert seen["video"].shape == (6, grid.CROP, grid.CROP, 5) and seen["audio"].shape == (6, 20, grid.BANDS)
-        first = seen["video"][:, 0, 0, 0].tolist()
+        assert seen["video"].shape == (6, grid.CROP, grid.CROP, 6) and seen["audio"].shape == (6, 20, grid.BANDS)
+        mean, *moments = seen["video"][:, 0, 0].unbind(1)
+        assert torch.equal(torch.stack(moments, 1) + mean[:, None], mean[:, None] + torch.arange(-2, 3))
+        first = [int(start) for start in mean + moments[0]]
         heard = [sound.unique().tolist() for sound in seen["audio"]]
         assert all(
             set(range(start, start + 5)) & set(map(int, values)) for start, values in zip(first, heard, strict=True)
@@ -119,4 +121,4 @@ def test_real_clips_are_divided_as_announced(experiment: Experiment, tmp_path: P
     found = experiment.read(tmp_path, None)
     assert [len(found[split]["label"]) for split in ("train", "validation", "test")] == [88, 12, 100]
     shown = experiment.view(found["test"], None)
-    assert shown["video"].float().std() > 20 and shown["audio"].std() > 1
+    assert shown["video"][..., 0].std() > 20 and shown["video"][..., 1:].std() > 1 and shown["audio"].std() > 1
