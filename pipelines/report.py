@@ -15,13 +15,15 @@ from pipelines.config.report import Config
 from pipelines.corpora import available, field_map
 from pipelines.encode import tokenizer_of
 from xmodal import checkpoint, storage
+from xmodal.checkpoint import Found
 from xmodal.data.corpus import Corpus, open_corpus
 from xmodal.data.fields import Field, FieldMap
 from xmodal.data.video import VideoField
 from xmodal.encoders import layout
 from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.encoders.intakes import field_of, fields_of
-from xmodal.errors import CheckpointError, CorpusError, XmodalError
+from xmodal.encoders.multimodal_layout import load_classifier
+from xmodal.errors import CheckpointError, ConfigError, CorpusError, XmodalError
 from xmodal.report.material import Material, Shown
 from xmodal.report.measured import measure
 from xmodal.report.page import render
@@ -81,18 +83,25 @@ def _labels(recorded: list[Recorded]) -> list[str]:
 
 def _pairs(config: Config, recorded: list[Recorded], missing: dict[str, str], notify: Notify) -> Pairs | None:
     """Pairs of the given corpus; else of that of the newest evaluation, where it is still there."""
-    evaluations = [one for run in recorded for one in run.evaluations]
+    pairing = [(uri, run) for uri, run in zip(config.runs, recorded, strict=True) if not run.classifier]
+    if not pairing:
+        if config.corpus:
+            raise ConfigError(
+                "--corpus is for runs that pair, and shows a gallery: these are classifiers, which have none"
+            )
+        return None
+    evaluations = [one for _, run in pairing for one in run.evaluations]
     add = f"add one with `python -m jobs.report {' '.join(config.runs)} --corpus HELD_OUT`"
     uri = config.corpus or (max(evaluations, key=lambda one: one.step).corpus if evaluations else None)
     if uri is None:
         missing["gallery"] = f"No held-out corpus is known: {add}."
         missing["results"] = (
-            f"No evaluation was recorded: `python -m jobs.evaluate {config.runs[0]} HELD_OUT` measures retrieval on "
+            f"No evaluation was recorded: `python -m jobs.evaluate {pairing[0][0]} HELD_OUT` measures retrieval on "
             "pairs that the model has not seen."
         )
         return None
     notify(f"reading pairs of {uri}")
-    clips = _clips(config)
+    clips = _clips(config, [uri for uri, _ in pairing])
     try:
         corpus = open_corpus(uri, index=config.index, options=config.storage)
         if clips:
@@ -105,9 +114,9 @@ def _pairs(config: Config, recorded: list[Recorded], missing: dict[str, str], no
         return None
 
 
-def _clips(config: Config) -> Sequence[Field]:
+def _clips(config: Config, uris: Sequence[str]) -> Sequence[Field]:
     """What decodes the clips of a page whose first model pairs them; empty where it pairs pictures and captions."""
-    for uri in config.runs:
+    for uri in uris:
         with suppress(CheckpointError):
             found = checkpoint.resolve(uri, options=config.storage)
             described = json.loads(storage.read(storage.join(found.uri, "config.json"), options=config.storage))
@@ -132,8 +141,7 @@ def _map_of_clips(config: Config, corpus: Corpus, recorded: list[Recorded]) -> F
 
 def _modalities(recorded: Recorded) -> tuple[str, str]:
     """What a run was trained on, as its configuration tells it."""
-    classifier = recorded.configured("model.classes") is not None
-    return CLIPS if classifier or recorded.configured("model.architecture") == "av-tiny" else FIELDS
+    return CLIPS if recorded.classifier or recorded.configured("model.architecture") == "av-tiny" else FIELDS
 
 
 def _shown(
@@ -150,9 +158,11 @@ def _shown(
     try:
         newest = checkpoint.resolve(uri, options=config.storage)
     except CheckpointError as error:
-        missing.setdefault("gallery", f"{recorded.name}: {error}.")
+        missing.setdefault("results" if recorded.classifier else "gallery", f"{recorded.name}: {error}.")
         return shown
     shown = replace(shown, checkpoint=newest.uri, step=newest.step)
+    if recorded.classifier:
+        return _shown_classifier(config, uri, shown, newest, missing)
     if pairs is None:
         return shown
     notify(f"encoding {len(pairs)} pairs with {recorded.name}")
@@ -174,6 +184,26 @@ def _shown(
         missing["results"] = f"{missing.get('results', '')} {line}".strip()
         shown = replace(shown, evaluations=(measure(pairs, embedded, newest.step),))
     return replace(shown, embedded=embedded, parameters=parameters)
+
+
+def _shown_classifier(config: Config, uri: str, shown: Shown, newest: Found, missing: dict[str, str]) -> Shown:
+    """A classifier with its size; its figures are those that other jobs left in the run."""
+    with TemporaryDirectory(prefix="xmodal-report-") as scratch:
+        directory = checkpoint.fetch(newest, Path(scratch), skip=("optimizer.safetensors",), options=config.storage)
+        model, _ = load_classifier(directory)
+    adds = {
+        "results": (shown.evaluations, "evaluation", f"python -m jobs.evaluate {uri} HELD_OUT"),
+        "diagnosis": (
+            shown.recorded.diagnoses,
+            "diagnosis",
+            f"python -m jobs.diagnose {uri} CORPUS --held-out HELD_OUT",
+        ),
+    }
+    for section, (found, what, command) in adds.items():
+        if not found:
+            line = f"{shown.recorded.name} has no recorded {what}: `{command}` adds one."
+            missing[section] = f"{missing.get(section, '')} {line}".strip()
+    return replace(shown, parameters=sum(p.numel() for p in model.parameters()))
 
 
 class _Corpora:

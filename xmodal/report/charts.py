@@ -41,15 +41,19 @@ def lines(
     from_zero: bool = False,
     share: bool = False,
     unit: str = "steps",
+    along: str = "step",
 ) -> Markup:
-    """Lines over training steps, or what else `unit` names; a script may show values from `data-lines`."""
+    """Lines over training steps, or what else `unit` names; a script may show values from `data-lines`.
+
+    `along` is what the script says before a place on the line.
+    """
     height = 210
     drawn = [_thinned(one) for one in series]
     marks = [mark.value for mark in references]
     y = spanning([v for one in drawn for v in one.y] + marks, height - BOTTOM, TOP, from_zero=from_zero)
     steps = [v for one in drawn for v in one.x]
     x = Scale(low=min(0.0, min(steps)), high=max(steps) or 1.0, begin=LEFT, end=WIDTH - RIGHT)
-    shown = percent if share else _tick
+    shown = _whole_percent if share else _tick
     parts = [_grid(y, shown), _along(x, height, unit)]
     for mark in references:
         parts.append(element("line", class_="reference", x1=LEFT, x2=WIDTH - RIGHT, y1=y(mark.value), y2=y(mark.value)))
@@ -59,7 +63,7 @@ def lines(
         parts.append(element("path", d=path(points), class_=f"line s{one.slot}"))
         if len(points) == 1:
             parts.append(element("circle", cx=points[0][0], cy=points[0][1], r=3, class_=f"dot s{one.slot}"))
-    return figure(height, label, *parts, data_lines=_hover(drawn, x, y, height, share=share))
+    return figure(height, label, *parts, data_lines=_hover(drawn, x, y, height, along, share=share))
 
 
 def _thinned(line: Line) -> Line:
@@ -76,17 +80,18 @@ def _thinned(line: Line) -> Line:
     )
 
 
-def _hover(drawn: Sequence[Line], x: Scale, y: Scale, height: Number, *, share: bool) -> str:
+def _hover(drawn: Sequence[Line], x: Scale, y: Scale, height: Number, along: str, *, share: bool) -> str:
     shown = percent if share else number
+    place = round if along == "step" else number
     told = [
         {
             "label": one.label,
             "slot": one.slot,
-            "points": [[round(a), round(x(a), 1), round(y(b), 1), shown(b)] for a, b in zip(one.x, one.y, strict=True)],
+            "points": [[place(a), round(x(a), 1), round(y(b), 1), shown(b)] for a, b in zip(one.x, one.y, strict=True)],
         }
         for one in drawn
     ]
-    return json.dumps({"top": TOP, "bottom": height - BOTTOM, "lines": told}, separators=(",", ":"))
+    return json.dumps({"top": TOP, "bottom": height - BOTTOM, "along": along, "lines": told}, separators=(",", ":"))
 
 
 def _grid(y: Scale, shown: Callable[[Number], str]) -> Markup:
@@ -132,10 +137,10 @@ def intervals(rows: Sequence[Row], label: str) -> Markup:
     pitch = [max(26, 10 + 13 * len(row.marks)) for row in rows]
     height = top + sum(pitch) + foot
     highest = max((m.high for row in rows for m in row.marks), default=1.0)
-    x = Scale(low=0.0, high=min(1.0, max(0.05, highest * 1.05)), begin=left, end=WIDTH - 14)
+    x = Scale(low=0.0, high=min(1.0, max(0.05, highest * 1.05)), begin=left, end=WIDTH - 20)
     ticks = x.ticks(4)
     parts = [element("line", class_="rule", x1=x(t), x2=x(t), y1=top, y2=height - foot) for t in ticks]
-    parts += [text(f"{100 * t:g} %", x(t), height - 8, class_="tick", text_anchor="middle") for t in ticks]
+    parts += [text(_whole_percent(t), x(t), height - 8, class_="tick", text_anchor="middle") for t in ticks]
     begin = float(top)
     for row, room in zip(rows, pitch, strict=True):
         middle = begin + room / 2
@@ -200,6 +205,11 @@ def scatter(image: Float[np.ndarray, "s 2"], words: Float[np.ndarray, "s 2"], la
 
 def _diamond(centre: tuple[float, float]) -> str:
     return f"M{centre[0]:.1f},{centre[1] - 3.4:.1f}l3.4,3.4l-3.4,3.4l-3.4-3.4z"
+
+
+def _whole_percent(share: Number) -> str:
+    """A round share as a percentage without the decimals that `percent` keeps."""
+    return f"{100 * share:g} %".replace("-", "\u2212")
 
 
 def _tick(value: Number) -> str:

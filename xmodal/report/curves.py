@@ -21,6 +21,7 @@ class Curve:
     title: str
     caption: str
     chart: Markup
+    legend: tuple[tuple[str, int], ...] = ()  # names and colours of lines that are no runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ KNOWN = (
     ),
     _Known(name="lr", title="Learning rate", caption="Warm-up, then half a cosine."),
     _Known(
-        name="samples_per_s", title="Throughput, pairs/s", caption="Over all workers, between two lines of the log."
+        name="samples_per_s", title="Throughput, rows/s", caption="Over all workers, between two lines of the log."
     ),
     _Known(
         name="data_wait_share",
@@ -59,13 +60,64 @@ KNOWN = (
 
 
 def curves(runs: Sequence[Shown]) -> list[Curve]:
-    """Loss first, then validation, then the rest; only what some run logged."""
-    found = [_loss(runs), *_validation(runs), *(_known(runs, one) for one in KNOWN)]
-    return [curve for curve in found if curve is not None]
+    """Loss first, then accuracy or validation, then the rest; only what some run logged."""
+    pairing = [run for run in runs if not run.recorded.classifier]
+    classifying = [run for run in runs if run.recorded.classifier]
+    found = [_loss(pairing), _cross_entropy(classifying), *_accuracy(classifying), *_validation(runs)]
+    return [curve for curve in (*found, *(_known(runs, one) for one in KNOWN)) if curve is not None]
+
+
+def _cross_entropy(runs: Sequence[Shown]) -> Curve | None:
+    series = series_of(runs, "loss")
+    if not series:
+        return None
+    guesses = {math.log(classes) * _terms(run) for run in runs if (classes := _classes(run))}
+    marks = [Reference(value=guess, label=f"guessing: {number(guess)}") for guess in sorted(guesses)]
+    return Curve(
+        title="Loss",
+        caption="Cross-entropy of the fusion plus that of each head (the joint loss alone: of the fusion). Down is "
+        "better. Dashed: what guessing gets.",
+        chart=lines(series, "Loss over training steps", references=marks, from_zero=True),
+    )
+
+
+def _terms(run: Shown) -> int:
+    """Cross-entropies in the loss: one for each accuracy that is logged."""
+    return max(1, sum(_is_accuracy(name) for name in run.recorded.last))
+
+
+def _classes(run: Shown) -> int:
+    classes = run.recorded.configured("model.classes")
+    return len(classes) if isinstance(classes, list | tuple) else 0
+
+
+def _accuracy(runs: Sequence[Shown]) -> list[Curve]:
+    """Of the fusion, then of each head."""
+    names = {name for run in runs for line in run.recorded.metrics for name in line if _is_accuracy(name)}
+    chances = {1 / classes for run in runs if (classes := _classes(run))}
+    marks = [Reference(value=chance, label="guessing") for chance in sorted(chances)]
+    made = []
+    for name in sorted(names, key=lambda name: (not name.startswith("multimodal"), name)):
+        whose = clean(name.partition("/")[0], 40)
+        words = "all modalities together" if whose == "multimodal" else f"the {whose} head"
+        made.append(
+            Curve(
+                title=f"Accuracy of {words}",
+                caption="Share of one training batch whose class is named right. Up is better.",
+                chart=lines(
+                    series_of(runs, name), f"Accuracy of {words}", references=marks, from_zero=True, share=True
+                ),
+            )
+        )
+    return made
+
+
+def _is_accuracy(name: str) -> bool:
+    return name.endswith("/accuracy") and name.count("/") == 1
 
 
 def _loss(runs: Sequence[Shown]) -> Curve | None:
-    series = _series(runs, "loss")
+    series = series_of(runs, "loss")
     if not series:
         return None
     guesses = {_guess(run) for run in runs} - {None}
@@ -98,21 +150,21 @@ def _validation(runs: Sequence[Shown]) -> list[Curve]:
             Curve(
                 title=f"Validation: {words}",
                 caption="On held-out pairs during training. Up is better.",
-                chart=lines(_series(runs, name), f"{words} on held-out pairs", from_zero=True, share=True),
+                chart=lines(series_of(runs, name), f"{words} on held-out pairs", from_zero=True, share=True),
             )
         )
     return made
 
 
 def _known(runs: Sequence[Shown], one: _Known) -> Curve | None:
-    series = _series(runs, one.name)
+    series = series_of(runs, one.name)
     if not series:
         return None
     chart = lines(series, f"{one.title} over training steps", from_zero=one.from_zero, share=one.share)
     return Curve(title=one.title, caption=one.caption, chart=chart)
 
 
-def _series(runs: Sequence[Shown], name: str) -> list[Line]:
+def series_of(runs: Sequence[Shown], name: str) -> list[Line]:
     """One line for each run that has finite values of this metric."""
     made = []
     for run in runs:

@@ -9,7 +9,9 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from xmodal.report.balance import balance
 from xmodal.report.curves import curves
+from xmodal.report.diagnosis import diagnosis
 from xmodal.report.health import accounts, times
 from xmodal.report.looks import spaces, views
 from xmodal.report.material import Material, Shown
@@ -42,6 +44,10 @@ def render(material: Material) -> str:
         configuration=configuration(runs),
         results=results(runs),
         curves=curves(runs),
+        classifiers=any(run.recorded.classifier for run in runs),
+        encoders=not all(run.recorded.classifier for run in runs),
+        balance=balance(runs),
+        diagnosis=diagnosis(runs),
         views=views(material),
         spaces=spaces(material),
         accounts=accounts(runs),

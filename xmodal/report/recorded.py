@@ -2,21 +2,23 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from xmodal import storage
 from xmodal.errors import CheckpointError, ConfigError, StorageError, nearest
+from xmodal.report.diagnosed import Diagnosed, diagnosed
 from xmodal.run import Run, open_run, read_metrics, read_quarantine
 from xmodal.run.directory import RECORD, run_names
 from xmodal.run.quarantine import SCHEMA
 from xmodal.storage import NotFound, StorageOptions
 
 DEFAULT = StorageOptions()
-EVALUATIONS = "evaluations"
+EVALUATIONS, DIAGNOSES = "evaluations", "diagnoses"
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +44,22 @@ class Recorded:
     metrics: list[dict[str, Any]]
     quarantine: pa.Table
     evaluations: tuple[Evaluated, ...] = ()
+    diagnoses: tuple[Diagnosed, ...] = ()
     problems: tuple[str, ...] = field(default=())
 
     @property
     def name(self) -> str:
         return self.run.name
+
+    @property
+    def classifier(self) -> bool:
+        """Whether it trained a classifier (the second stage), not encoders that find pairs."""
+        return self.configured("model.classes") is not None
+
+    @property
+    def thing(self) -> str:
+        """What its rows are called."""
+        return "clip" if self.classifier else "pair"
 
     @property
     def last(self) -> Mapping[str, Any]:
@@ -74,7 +87,10 @@ def read_run(uri: str, *, options: StorageOptions = DEFAULT) -> Recorded:
         run=run,
         metrics=_metrics(run, problems),
         quarantine=_quarantine(run, problems),
-        evaluations=_evaluations(run, problems),
+        evaluations=tuple(
+            sorted(_records(run, EVALUATIONS, _evaluated, problems), key=lambda one: (one.corpus, -one.step, one.name))
+        ),
+        diagnoses=tuple(_records(run, DIAGNOSES, lambda _, record: diagnosed(record), problems)),
         problems=tuple(problems),
     )
 
@@ -108,21 +124,22 @@ def _quarantine(run: Run, problems: list[str]) -> pa.Table:
         return SCHEMA.empty_table()
 
 
-def _evaluations(run: Run, problems: list[str]) -> tuple[Evaluated, ...]:
+def _records(run: Run, folder: str, read: Callable[[str, dict[str, Any]], Made], problems: list[str]) -> list[Made]:
+    """What a folder of JSON files holds, file by file."""
     try:
-        entries = storage.list_files(storage.join(run.uri, EVALUATIONS), options=run.options)
+        entries = storage.list_files(storage.join(run.uri, folder), options=run.options)
     except NotFound:
-        return ()
+        return []
     found = []
     for entry in entries:
         if not entry.uri.endswith(".json"):
             continue
         name = entry.uri.rpartition("/")[2].removesuffix(".json")
         try:
-            found.append(_evaluated(name, json.loads(storage.read(entry.uri, options=run.options))))
+            found.append(read(name, json.loads(storage.read(entry.uri, options=run.options))))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            problems.append(f"{EVALUATIONS}/{name}.json cannot be used: {type(error).__name__}: {error}")
-    return tuple(sorted(found, key=lambda one: (one.corpus, -one.step, one.name)))
+            problems.append(f"{folder}/{name}.json cannot be used: {type(error).__name__}: {error}")
+    return found
 
 
 def _evaluated(name: str, record: dict[str, Any]) -> Evaluated:

@@ -19,7 +19,8 @@ DIRECTIONS = {
     "zero_shot": "zero-shot",
     "linear_probe": "linear probe",
 }
-_ORDER = list(DIRECTIONS)
+_ORDER = [*DIRECTIONS, "accuracy"]
+HEADS = {"multimodal": "all modalities", "ensemble": "mean of heads"}  # of a classifier; others are one modality's
 Value = TypeVar("Value")
 
 
@@ -102,7 +103,7 @@ def _about(run: Shown, one: Evaluated | None, several: bool) -> str:
     if one is None:
         return f"{whose}not evaluated on this corpus"
     skipped = f", {one.skipped:,} could not be read" if one.skipped else ""
-    return f"{whose}{one.rows:,} pairs{skipped}, step {one.step:,}"
+    return f"{whose}{one.rows:,} {run.recorded.thing}s{skipped}, step {one.step:,}"
 
 
 def _row(name: str, runs: Sequence[Shown], found: Sequence[Evaluated | None]) -> Row:
@@ -149,6 +150,8 @@ def is_share(name: str) -> bool:
 def label(name: str) -> str:
     """`text_to_image/recall@10` -> `text → image, R@10`."""
     head, _, tail = name.partition("/")
+    if head == "accuracy":
+        return clean(HEADS.get(tail, f"{tail} alone"), 40)
     what = tail.replace("recall@", "R@").replace("_", " ").replace("/", " ")
     return clean(f"{DIRECTIONS.get(head, head.replace('_', ' '))} {what}".strip(), 40)
 
@@ -157,5 +160,7 @@ def _place(name: str) -> tuple[int, str, float, str]:
     """Directions in their order, then by kind, then by K."""
     head, _, tail = name.partition("/")
     kind, _, k = tail.partition("@")
+    if head == "accuracy" and tail in HEADS:
+        kind = "" if tail == "multimodal" else "~"  # first and last
     order = _ORDER.index(head) if head in _ORDER else len(_ORDER)
     return order, {"recall": "0"}.get(kind, kind), float(k) if k.isdecimal() else 0.0, name

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from xmodal.report.material import Shown
-from xmodal.report.results import newest, shown
+from xmodal.report.results import label, newest, shown
 from xmodal.report.times import spent
 from xmodal.report.wording import clean, count, moment, number, seconds
 
 NOTHING = "\u2013"  # where a run has no such value
-HEADLINES = tuple(f"{way}/recall@10" for way in ("text_to_image", "image_to_text", "audio_to_video", "video_to_audio"))
+_PAIRINGS = ("text_to_image", "image_to_text", "audio_to_video", "video_to_audio")
+HEADLINES = (*(f"{way}/recall@10" for way in _PAIRINGS), "accuracy/multimodal", "accuracy/ensemble")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +44,12 @@ def tiles(run: Shown) -> list[Tile]:
     if "rows/delivered" in last:
         bad = last.get("rows/quarantined", 0)
         note = f"{number(bad)} quarantined" if bad else "none quarantined"
-        made.append(Tile(label="pairs seen", value=number(last["rows/delivered"]), note=note))
+        made.append(Tile(label=f"{run.recorded.thing}s seen", value=number(last["rows/delivered"]), note=note))
     time = spent(run.recorded.metrics, str(run.recorded.run.record.get("created", "")))
     if time:
-        pace = f"{number(last['samples_per_s'])} pairs/s at the end" if last.get("samples_per_s") else ""
+        pace = (
+            f"{number(last['samples_per_s'])} {run.recorded.thing}s/s at the end" if last.get("samples_per_s") else ""
+        )
         made.append(Tile(label="wall-clock time", value=seconds(time.total_s), note=pace))
     return made
 
@@ -57,8 +60,9 @@ def _measured(run: Shown) -> Iterator[Tile]:
         return
     for name in HEADLINES:
         if name in best.metrics:
-            guess = f"chance {shown(name, best.chance[name])}" if name in best.chance else f"{best.rows:,} pairs"
+            guess = f"chance {shown(name, best.chance[name])}" if name in best.chance else f"{best.rows:,} rows"
             words = name.replace("_to_", " → ").replace("/recall@", ", recall@")
+            words = f"accuracy, {label(name)}" if name.startswith("accuracy/") else words
             yield Tile(label=words, value=shown(name, best.metrics[name]), note=guess)
 
 
@@ -69,12 +73,13 @@ def leads(runs: Sequence[Shown]) -> list[str]:
 
 def _lead(run: Shown, several: bool) -> str:
     setting = run.recorded.configured
-    size = f" ({run.parameters / 1e6:,.1f} M parameters)" if run.parameters else ""
+    size = f" ({_size(run.parameters)})" if run.parameters else ""
     corpora = [clean(uri, 80) for uri in run.recorded.run.corpora] or ["an unknown corpus"]
     whose = f"{clean(run.name, 40)}: " if several else ""
     return (
-        f"{whose}{clean(setting('model.architecture', 'a model'), 40)}{size}, "
-        f"{number(run.recorded.last.get('step', 0))} steps of {number(setting('optim.batch_size', '?'))} pairs "
+        f"{whose}{_model(run, 'a model')}{size}, "
+        f"{number(run.recorded.last.get('step', 0))} steps of {number(setting('optim.batch_size', '?'))} "
+        f"{run.recorded.thing}s "
         f"on {_workers(run)}, from {' and '.join(corpora)}."
     )
 
@@ -95,12 +100,10 @@ def facts(runs: Sequence[Shown]) -> list[Facts]:
 
 def _facts(run: Shown) -> Iterator[tuple[str, str]]:
     record, setting = run.recorded.run.record, run.recorded.configured
-    size = f", {run.parameters / 1e6:,.1f} M parameters" if run.parameters else ""
-    yield "Model", f"{clean(setting('model.architecture', 'unknown'))}{size}"
-    objective = {"info_nce": "InfoNCE (softmax)", "sigmoid": "sigmoid (SigLIP)"}
-    loss = str(setting("loss.objective", "info_nce"))
-    yield "Objective", objective.get(loss, clean(loss))
-    yield "Batch", f"{number(setting('optim.batch_size', '?'))} pairs over {_workers(run)}"
+    size = f", {_size(run.parameters)}" if run.parameters else ""
+    yield "Model", f"{_model(run, 'unknown')}{size}"
+    yield "Objective", _objective(run)
+    yield "Batch", f"{number(setting('optim.batch_size', '?'))} {run.recorded.thing}s over {_workers(run)}"
     steps = run.recorded.last.get("step", 0)
     yield "Training", f"{number(steps)} steps, {number(run.recorded.last.get('epoch', 0), 2)} epochs"
     yield "Precision", clean(setting("optim.precision", "fp32"))
@@ -113,6 +116,28 @@ def _facts(run: Shown) -> Iterator[tuple[str, str]]:
         yield "Checkpoint", f"{clean(run.checkpoint)} (step {run.step or 0:,})"
     yield "Started", f"{moment(record.get('created', ''))}{_resumes(record)}"
     yield from _origin(record.get("provenance") or {})
+
+
+def _size(parameters: int) -> str:
+    return f"{parameters / 1e6:,.1f} M parameters" if parameters >= 1e5 else f"{parameters:,} parameters"
+
+
+def _model(run: Shown, otherwise: str) -> str:
+    setting = run.recorded.configured
+    if not run.recorded.classifier:
+        return clean(setting("model.architecture", otherwise), 40)
+    classes = len(setting("model.classes"))
+    return f"classifier of {number(classes)} classes, joined by {clean(setting('model.fusion', 'a fusion'), 40)}"
+
+
+def _objective(run: Shown) -> str:
+    setting = run.recorded.configured
+    if run.recorded.classifier:
+        method = clean(setting("balance.method", "unknown"), 40).replace("_", " ")
+        return method if method == "joint" else f"{method}, decided at the {clean(setting('balance.space'), 40)}"
+    objective = {"info_nce": "InfoNCE (softmax)", "sigmoid": "sigmoid (SigLIP)"}
+    loss = str(setting("loss.objective", "info_nce"))
+    return objective.get(loss, clean(loss))
 
 
 def _workers(run: Shown) -> str:

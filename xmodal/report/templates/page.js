@@ -35,7 +35,7 @@ for (const svg of document.querySelectorAll("svg[data-lines]")) {
     });
     const several = told.lines.length > 1;
     const values = told.lines.map((line, i) => (several ? `${line.label} ${nearest[i][3]}` : nearest[i][3]));
-    words.textContent = `step ${nearest[0][0].toLocaleString("en")}: ${values.join(" · ")}`;
+    words.textContent = `${told.along} ${nearest[0][0].toLocaleString("en")}: ${values.join(" · ")}`;
   };
   hide();
   svg.addEventListener("pointermove", show);
