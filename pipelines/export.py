@@ -136,9 +136,7 @@ def _refuse_clips(found: Found, options: StorageOptions) -> None:
     described = loads(storage.read(storage.join(found.uri, MODEL_CONFIG), options=options))
     intakes = layout.intakes_in(described)
     if intakes and "text" not in intakes:
-        raise ConfigError(
-            f"--onnx is for pictures and captions, {found.uri} pairs {' and '.join(intakes)}: leave it out"
-        )
+        raise ConfigError(f"--onnx is for pictures and captions, not for {' and '.join(intakes)}: leave it out")
 
 
 def _add_processors(model: DualEncoder, source: Path, staged: Path, notify: Notify) -> None:

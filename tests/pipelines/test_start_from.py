@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from jobs.adapt import parse
+from pipelines import adapt
 from pipelines.classifier import build_classifier, weights_to_start_from
 from pipelines.config.classifier import Classifier
 from xmodal.checkpoint import commit
@@ -69,6 +71,16 @@ def test_a_tower_that_is_no_such_encoder_is_refused_by_its_sizes(changes, messag
 def test_a_checkpoint_of_pictures_and_captions_is_refused(untrained):
     with pytest.raises(CheckpointError, match="pairs image and text: it has no tower for audio and video"):
         start(untrained)
+
+
+def test_the_job_refuses_before_it_starts(pretrained, tmp_path):
+    words = ["clips", "--corpus", str(tmp_path), "--runs", str(tmp_path / "runs"), "--classes", "a", "b", "c"]
+    asked = parse([*words, "--start-from", pretrained])
+    assert asked.model.start_from == pretrained
+    with pytest.raises(
+        CheckpointError, match=r"audio bands is 16, here 64; audio widths is \[8, 16\], here \[32, 64, 128\]"
+    ):
+        adapt.check(asked)
 
 
 def test_a_place_without_a_checkpoint_is_refused(tmp_path):

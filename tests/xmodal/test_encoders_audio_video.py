@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
 from tests.xmodal.test_encoders_layout import perturbed
 from xmodal.batch import Batch
@@ -121,6 +122,8 @@ def test_a_directory_describes_all_that_it_takes(tmp_path: Path) -> None:
         model_of(frames=4).load_weights(tmp_path)
     with pytest.raises(CheckpointError, match=r"audio\.intake\.seconds is 0\.5, expected 0\.6"):
         model_of(margin=0.1, level=-3.5, seconds=0.6).load_weights(tmp_path)
+    with pytest.raises(ValueError, match=r"pairs video and audio: load it with xmodal\.encoders\.DualEncoder"):
+        AutoModel.from_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["towers"]["audio"]["intake"]["kind"] = "smell"
     (tmp_path / "config.json").write_text(json.dumps(config))

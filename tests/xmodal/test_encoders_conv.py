@@ -1,5 +1,7 @@
 """The small convolutional network's grid of features: what is where, and at the same cost."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,20 @@ def test_the_cells_of_a_grid_average_to_the_features_without_one(grid: int) -> N
     cells = network(grid)(pixels).pooler_output
     assert cells.shape == (3, 16 * grid**2) == (3, ConvConfig(**SIZES, grid=grid).feature_size)
     torch.testing.assert_close(cells.unflatten(1, (16, grid**2)).mean(2), whole)
+
+
+def test_narrow_networks_survive_several_threads() -> None:
+    """In a process of its own: what torch does to narrow convolutions there ends it."""
+    script = """
+import torch
+from xmodal.encoders.conv import ConvConfig, ConvModel
+torch.set_num_threads(2)
+network = ConvModel(ConvConfig(hidden_sizes=[8, 12], depths=[1, 1], stem_size=8))
+pixels = torch.randn(3, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+for _ in range(20):
+    network(pixels).pooler_output.sum().backward()
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_each_cell_holds_its_own_part_of_the_picture() -> None:
