@@ -65,7 +65,5 @@ def field_of(intake: Intake, tokenizer_json: str | None, augment: Augment | None
         raise ConfigError(f"the {intake.field} tower does not say how many seconds of a clip it takes")
     window = Window(seconds=intake.seconds, place="random" if augment else "centre", margin=intake.margin)
     if isinstance(intake, Frames):
-        return VideoField(
-            frames=intake.frames, size=intake.size, window=window, augment=augment, name=intake.field
-        )  # fmt: skip
+        return VideoField(frames=intake.frames, size=intake.size, window=window, augment=augment, name=intake.field)
     return AudioField(rate=intake.rate, window=window, mel=Mel(bands=intake.bands), name=intake.field)
