@@ -1,7 +1,7 @@
 """Named starting points of a pretraining run: a model with the batch, rate and precision that go with it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipelines.config.model import Model
 from pipelines.config.optim import Optim
@@ -81,7 +81,7 @@ PRESETS: Mapping[str, Preset] = {
     "av-tiny": Preset(
         summary="small ResNets on 8 frames of 64 px and on the log-mel of the same second of a clip",
         model=Model(architecture="av-tiny"),
-        optim=SMALL,
+        optim=replace(SMALL, batch_size=128),
         augment=STILL,
     ),
     "hub": Preset(

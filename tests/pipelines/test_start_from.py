@@ -74,7 +74,9 @@ def test_a_checkpoint_of_pictures_and_captions_is_refused(untrained):
 
 
 def test_the_job_refuses_before_it_starts(pretrained, tmp_path):
-    words = ["clips", "--corpus", str(tmp_path), "--runs", str(tmp_path / "runs"), "--classes", "a", "b", "c"]
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "0.tar").touch()
+    words = ["clips", "--corpus", str(tmp_path / "clips"), "--runs", str(tmp_path / "runs"), "--classes", "a", "b", "c"]
     asked = parse([*words, "--start-from", pretrained])
     assert asked.model.start_from == pretrained
     with pytest.raises(

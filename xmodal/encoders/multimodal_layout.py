@@ -97,6 +97,7 @@ def tower_weights(model: MultimodalClassifier, towers: DualEncoder, source: str)
 
 CALLED = {"hidden_sizes": "widths", "mean": "level", "std": "level_spread"}  # in the configuration of both
 IRRELEVANT = ("grid", "size", "frames", "seconds", "margin")
+FROM_WIDTHS = ("depths", "stem_size", "group_size")
 
 
 def _differences(encoder: Encoder, tower: Tower) -> Iterator[tuple[str, Any, Any]]:
@@ -106,7 +107,8 @@ def _differences(encoder: Encoder, tower: Tower) -> Iterator[tuple[str, Any, Any
         (described(encoder.backbone.config), described(tower.backbone.config)),
     )
     for here, there in pairs:
-        for name in sorted((here.keys() | there.keys()) - set(IRRELEVANT)):
+        silent = IRRELEVANT if here.get("hidden_sizes") == there.get("hidden_sizes") else IRRELEVANT + FROM_WIDTHS
+        for name in sorted((here.keys() | there.keys()) - set(silent)):
             if here.get(name) != there.get(name):
                 yield CALLED.get(name, name), here.get(name), there.get(name)
 

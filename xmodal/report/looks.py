@@ -105,7 +105,7 @@ def views(material: Material) -> Views | None:
 def _about(pairs: Pairs) -> str:
     first = ", the first of its captions for each" if any(pair.captions > 1 for pair in pairs.pairs) else ""
     if len(pairs) + pairs.skipped == pairs.corpus_rows:
-        return f"all {len(pairs):,} sound pairs of {clean(pairs.uri)}{first}"
+        return f"all {len(pairs):,} readable pairs of {clean(pairs.uri)}{first}"
     return f"an even sample of {len(pairs):,} of the {pairs.corpus_rows:,} pairs of {clean(pairs.uri)}{first}"
 
 
