@@ -64,25 +64,51 @@ class Config:
 def run(config: Config) -> None:
     """Every trial that is not there yet, then the page."""
     from jobs.reproduce import results
-    from jobs.reproduce.arms import chosen
     from jobs.reproduce.data import splits
     from xmodal import storage
 
     experiment, to, settings = catalogue.experiment(config.name), config.place, asdict(config.settings())
-    arms, seeds = chosen(config.arms, experiment.arms), config.seeds or experiment.seeds
     storage.check(to, writable=True)
     done = results.known(to, settings)
-    missing = [(arm, seed) for seed in seeds for arm in arms if f"{arm}/{seed}" not in done]
+    asked = _asked(config)
+    missing = results.missing(asked, done)
     if missing:
         splits(config.name, settings["rows"], to)  # decodes once, or refuses what is not there, before a process starts
-    if len(missing) < len(arms) * len(seeds):
+    if len(missing) < len(asked):
         print(f"{to}: {len(done)} trials are there, {len(missing)} to go")
     for number, (arm, seed, found) in enumerate(_trials(config, missing), 1):
-        done[f"{arm}/{seed}"] = found
+        done[results.key(arm, seed)] = found
         results.store(to, config.name, settings, done)
         share = found["test"].get(experiment.primary, min(found["test"].values()))
         print(f"[{number}/{len(missing)}] {arm}, seed {seed}: test {share:.1%} in {found['seconds']:.0f} s", flush=True)
     _page(config, done)
+
+
+def preview(config: Config) -> dict[str, Any]:
+    """What would be trained, how, and how much of it is there."""
+    from jobs.reproduce import results
+
+    settings = asdict(config.settings())
+    done, asked = results.known(config.place, settings), _asked(config)
+    return {
+        "experiment": config.name,
+        "to": config.place,
+        "settings": settings,
+        "arms": [*dict.fromkeys(arm for arm, _ in asked)],
+        "seeds": [*dict.fromkeys(seed for _, seed in asked)],
+        "trials": len(asked),
+        "missing": len(results.missing(asked, done)),
+        "processes": config.processes,
+    }
+
+
+def _asked(config: Config) -> list[tuple[str, int]]:
+    """Arms and seeds, all arms of a seed before the next."""
+    from jobs.reproduce.arms import chosen
+
+    experiment = catalogue.experiment(config.name)
+    arms = chosen(config.arms, experiment.arms)
+    return [(arm, seed) for seed in config.seeds or experiment.seeds for arm in arms]
 
 
 def _trials(config: Config, missing: list[tuple[str, int]]) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -125,13 +151,13 @@ def _page(config: Config, done: dict[str, Any]) -> None:
     print(f"page  {where}")
 
 
-def parse(words: list[str]) -> Config:
+def parse(words: list[str]) -> arguments.Start[Config]:
     text = f"{__doc__}\nExperiments:\n\n{catalogue.listing()}\n"
-    return arguments.parse(Config, words, program="python -m jobs.reproduce", text=text)
+    return arguments.parse_start(Config, words, program="python -m jobs.reproduce", text=text)
 
 
 def main() -> None:
-    console.main(lambda: run(parse(sys.argv[1:])))
+    console.main(lambda: arguments.begin(parse(sys.argv[1:]), run, preview))
 
 
 if __name__ == "__main__":

@@ -154,9 +154,23 @@ def test_an_experiment_from_end_to_end_goes_on_where_it_stopped(mnist: Path, cap
     again = json.loads((to / "results.json").read_text())["trials"]
     assert again["uniform/0"] == first["uniform/0"] and set(again["joint/0"]["test"]) == {"multimodal"}
     shown = (to / "index.html").read_text()
-    assert "CG-MNIST" in shown and shown.count("<svg") >= 3 and "uniform" in shown and "not tested" in shown
+    assert (
+        "CG-MNIST" in shown
+        and shown.count("<svg") >= 3
+        and "Gradients and minima" in shown
+        and "uniform" in shown
+        and "not tested" in shown
+    )
     with pytest.raises(ConfigError, match="repeat these, or give another folder"):
         job.run(job.Config(seeds=(0,), **{**common, "epochs": 3}))
+
+
+def test_a_dry_run_says_what_is_missing_and_trains_nothing(mnist: Path, capsys: pytest.CaptureFixture) -> None:
+    to = mnist / "dry"
+    start = job.parse(["multi-mnist", "--seeds", "3", "--epochs", "2", "--to", str(to), "--dry-run"])
+    told = job.preview(start.config)
+    assert start.dry_run and told["missing"] == told["trials"] == len(told["arms"]) and told["seeds"] == [3]
+    assert told["settings"]["epochs"] == 2 and not to.exists()
 
 
 def test_the_same_trial_gives_the_same_figures(mnist: Path) -> None:
