@@ -7,10 +7,11 @@
 
 Each modality has a head and a loss of its own beside the joint one; METHOD says what happens where the gradients of
 the two meet in an encoder: their sum (uniform), MMPareto, min-norm, PCGrad, UPGrad, or the unimodal one alone. The
-metrics of a run tell for each encoder how far the two point apart, and the accuracy of every head.
+metrics of a run tell for each encoder how far the two point apart, and the accuracy of every head; with --audit-every K
+also, every K steps, what would be decided in the other space (features or parameters).
 
 A run lives in RUNS/NAME, may be killed at any moment, and goes on with --resume, as those of jobs.pretrain; measure it
-with python -m jobs.evaluate RUN HELD_OUT_CORPUS.
+with python -m jobs.evaluate RUN HELD_OUT_CORPUS, and look into it with python -m jobs.diagnose RUN CORPUS.
 """
 
 import sys
