@@ -7,8 +7,9 @@
 The page shows training curves, results beside chance with intervals, a gallery (text to pictures, picture to texts, and
 where that fails worst), the space of embeddings, what was quarantined, where the time went, and what was trained on
 what. Of classifiers (jobs.adapt) it shows, instead of gallery and space, where the gradients of each encoder meet, and
-what jobs.diagnose left in RUN/diagnoses. Results are those that jobs.evaluate left in RUN/evaluations; where there are none, they are computed from the
-pairs of the gallery. The page loads nothing from elsewhere: send it by mail, print it, open it on a phone.
+what jobs.diagnose left in RUN/diagnoses. Results are those that jobs.evaluate left in RUN/evaluations; where there are
+none, they are computed from the pairs of the gallery. The page loads nothing from elsewhere: send it by mail, print it,
+open it on a phone.
 """
 
 import sys
