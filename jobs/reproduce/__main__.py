@@ -10,10 +10,7 @@ repository.
 """
 
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -65,6 +62,7 @@ def run(config: Config) -> None:
     """Every trial that is not there yet, then the page."""
     from jobs.reproduce import results
     from jobs.reproduce.data import splits
+    from jobs.reproduce.trials import ended
     from xmodal import storage
 
     experiment, to, settings = catalogue.experiment(config.name), config.place, asdict(config.settings())
@@ -76,7 +74,8 @@ def run(config: Config) -> None:
         splits(config.name, settings["rows"], to)  # decodes once, or refuses what is not there, before a process starts
     if len(missing) < len(asked):
         print(f"{to}: {len(done)} trials are there, {len(missing)} to go")
-    for number, (arm, seed, found) in enumerate(_trials(config, missing), 1):
+    trials = ended(config.name, config.settings(), config.place, missing, config.processes)
+    for number, (arm, seed, found) in enumerate(trials, 1):
         done[results.key(arm, seed)] = found
         results.store(to, config.name, settings, done)
         share = found["test"].get(experiment.primary, min(found["test"].values()))
@@ -109,32 +108,6 @@ def _asked(config: Config) -> list[tuple[str, int]]:
     experiment = catalogue.experiment(config.name)
     arms = chosen(config.arms, experiment.arms)
     return [(arm, seed) for seed in config.seeds or experiment.seeds for arm in arms]
-
-
-def _trials(config: Config, missing: list[tuple[str, int]]) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """As they end; the next ones wait for a free process."""
-    if config.processes == 1 or not missing:
-        yield from ((arm, seed, one(config, arm, seed)) for arm, seed in missing)
-        return
-    with ProcessPoolExecutor(config.processes, mp_context=get_context("spawn")) as pool:
-        pending = {pool.submit(one, config, arm, seed): (arm, seed) for arm, seed in missing}
-        try:
-            for ended in as_completed(pending):
-                yield *pending[ended], ended.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def one(config: Config, arm: str, seed: int) -> dict[str, Any]:
-    """One trial, in a process of its own."""
-    from jobs.reproduce.data import splits
-    from jobs.reproduce.trial import trial
-
-    experiment, settings = catalogue.experiment(config.name), config.settings()
-    data = splits(config.name, settings.rows, config.place)
-    subject = experiment.subject(experiment.arms[arm], dict(data["train"].fields), seed)
-    found = trial(experiment.arms[arm], seed, data, subject, settings)
-    return {"arm": arm, "seed": seed, **found}
 
 
 def _page(config: Config, done: dict[str, Any]) -> None:

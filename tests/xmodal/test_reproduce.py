@@ -19,6 +19,7 @@ from jobs.reproduce.data import splits
 from jobs.reproduce.findings import OF_MODALITIES, OF_TASKS, PREDICTIONS, findings
 from jobs.reproduce.rows import Rows
 from jobs.reproduce.summary import page
+from jobs.reproduce.trials import ended
 from tests.clips import classifier
 from xmodal.errors import ConfigError
 from xmodal.gradients import WEIGHTINGS, ParameterSpace
@@ -173,10 +174,11 @@ def test_a_dry_run_says_what_is_missing_and_trains_nothing(mnist: Path, capsys: 
     assert told["settings"]["epochs"] == 2 and not to.exists()
 
 
-def test_the_same_trial_gives_the_same_figures(mnist: Path) -> None:
+def test_a_trial_gives_the_same_figures_in_a_process_of_its_own(mnist: Path) -> None:
     to = str(mnist / "same")
     config = job.Config(name="cg-mnist", rows=64, epochs=1, batch_size=16, processes=1, to=to)
-    first, second = (job.one(config, "mmpareto-features", 3) for _ in range(2))
+    asked = (config.name, config.settings(), config.place, [("mmpareto-features", 3)])
+    [(_, _, first)], [(_, _, second)] = (list(ended(*asked, processes)) for processes in (1, 2))
     assert first["test"] == second["test"] and first["conflict"] == second["conflict"]
 
 
