@@ -28,7 +28,7 @@ from xmodal.encoders.intake_av import Spectrogram
 from xmodal.encoders.multimodal import Encoder, MultimodalClassifier
 
 KEPT = 0.25  # of the pictures' variance
-NOISE = 4.0  # standard deviation beside that of the speech: -12 dB, which leaves sound about what it is elsewhere
+NOISE = 4.0  # standard deviation beside that of the speech: -12 dB, in which half of the digits are recognised
 RATE, SECONDS = 8_000, 0.64
 MEL = Mel(bands=32, hop_ms=20.0)
 FRAMES = MEL.frames(round(RATE * SECONDS), RATE)
