@@ -40,7 +40,8 @@ def test_every_line_of_metrics_has_all_figures_of_every_encoder(trained):
     audits = [line for line in lines if "audit/audio/same_sign" in line]
     assert [line["step"] for line in audits] == [8, 16, 24, 32, 40]
     assert all(0 <= line["audit/video/angle_degrees"] <= 180 for line in audits)
-    assert list(Path(trained.uri).rglob("events.out.tfevents*"))
+    events = b"".join(path.read_bytes() for path in Path(trained.uri).rglob("events.out.tfevents*"))
+    assert all(name in events for name in (b"audio/conflict_share", b"video/rescale", b"audit/audio/angle_degrees"))
 
 
 def test_a_diagnosis_is_complete_and_kept_beside_the_run(trained, corpora, capsys):

@@ -8,7 +8,8 @@ class Window:
     """Collects what single steps cannot tell: how often encoders were in conflict, and every audit since.
 
     Adds ENCODER/conflict_share, the share of steps with a conflict; audit/... become means over the window's audits
-    (of `same_sign` this is the share of audits on which both spaces agree about a conflict).
+    (of `same_sign` this is the share of audits on which both spaces agree about a conflict). A window is no part of a
+    checkpoint: the first line after a restart tells of the steps since.
     """
 
     def __init__(self) -> None:
