@@ -18,8 +18,7 @@ class Narrator:
         self._stage = stage
         self._out = out or sys.stderr
         self._due = 0.0
-        self._began = time.monotonic()
-        self._first_step = 0
+        self._since: tuple[float, int] | None = None  # time and step of the first line: what starts takes no share
         self._bars = ExitStack()
         self._bar: Callable[[int, int], None] | None = None
 
@@ -52,23 +51,23 @@ class Narrator:
 
     def _start(self, message: dict) -> None:
         """A worker group has started: the first one, or another after a failure."""
-        self._began, self._first_step = time.monotonic(), message["step"]
+        self._since = None
         whence = f"from checkpoint {message['found']}" if message["found"] else "from nothing"
         self._say(f"{message['workers']} worker(s) start at step {message['step']:,} {whence}; the first batch comes")
 
     def _progress(self, message: dict) -> None:
         step, steps, metrics = message["step"], message["steps"], message["metrics"]
+        since, first = self._since = self._since or (time.monotonic(), step)
         if not self._is_due(step == steps):
             return
-        done = max(step - self._first_step, 1)
-        left_s = (time.monotonic() - self._began) / done * (steps - step)
         parts = [
             f"step {step:,}/{steps:,}",
             f"loss {metrics['loss']:.3f}",
             f"{metrics['samples_per_s']:,.0f} samples/s",
             f"waiting for data {metrics['data_wait_share']:.0%}",
-            f"ETA {_clock(left_s)}",
         ]
+        if step > first or step == steps:
+            parts.append(f"ETA {_clock((time.monotonic() - since) / max(step - first, 1) * (steps - step))}")
         if metrics["rows/quarantined"]:
             parts.append(f"{metrics['rows/quarantined']:,} bad rows")
         self._say("  ".join(parts))

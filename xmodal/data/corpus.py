@@ -167,8 +167,8 @@ def _store(made: Index, where: str, options: storage.StorageOptions, say: Notify
 
 
 def _tell_ignored(listing: Listing, say: Notify) -> None:
-    ours = ("_xmodal", "_refused.jsonl")  # the index, and what preparing a corpus left
-    ignored = [path for path in listing.ignored if not path.startswith(ours)]
+    known = ("_xmodal", "_refused.jsonl", "_SUCCESS")  # the index, and what preparing a corpus leaves
+    ignored = [path for path in listing.ignored if not path.startswith(known)]
     metadata = [path for path in ignored if listing.format == "tar" and path.endswith(".parquet")]
     if metadata:
         say(f"tar and Parquet files lie together; the tars are the corpus, ignored: {_some(metadata)}")
