@@ -9,6 +9,7 @@ from jobs.reproduce.findings import Trials
 from xmodal.report.experiment import Chart, Table, around
 
 NONE = "\u2013"
+NEAR = 0.5  # of an eigenvalue, relative to it
 NOTE = (
     "After training, on training rows as they are. Eigenvalue: the largest of the Hessian of the judged loss in the "
     "encoders' weights. Rise: of that loss when every filter is moved by half its length in a random direction. |g| "
@@ -59,13 +60,19 @@ def _count(gradients: Mapping[str, Any]) -> int:
 
 def _cells(runs: Sequence[Mapping[str, Any]], places: Sequence[tuple[str, str]]) -> list[str]:
     cells = [
-        _number([run["flatness"]["eigenvalue"]["value"] for run in runs]),
+        _number([_settled(run["flatness"]["eigenvalue"]) for run in runs]),
         _number([run["flatness"]["rise"] for run in runs]),
     ]
     for name, objective in places:
         found = [run["gradients"][name].get(objective, {}) for run in runs]
         cells += [_number([one.get(what) for one in found]) for what in ("mean_norm", "covariance_trace")]
     return cells
+
+
+def _settled(found: Mapping[str, Any]) -> float | None:
+    """Nothing where power iteration ended too far from any eigenvalue to name one."""
+    near = found["residual"] is not None and found["residual"] < NEAR
+    return found["value"] if near else None
 
 
 def _number(values: Sequence[float | None]) -> str:

@@ -17,7 +17,7 @@ from xmodal.training.objective import Losses
 
 BATCHES = 40  # of the statistics
 FLAT_PARTS, FLAT_ROWS = 2, 256  # mini-batches, and their rows, whose loss is the landscape
-DIRECTIONS, POINTS, RADIUS, ITERATIONS = 3, 9, 0.5, 12
+DIRECTIONS, POINTS, RADIUS, ITERATIONS = 3, 9, 0.5, 40
 
 
 def diagnosis(subject: Subject, train: Rows, batch_size: int, *, seed: int) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _flatness(subject: Subject, train: Rows, seed: int) -> dict[str, Any]:
     parts = [partial(_share, subject, batch, len(batches)) for batch in batches]
     parameters = [p for block in Partition.of(subject.objective, subject.encoders).encoders.values() for p in block]
     along = loss_along_directions(parts, parameters, directions=DIRECTIONS, points=POINTS, radius=RADIUS, seed=seed)
-    top = top_eigenvalue(parts, parameters, iterations=ITERATIONS, tolerance=0.02, seed=seed)
+    top = top_eigenvalue(parts, parameters, iterations=ITERATIONS, seed=seed)
     return {**along.as_json(), "eigenvalue": top.as_json()}
 
 
