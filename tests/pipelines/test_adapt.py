@@ -1,13 +1,17 @@
 """A classifier of clips as a user trains it: two workers, deaths and resumes that leave no trace, then measured."""
 
 import json
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import ray
 from deaths import Killer, same, weights
 
 from jobs import adapt as job
+from jobs import console
 from jobs import evaluate as evaluate_job
 from pipelines import adapt, evaluate
 from pipelines.config.adapt import Config
@@ -20,6 +24,7 @@ from xmodal.encoders.multimodal_layout import load_classifier
 from xmodal.errors import ConfigError, CorpusError
 from xmodal.run import read_metrics
 
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 STEPS = 24
@@ -49,12 +54,37 @@ def undisturbed(clips, ray_here, tmp_path_factory):
 
 
 def test_a_killed_worker_leaves_no_trace_in_the_weights(undisturbed, clips, ray_here, tmp_path):
+    """Nor do audits: the run that is killed has some, the undisturbed one has none."""
     killer = Killer(step=12, rank=1)
-    result = adapt.run(config(tmp_path, clips), killer)
+    result = adapt.run(config(tmp_path, clips, "--audit-every", "5"), killer)
     assert len(killer.starts) == 2 and killer.starts[1] >= 6
     assert same(weights(result.run.uri), weights(undisturbed))
+    audited = [line for line in read_metrics(result.run.uri) if "audit/audio/same_sign" in line]
+    # the lines after the audits of steps 5, 10, 15 and 20; the first may lie before the checkpoint that it went on from
+    assert [line["step"] for line in audited][-3:] == [12, 16, 20]
+    for line in audited:
+        assert line["audit/video/same_sign"] in (0, 1) and 0 <= line["audit/video/angle_degrees"] <= 180
     again = adapt.run(config(tmp_path, clips, "--resume"))
     assert again.found_finished and again.checkpoint == result.checkpoint
+
+
+def forgetful(make_state, *given):
+    """A state whose backward no reduction follows."""
+    state = make_state(*given)
+    state.ddp = None
+    return state
+
+
+def test_gradients_that_are_never_averaged_stop_the_run_at_once_with_exit_code_5(
+    clips, ray_here, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(adapt, "make_state", partial(forgetful, adapt.make_state))
+    with pytest.raises(SystemExit) as exit:
+        console.main(lambda: job.train(config(tmp_path, clips)))
+    assert exit.value.code == 5
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "step 0: the gradients of " in error and "were never averaged" in error
+    assert not list(tmp_path.rglob("COMMITTED.json"))
 
 
 def test_the_metrics_tell_what_each_encoder_was_asked_for(undisturbed):
@@ -62,6 +92,8 @@ def test_the_metrics_tell_what_each_encoder_was_asked_for(undisturbed):
     assert [line["step"] for line in lines] == list(range(4, STEPS + 1, 4))
     for name in ("audio", "video"):
         assert -1 <= lines[-1][f"{name}/cosine"] <= 1 and lines[-1][f"{name}/conflict"] in (0, 1)
+        figures = ("conflict_share", "norm_0", "norm_1", "weight_0", "weight_1", "rescale", "length")
+        assert all(line[f"{name}/{figure}"] >= 0 for line in lines for figure in figures)
         assert 0 <= lines[-1][f"{name}/accuracy"] <= 1
     assert lines[-1]["loss"] < lines[0]["loss"]
 
@@ -93,6 +125,7 @@ def test_the_checkpoint_is_a_described_directory(undisturbed):
         (("--method", "pcgrad", "--gamma", "2"), ConfigError, "pcgrad has no gamma"),
         (("--fields", "video=mp4", "audio=mp4", "lable=cls"), ConfigError, "did you mean 'label'"),
         (("--fields", "video=mp4", "audio=wav", "label=cls"), CorpusError, "audio=wav matches nothing"),
+        (("--audit-every", "4", "--method", "joint"), ConfigError, "nothing to compare"),
         (("--fusion", "transformer", "--dim", "30"), ConfigError, "heads=4 does not divide dim=30"),
         (("--batch-size", "15"), ConfigError, "batch_size=15 cannot be divided by workers=2"),
         (("--resume",), ConfigError, "no run 'a'"),
