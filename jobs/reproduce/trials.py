@@ -6,13 +6,14 @@ from multiprocessing import get_context
 from typing import Any
 
 from jobs.reproduce import catalogue
+from jobs.reproduce.catalogue import Name
 from jobs.reproduce.experiment import Settings
 
 Trial = tuple[str, int]  # arm, seed
 
 
 def ended(
-    name: str, settings: Settings, place: str, todo: Sequence[Trial], processes: int
+    name: Name, settings: Settings, place: str, todo: Sequence[Trial], processes: int
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Arm, seed and result of every trial, so many of them at once; with one process, in this one."""
     if processes == 1 or not todo:
@@ -27,7 +28,7 @@ def ended(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def one(name: str, settings: Settings, place: str, arm: str, seed: int) -> dict[str, Any]:
+def one(name: Name, settings: Settings, place: str, arm: str, seed: int) -> dict[str, Any]:
     """One trial, whole."""
     from jobs.reproduce.data import splits
     from jobs.reproduce.trial import trial
