@@ -59,7 +59,7 @@ def measure(root: Path, scratch: Path, steps: int, workers: int = 2) -> Iterator
 
 def recalls(direction: str, found: Evaluation, detail: dict[str, Any]) -> Iterator[Figure]:
     """R@10, R@5, R@1 and the median rank of one direction, chance beside each."""
-    side = getattr(found, direction)
+    side = found.searches[direction]
     detail = {**detail, "items": side.items}
     for k in (10, 5, 1):
         name, chance = f"{direction}_r{k}", round(side.chance_recall[k], 4)

@@ -7,13 +7,13 @@ import pytest
 
 from xmodal.run import read_metrics
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 SMALL = ("--rows", "128", "--steps", "4", "--batch-size", "32")
 
 
 def demo(runs, *flags):
     command = [sys.executable, "-m", "jobs.demo", "--runs", str(runs), *SMALL, *flags]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
 
 
 @pytest.fixture(scope="module")
