@@ -28,7 +28,6 @@ from pipelines.config.classifier import DIGITS, LETTERS, Classifier
 from pipelines.config.data import Data
 from pipelines.config.optim import Optim
 from xmodal.data.augment import Augment
-from xmodal.errors import ConfigError, nearest
 
 PROGRAM = "python -m jobs.adapt"
 SMALL = Optim(batch_size=64, epochs=30, learning_rate=1e-3, weight_decay=0.05)
@@ -69,24 +68,11 @@ def parse(words: list[str]) -> Config:
 
 def parse_start(words: list[str]) -> arguments.Start[Config]:
     """The same, and whether to start."""
-    if words and words[0] in arguments.HELP:
-        print(f"{__doc__}\nPresets, each with its own --help:\n\n{listing()}")
-        raise SystemExit(0)
-    if not words or words[0].startswith("-"):
-        raise ConfigError(f"name a preset first: {PROGRAM} PRESET --corpus URI\n\n{listing()}")
-    name, *flags = words
-    if name not in PRESETS:
-        raise ConfigError(f"no preset {name!r}: {nearest(name, PRESETS)}")
-    preset = PRESETS[name]
+    name, preset = arguments.preset(words, PRESETS, program=PROGRAM, text=__doc__)
     data = Data(corpus=tyro.MISSING, fields=preset.fields)
     default = Config(name=name, data=data, model=preset.model, optim=SMALL, augment=STILL)
     text = f"{__doc__}\n{name}: {preset.summary}\n"
-    return arguments.parse_start(Config, flags, program=f"{PROGRAM} {name}", text=text, default=default)
-
-
-def listing() -> str:
-    """One line for every preset."""
-    return "\n".join(f"  {name:14} {preset.summary}" for name, preset in PRESETS.items())
+    return arguments.parse_start(Config, words[1:], program=f"{PROGRAM} {name}", text=text, default=default)
 
 
 def run(words: list[str]) -> None:

@@ -3,11 +3,13 @@
 import json
 import shutil
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import tyro
+
+from xmodal.errors import ConfigError, nearest
 
 STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName)
 HELP = frozenset({"-h", "--help"})
@@ -56,3 +58,29 @@ def begin(start: Start[C], run: Callable[[C], int | None], preview: Callable[[C]
         return run(start.config)
     print(json.dumps(preview(start.config), indent=2))
     return None
+
+
+class Named(Protocol):
+    """A preset: it has one line for the help."""
+
+    @property
+    def summary(self) -> str: ...
+
+
+P = TypeVar("P", bound=Named)
+
+
+def preset(words: Sequence[str], presets: Mapping[str, P], *, program: str, text: str | None) -> tuple[str, P]:
+    """The preset that the first word names. Without a word for a preset, `--help` lists them and ends with status 0.
+
+    ConfigError with the nearest name, or with all of them where none is named.
+    """
+    listing = "\n".join(f"  {name:14} {one.summary}" for name, one in presets.items())
+    if words and words[0] in HELP:
+        print(f"{text}\nPresets, each with its own --help:\n\n{listing}")
+        raise SystemExit(0)
+    if not words or words[0].startswith("-"):
+        raise ConfigError(f"name a preset first: {program} PRESET --corpus URI\n\n{listing}")
+    if words[0] not in presets:
+        raise ConfigError(f"no preset {words[0]!r}: {nearest(words[0], presets)}")
+    return words[0], presets[words[0]]

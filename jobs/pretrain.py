@@ -24,7 +24,6 @@ from jobs.narrator import Narrator
 from jobs.presets import PRESETS
 from pipelines.config.data import Data
 from pipelines.config.pretrain import Config
-from xmodal.errors import ConfigError, nearest
 
 PROGRAM = "python -m jobs.pretrain"
 
@@ -36,15 +35,7 @@ def parse(words: list[str]) -> Config:
 
 def parse_start(words: list[str]) -> arguments.Start[Config]:
     """The same, and whether to start."""
-    if words and words[0] in arguments.HELP:
-        print(f"{__doc__}\nPresets, each with its own --help:\n\n{listing()}")
-        raise SystemExit(0)
-    if not words or words[0].startswith("-"):
-        raise ConfigError(f"name a preset first: {PROGRAM} PRESET --corpus URI\n\n{listing()}")
-    name, *flags = words
-    if name not in PRESETS:
-        raise ConfigError(f"no preset {name!r}: {nearest(name, PRESETS)}")
-    preset = PRESETS[name]
+    name, preset = arguments.preset(words, PRESETS, program=PROGRAM, text=__doc__)
     default = Config(
         name=name,
         data=Data(corpus=tyro.MISSING),
@@ -53,12 +44,7 @@ def parse_start(words: list[str]) -> arguments.Start[Config]:
         augment=preset.augment,
     )
     text = f"{__doc__}\n{name}: {preset.summary}\n"
-    return arguments.parse_start(Config, flags, program=f"{PROGRAM} {name}", text=text, default=default)
-
-
-def listing() -> str:
-    """One line for every preset."""
-    return "\n".join(f"  {name:14} {preset.summary}" for name, preset in PRESETS.items())
+    return arguments.parse_start(Config, words[1:], program=f"{PROGRAM} {name}", text=text, default=default)
 
 
 def run(words: list[str]) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 from pipelines import classify
 from pipelines.classify import Trained
 from pipelines.config.diagnose import Config
+from pipelines.results import place_of
 from xmodal import checkpoint, storage
 from xmodal.batch import Batch
-from xmodal.checkpoint import Found
 from xmodal.data.corpus import Corpus, open_corpus
 from xmodal.data.listing import folder_before_pattern
 from xmodal.data.order import Plan
@@ -39,7 +39,7 @@ def run(config: Config, notify: Notify = lambda message: None) -> Result:
     found = checkpoint.resolve(config.checkpoint, options=config.storage)
     if not classify.is_classifier(found, config.storage):
         raise ConfigError(f"{config.checkpoint} is no classifier: a diagnosis is of the two losses of a jobs.adapt run")
-    folder = _folder(config, found)
+    folder = place_of(config, found, FOLDER)
     began = time.perf_counter()
     trained = classify.load(found, config.storage)
     corpora = {name: _open(config, uri) for name, uri in (("corpus", config.corpus), ("held_out", config.held_out))}
@@ -81,23 +81,6 @@ def _read(config: Config, trained: Trained, corpus: Corpus, *, whole: bool) -> l
     recipe = trained.recipe(corpus, config.fields)
     device = next(trained.model.parameters()).device
     return [batch.to(device) for batch in classify.batches(corpus, recipe, plan, steps)]
-
-
-def _folder(config: Config, found: Found) -> str | None:
-    """Where the result goes; refuses what cannot be written before anything is computed."""
-    if not config.save:
-        return None
-    place = config.to
-    if place is None:
-        run, inside, _ = found.uri.rstrip("/").rpartition("/checkpoints/")
-        if not inside:
-            raise ConfigError(
-                f"{found.uri} lies in no run (RUN/checkpoints/...), so the result has no place: name a folder with "
-                "--to, or give --no-save"
-            )
-        place = storage.join(run, FOLDER)
-    storage.check(place, writable=True, options=config.storage)
-    return place
 
 
 def _store(config: Config, record: dict[str, Any], folder: str | None) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.config.diagnose import Config as Diagnose
 from pipelines.config.evaluate import Config
 from xmodal import storage
 from xmodal.checkpoint import Found
@@ -45,8 +46,11 @@ class Evaluation:
         }
 
 
-def place_of(config: Config, found: Found) -> str | None:
-    """The folder that the result goes to; refuses what cannot be written before anything is computed."""
+def place_of(config: Config | Diagnose, found: Found, folder: str = "evaluations") -> str | None:
+    """The place that a result goes to: `config.to`, or `folder` of the run; None where it is not kept.
+
+    Refuses what cannot be written before anything is computed.
+    """
     if not config.save:
         return None
     place = config.to
@@ -57,7 +61,7 @@ def place_of(config: Config, found: Found) -> str | None:
                 f"{found.uri} lies in no run (RUN/checkpoints/...), so the result has no place: name a folder with "
                 "--to, or give --no-save"
             )
-        place = storage.join(run, "evaluations")
+        place = storage.join(run, folder)
     storage.check(place, writable=True, options=config.storage)
     return place
 
