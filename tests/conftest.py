@@ -1,12 +1,14 @@
 """Every test runs with xmodal's array shapes checked and one torch thread."""
 
 import os
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import nursery
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -15,6 +17,13 @@ from s3 import s3_root, s3_server, short_waits  # noqa: F401  (fixtures for ever
 install_import_hook("xmodal", "beartype.beartype")
 settings.register_profile("shared machine", deadline=None)  # a busy neighbour is no failure
 settings.load_profile("shared machine")
+
+
+@pytest.fixture(scope="session")
+def forked_workers():
+    """Workers of the Rays that are started meanwhile are forked from processes that hold Ray and torch."""
+    with tempfile.TemporaryDirectory(prefix="xmodal-") as folder, nursery.forked(folder):
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,10 +1,10 @@
-"""Ray workers that are forked from one process that has imported torch, instead of importing it each for itself.
+"""Ray workers that are forked from a process that holds Ray and torch, instead of importing them each for itself.
 
 A Ray worker that trains costs some ten CPU seconds of imports, and the smallest run has a dozen workers. With `forked`
-one process, the *nursery*, imports torch, transformers and xmodal once and forks the workers of this process's Ray. Ray
-itself each worker imports anew (its C++ side draws random names from a state that a fork would copy); what a worker
+one process, the *nursery*, imports torch, transformers and xmodal once; for each Ray it forks a *branch*, which imports
+Ray and the pipelines in that Ray's environment (Ray reads it as it is imported) and forks the workers. What a worker
 does, how it dies and what it leaves is its own. Only Rays that this process starts have a nursery: a test that starts a
-command with a Ray of its own gets ordinary workers.
+command with a Ray of its own says so (`command`), or gets ordinary workers.
 
     python tests/nursery.py DEFAULT_WORKER ...    what the raylet starts: it asks, and lives as long as its worker does
     python tests/nursery.py --run JOB ...         python -m JOB ..., with the nursery of the process that starts this
@@ -17,20 +17,28 @@ import importlib
 import json
 import os
 import runpy
+import select
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 ADDRESS = "XMODAL_TEST_NURSERY"
+RAYLET = "RAY_RAYLET_PID"
+READ_BY_RAY = (RAYLET, "RAY_JOB_ID")  # when it is imported
 SERVE, RUN = "--serve", "--run"
 KIND = socket.AF_UNIX, socket.SOCK_SEQPACKET
 LONGEST_REQUEST = 1 << 17
 IMPORTED = ("pandas", "pyarrow.dataset", "torch.distributed", "transformers.models.clip.modeling_clip", "tensorboardX",
             "xmodal.encoders", "xmodal.export", "xmodal.training.balance", "xmodal.training.state", "xmodal.storage",
             "xmodal.data.synthetic", "xmodal.data.audio", "xmodal.data.video", "xmodal.report.page")  # fmt: skip
+IMPORTED_WITH_RAY = ("ray._private.workers.default_worker", "ray.data._internal.execution.streaming_executor",
+                     "ray.train.torch", "ray.train.v2._internal.execution.controller", "pipelines.pretrain",
+                     "pipelines.adapt", "pipelines.embed", "pipelines.evaluate", "pipelines.prepare")  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -74,8 +82,13 @@ def ask(arguments: list[str]) -> None:
     parser.add_argument("--serialized-runtime-env-context", default="{}", type=json.loads)
     parser.add_argument("--language")
     known, worker = parser.parse_known_args(arguments)
-    environ = dict(os.environ) | (known.serialized_runtime_env_context.get("env_vars") or {})
-    request = {"arguments": worker, "environ": environ, "directory": os.getcwd()}
+    context = known.serialized_runtime_env_context
+    directory = os.getcwd()
+    if prefix := context.get("command_prefix"):
+        change, directory, _ = shlex.split(" ".join(prefix))  # what Ray writes for a working directory
+        assert change == "cd", prefix
+    environ = dict(os.environ) | (context.get("env_vars") or {})
+    request = {"arguments": worker, "environ": environ, "directory": directory}
     with socket.socket(*KIND) as nursery:
         nursery.connect(os.environ[ADDRESS])
         socket.send_fds(nursery, [json.dumps(request).encode()], [0, 1, 2])
@@ -83,36 +96,97 @@ def ask(arguments: list[str]) -> None:
 
 
 def serve(address: str) -> None:
-    """Fork a worker for each request, and tell who asked when it has ended; ends with the process that started it."""
-    for module in IMPORTED:
-        importlib.import_module(module)
-    gc.collect()
-    gc.freeze()  # what is shared stays shared
+    """The nursery: passes each request on to the branch of its Ray; ends with the process that started it."""
+    _import(IMPORTED)
     assert "ray" not in sys.modules
-    parent = os.getppid()
-    asking: dict[int, socket.socket] = {}
+    parent = os.pidfd_open(os.getppid())
+    branches: dict[tuple[str | None, ...], socket.socket] = {}
     with socket.socket(*KIND) as listening:
         listening.bind(f"{address}.new")
         listening.listen(64)
-        listening.settimeout(0.1)
         os.rename(f"{address}.new", address)
-        while os.getppid() == parent:
-            with contextlib.suppress(ChildProcessError):
-                while ended := os.waitpid(-1, os.WNOHANG)[0]:
-                    asking.pop(ended).close()
-            try:
-                asked, _ = listening.accept()
-            except TimeoutError:
-                continue
-            request, files, *_ = socket.recv_fds(asked, LONGEST_REQUEST, 3)
-            child = os.fork()
-            if not child:
-                for other in (listening, asked, *asking.values()):
-                    other.close()
-                _become(json.loads(request), files)
-            asking[child] = asked
+        while parent not in select.select([listening, parent], [], [])[0]:
+            asking, _ = listening.accept()
+            message, files, *_ = socket.recv_fds(asking, LONGEST_REQUEST, 3)
+            environ = json.loads(message)["environ"]
+            ray = tuple(environ.get(name) for name in READ_BY_RAY)
+            if ray not in branches:
+                branches[ray] = _branched(environ, [listening, asking, *branches.values()])
+            socket.send_fds(branches[ray], [message], [*files, asking.fileno()])
             for file in files:
                 os.close(file)
+            asking.close()
+
+
+def _branched(environ: dict[str, str], others: list[socket.socket]) -> socket.socket:
+    """A socket to a new branch; `others` are not for it."""
+    mine, theirs = socket.socketpair(*KIND)
+    if os.fork():
+        theirs.close()
+        return mine
+    try:
+        for other in (mine, *others):
+            other.close()
+        _branch(environ, theirs)
+    finally:
+        os._exit(0)
+
+
+def _branch(environ: dict[str, str], nursery: socket.socket) -> None:
+    """Fork a worker for each request, and tell who asked when it has ended; ends with its Ray, or with the nursery."""
+    os.environ.clear()
+    os.environ.update(environ)
+    with _names_from_the_system():
+        _import(IMPORTED_WITH_RAY)
+    raylet = os.pidfd_open(int(environ[RAYLET]))
+    asking: dict[int, socket.socket] = {}  # by the pidfd of the worker
+    while raylet not in (ready := select.select([nursery, raylet, *asking], [], [])[0]):
+        for ended in asking.keys() & set(ready):
+            os.waitid(os.P_PIDFD, ended, os.WEXITED)
+            asking.pop(ended).close()
+            os.close(ended)
+        if nursery not in ready:
+            continue
+        message, files, *_ = socket.recv_fds(nursery, LONGEST_REQUEST, 4)
+        if not message:
+            return
+        asked = socket.socket(fileno=files.pop())
+        child = os.fork()
+        if not child:
+            for other in (nursery, asked, *asking.values()):
+                other.close()
+            for other in (raylet, *asking):
+                os.close(other)
+            _become(json.loads(message), files)
+        asking[os.pidfd_open(child)] = asked
+        for file in files:
+            os.close(file)
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Import them without looking for garbage, and keep what is shared shared."""
+    gc.disable()
+    for module in modules:
+        importlib.import_module(module)
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+
+
+@contextlib.contextmanager
+def _names_from_the_system() -> Iterator[None]:
+    """Ray names the actor classes of its own modules by a generator of its C++ side, which every fork would share.
+
+    It is seeded when first used, so that each worker has one of its own as long as nobody has used it here.
+    """
+    import ray.actor
+
+    usual = ray.actor.ActorClassID
+    ray.actor.ActorClassID = SimpleNamespace(from_random=lambda: usual(os.urandom(usual.size())))
+    try:
+        yield
+    finally:
+        ray.actor.ActorClassID = usual
 
 
 def _become(request: dict, files: list[int]) -> None:
@@ -125,7 +199,7 @@ def _become(request: dict, files: list[int]) -> None:
     os.environ.update(request["environ"])
     os.chdir(request["directory"])
     sys.argv = request["arguments"]
-    sys.path[0] = os.path.dirname(sys.argv[0])
+    sys.path[:1] = [os.path.dirname(sys.argv[0]), *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
     code: object = 1
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")

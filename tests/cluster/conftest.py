@@ -13,6 +13,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+import nursery
 import pytest
 
 from xmodal.data import synthetic
@@ -45,18 +46,19 @@ def free_ports(number: int) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def head():
+def head(forked_workers):
+    """Its workers hold the pipelines of this tree already; the driver of a job has those that were sent with it."""
     folder = Path(tempfile.mkdtemp(prefix="xh", dir="/tmp"))  # sockets have short names
     token_file = folder / "token"
     token_file.write_text(TOKEN)
     port, dashboard, client, agent = free_ports(4)
     found = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", token_file)
-    command = [
-        str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", f"--temp-dir={folder}", "--num-cpus=3",
-        "--object-store-memory=200000000", "--node-ip-address=127.0.0.1", f"--port={port}",
+    command = nursery.command(
+        "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats", f"--temp-dir={folder}",
+        "--num-cpus=3", "--object-store-memory=200000000", "--node-ip-address=127.0.0.1", f"--port={port}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
         f"--dashboard-agent-listen-port={agent}",
-    ]  # fmt: skip
+    )  # fmt: skip
     environment = found.environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file)}
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -1,9 +1,7 @@
 """One small Ray for all pipeline tests of a session, and corpora to run on."""
 
 import contextlib
-import tempfile
 
-import nursery
 import pytest
 import ray
 
@@ -15,17 +13,16 @@ from xmodal.encoders.dual_encoder import DualEncoder
 
 
 @pytest.fixture(scope="session")
-def ray_here(request):
-    """A Ray of our own with two slots for reading and one for the train workers; its workers are forked.
+def ray_here(request, forked_workers):
+    """A Ray of our own with two slots for reading and one for the train workers.
 
     Its processes inherit the address of the S3 server, so that starts first if a test is going to need it.
     """
     if any(item.get_closest_marker("s3") for item in request.session.items):
         with contextlib.suppress(pytest.skip.Exception):  # no server: the tests on S3 say so, the others go on
             request.getfixturevalue("s3_server")
-    with tempfile.TemporaryDirectory(prefix="xmodal-") as folder, nursery.forked(folder):
-        yield cluster.connect(cluster.Resources(address="local"), cpus=2)
-        ray.shutdown()
+    yield cluster.connect(cluster.Resources(address="local"), cpus=2)
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """The demo as a newcomer runs it: first, again, and after it was interrupted."""
 
 import subprocess
-import sys
 
+import nursery
 import pytest
 
 from xmodal.run import read_metrics
@@ -12,12 +12,12 @@ SMALL = ("--rows", "128", "--steps", "4", "--batch-size", "32")
 
 
 def demo(runs, *flags):
-    command = [sys.executable, "-m", "jobs.demo", "--runs", str(runs), *SMALL, *flags]
+    command = nursery.command("jobs.demo", "--runs", str(runs), *SMALL, *flags)
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory):
+def first(forked_workers, tmp_path_factory):
     runs = tmp_path_factory.mktemp("demo")
     return runs, demo(runs)
 
