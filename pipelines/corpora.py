@@ -108,11 +108,13 @@ def streams(
     batch_size: int,
     workers: Sequence[int],
     seed: int,
+    role: str = "source",
+    after: int = 0,
 ) -> list[Stream]:
-    """One stream for each corpus, all keyed by the same global step."""
+    """One stream for each corpus, all keyed by the same global step; `after` is how many streams stand before them."""
     parts = global_shares([corpus.rows for corpus in opened], data.weights, batch_size, workers)
     found = []
-    for number, (corpus, mapping, share) in enumerate(zip(opened, maps, parts, strict=True)):
+    for number, (corpus, mapping, share) in enumerate(zip(opened, maps, parts, strict=True), after):
         plan = Plan(
             corpus.extents.rows,
             corpus.extents.shard,
@@ -120,7 +122,7 @@ def streams(
             share,
             task_rows_wanted=data.rows_per_task,
         )
-        found.append(Stream(corpus, plan, Recipe(mapping, fields), number))
+        found.append(Stream(corpus, plan, Recipe(mapping, fields), number, role))
     return found
 
 

@@ -41,7 +41,7 @@ from xmodal.tokenizer_hub import load_tokenizer
 
 CHUNKS_AHEAD = 3  # decoded chunks that wait for an encoder
 MOST_DEATHS = 3  # of encoders in a row, without a part finished between
-WITHOUT = ("optimizer.safetensors", "state.json", "quarantine.parquet")
+WITHOUT = ("optimizer.safetensors", "critics.safetensors", "state.json", "quarantine.parquet")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +77,7 @@ class Trained:
 
     def model(self, device: torch.device | str = "cpu") -> DualEncoder:
         """The model in evaluation mode."""
-        with TemporaryDirectory(prefix="xmodal-model-") as scratch:
-            for name, data in self.files.items():
-                path = Path(scratch, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data.data)
-            return DualEncoder.from_pretrained(scratch).eval().to(device)
+        return model_of_files(self.files).eval().to(device)
 
 
 def load(uri: str, options: StorageOptions) -> Trained:
@@ -90,14 +85,26 @@ def load(uri: str, options: StorageOptions) -> Trained:
     found = checkpoint.resolve(uri, options=options)
     with TemporaryDirectory(prefix="xmodal-checkpoint-") as scratch:
         directory = checkpoint.fetch(found, Path(scratch), skip=WITHOUT, options=options)
-        files = {
-            path.relative_to(directory).as_posix(): np.fromfile(path, np.uint8)
-            for path in directory.rglob("*")
-            if path.is_file()
-        }
+        files = files_in(directory)
         model = DualEncoder.from_pretrained(directory)
         fields = {field.name: field for field in fields_of(model, tokenizer_of(model, directory))}
         return Trained(found, files, fields, model.dim)
+
+
+def files_in(directory: Path) -> dict[str, np.ndarray]:
+    """The bytes of every file below a directory, by its path there."""
+    paths = (path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): np.fromfile(path, np.uint8) for path in paths}
+
+
+def model_of_files(files: Mapping[str, np.ndarray]) -> DualEncoder:
+    """The dual encoder that these files of a checkpoint hold."""
+    with TemporaryDirectory(prefix="xmodal-model-") as scratch:
+        for name, data in files.items():
+            path = Path(scratch, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data.data)
+        return DualEncoder.from_pretrained(scratch)
 
 
 def tokenizer_of(model: DualEncoder, directory: Path) -> str | None:

@@ -7,7 +7,7 @@ for any number of workers W.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,8 @@ def deliver(
     """This rank's share of steps `start` to `stop` - 1, in order.
 
     `share(value)` returns rank 0's value on every rank (a collective); `reserved` as in `dataset`. The shares of all
-    streams are joined into one batch, in the order of the streams.
+    streams are joined into one batch, in the order of the streams, whose roles are the batch's `parts`: streams of
+    one role stand side by side.
     """
     for first, last in segments(streams, start, stop, most_tasks):
         splits = [ray.put(_split(streams, first, last, world_size, reserved))] if rank == 0 else None
@@ -104,7 +105,9 @@ def _rank_blocks(split: ray.data.DataIterator, stream: Stream, world_size: int) 
 
 def _join(parts: Sequence[list[blocks.Block]], streams: Sequence[Stream], waited_s: float) -> Delivery:
     """One batch from the blocks of one step: the only copy between the object store and the device."""
-    batch = to_batch([block for part in parts for block in part], streams[0].recipe)
+    columns = {name: column for stream in streams for name, column in stream.recipe.columns.items()}
+    batch = _batch([block for part in parts for block in part], columns)
+    roles: dict[str, int] = {}
     offset = 0
     faults = []
     for part, stream in zip(parts, streams, strict=True):
@@ -112,23 +115,31 @@ def _join(parts: Sequence[list[blocks.Block]], streams: Sequence[Stream], waited
         own = batch.row[offset : offset + rows]
         own[own >= 0] |= stream.number << CORPUS_SHIFT
         offset += rows
+        roles[stream.role] = roles.get(stream.role, 0) + rows
         faults += [{**fault, "corpus": stream.number} for block in part for fault in blocks.faults(block)]
-    return Delivery(batch, faults, waited_s)
+    return Delivery(replace(batch, parts=roles), faults, waited_s)
 
 
 def to_batch(parts: Sequence[blocks.Block], recipe: Recipe) -> Batch:
     """Blocks of one recipe joined into a batch of tensors of their own."""
-    columns = {
-        name: _concatenate([block[name] for block in parts], column)
-        for name, column in recipe.columns.items()
+    return _batch(parts, recipe.columns)
+
+
+def _batch(parts: Sequence[blocks.Block], columns: dict[str, Column]) -> Batch:
+    """The same of several recipes: zeros where a block lacks a column of another one's."""
+    joined = {
+        name: _concatenate([block.get(name) for block in parts], [len(block["row"]) for block in parts], column)
+        for name, column in columns.items()
         if name not in ("fault", "epoch")
     }
-    return Batch(columns.pop("row"), columns.pop("valid"), columns)
+    return Batch(joined.pop("row"), joined.pop("valid"), joined)
 
 
-def _concatenate(arrays: list[np.ndarray], column: Column) -> torch.Tensor:
-    rows = sum(len(array) for array in arrays)
+def _concatenate(arrays: Sequence[np.ndarray | None], rows: Sequence[int], column: Column) -> torch.Tensor:
     dtype = getattr(torch, column.dtype)
-    joined = torch.empty((rows, *column.shape), dtype=dtype, pin_memory=torch.cuda.is_available())
-    np.concatenate(arrays, out=joined.numpy())
+    joined = torch.empty((sum(rows), *column.shape), dtype=dtype, pin_memory=torch.cuda.is_available())
+    out, start = joined.numpy(), 0
+    for array, length in zip(arrays, rows, strict=True):
+        out[start : start + length] = 0 if array is None else array
+        start += length
     return joined

@@ -35,6 +35,7 @@ class Stream:
     plan: Plan
     recipe: Recipe
     number: int = 0  # of the corpus in a mixture
+    role: str = "source"  # of its rows in a batch
 
     def block_rows(self, world_size: int) -> int:
         return block_rows(self.plan.global_batch, world_size, self.plan.task_rows, self.recipe.row_bytes)

@@ -1,6 +1,6 @@
 """What the stages of training share around their models: configuration and streams in, a run carried to its end out."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -126,9 +126,10 @@ def state_of(
     )
 
 
-def open_record(config: Any, opened: Sequence[Corpus]) -> Run:
-    """The run's directory: new, or on a resume the one that is there."""
-    fingerprints = {uri: corpus.fingerprint for uri, corpus in zip(config.data.corpus, opened, strict=True)}
+def open_record(config: Any, opened: Sequence[Corpus], further: Mapping[str, Corpus] | None = None) -> Run:
+    """The run's directory: new, or on a resume the one that is there. `further` are corpora that are no source."""
+    known = {**dict(zip(config.data.corpus, opened, strict=True)), **(further or {})}
+    fingerprints = {uri: corpus.fingerprint for uri, corpus in known.items()}
     common: dict[str, Any] = {"config": config, "corpora": fingerprints, "options": config.data.storage}
     if not config.resume:
         return create_run(config.runs, config.name, **common)

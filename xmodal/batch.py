@@ -4,8 +4,8 @@ The alphabet of the library: B pairs on this rank, N pairs over all ranks, D emb
 C H W channels and pixels, K objectives, P parameters.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Int64
@@ -19,17 +19,35 @@ class Batch:
     `row` is the row's number in its corpus (-1 for padding). A row whose `valid` is false is shape only: no anchor,
     no negative, no metric. `fields` holds the columns of each decoded field: `image` uint8 [B, H, W, 3],
     `text` int32 [B, L] token ids, `text_length` int32 [B], `text_id` int64 [B] (equal captions, equal ids).
+    `parts` says how many consecutive rows play which role, where not all rows play the same; a column that rows of a
+    role lack is zeros there.
     """
 
     row: Int64[Tensor, "B"]
     valid: Bool[Tensor, "B"]
     fields: dict[str, Tensor]
+    parts: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.row.shape[0]
 
     def __getitem__(self, rows: slice) -> "Batch":
-        return Batch(self.row[rows], self.valid[rows], {name: x[rows] for name, x in self.fields.items()})
+        fields = {name: x[rows] for name, x in self.fields.items()}
+        return Batch(self.row[rows], self.valid[rows], fields, self._overlap(rows))
+
+    def part(self, role: str) -> slice:
+        """The rows that play this role; an empty slice where none does."""
+        start = 0
+        for name, rows in self.parts.items():
+            if name == role:
+                return slice(start, start + rows)
+            start += rows
+        return slice(start, start)
+
+    def _overlap(self, rows: slice) -> dict[str, int]:
+        start, stop, _ = rows.indices(len(self))
+        spans = ((name, self.part(name)) for name in self.parts)
+        return {name: max(0, min(stop, span.stop) - max(start, span.start)) for name, span in spans}
 
     def chunks(self, size: int) -> Iterator["Batch"]:
         """Consecutive parts of `size` rows; the last one may be shorter."""

@@ -36,17 +36,17 @@ def backward(state: TrainState, batch: Batch) -> Losses:
 def _in_chunks(state: TrainState, batch: Batch, chunks: list[Batch]) -> Losses:
     cached = _cache(state, chunks)
     losses = state.objective.loss(cached, batch)
-    scalars = state.objective.scalars()
-    gradients = torch.autograd.grad(losses.sum, [*cached.values(), *scalars.values()], materialize_grads=True)
+    weights = state.objective.weights()
+    gradients = torch.autograd.grad(losses.sum, [*cached.values(), *weights.values()], materialize_grads=True)
     rows = dict(zip(cached, gradients, strict=False))
-    at_scalars = dict(zip(scalars, gradients[len(cached) :], strict=True))
+    at_weights = dict(zip(weights, gradients[len(cached) :], strict=True))
     start = 0
     for i, chunk in enumerate(chunks):
         last = i == len(chunks) - 1
         here = {name: g[start : start + len(chunk)] for name, g in rows.items()}
         with _unreduced(state) if not last else nullcontext():
             with state.randomness(chunk=i), state.autocast():
-                pulled = state.module(chunk, cotangents=Cotangents(here, at_scalars if last else None))
+                pulled = state.module(chunk, cotangents=Cotangents(here, at_weights if last else None))
             pulled.sum.backward()
         start += len(chunk)
     return losses

@@ -78,7 +78,7 @@ class ClassificationObjective(Objective):
         losses = {name: share * cross_entropy(score, label, counted) for name, score in embeddings.items()}
         return Losses(losses.pop(JOINT), unimodal=losses)
 
-    def scalars(self) -> dict[str, nn.Parameter]:
+    def weights(self) -> dict[str, nn.Parameter]:
         return {}
 
     def clamp_(self) -> Bool[Tensor, ""]:

@@ -1,7 +1,7 @@
 """What a stage minimises: a batch in, all its losses out of one forward."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,13 +52,13 @@ class Losses:
 
 @dataclass(frozen=True)
 class Cotangents:
-    """The gradient of the whole global batch's loss at what the loss reads: some rows' embeddings, and its scalars.
+    """The gradient of the whole global batch's loss at what the loss reads: some rows' embeddings, and its weights.
 
-    `scalars` is None for all chunks but one: the gradient of a scalar must enter the sum once.
+    `weights` is None for all chunks but one: the gradient of a weight must enter the sum once.
     """
 
     embeddings: Embeddings
-    scalars: dict[str, Float[Tensor, ""]] | None = None
+    weights: dict[str, Float[Tensor, "..."]] | None = None
 
 
 class Objective(nn.Module, ABC):
@@ -79,8 +79,8 @@ class Objective(nn.Module, ABC):
         """The losses of embeddings; float32 or wider, outside autocast; talks to the other ranks."""
 
     @abstractmethod
-    def scalars(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters that `loss` reads itself (temperature, bias)."""
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Trainable parameters that `loss` reads itself (temperature, bias, a critic)."""
 
     @abstractmethod
     def clamp_(self) -> Bool[Tensor, ""]:
@@ -89,6 +89,14 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def figures(self) -> dict[str, Float[Tensor, ""]]:
         """Scalars of its own, on the device, for the step's metrics; the same on all ranks."""
+
+    def at(self, step: int) -> None:
+        """Told before each forward which step it is for; what depends on the step depends on nothing else."""
+        return
+
+    def afterwards(self) -> Iterator[Float[Tensor, ""]]:
+        """Losses of some of its own parameters, each for one more update of these after that of all; none here."""
+        return iter(())
 
 
 class ContrastiveObjective(Objective):
@@ -121,7 +129,7 @@ class ContrastiveObjective(Objective):
     def forward(self, batch: Batch, cotangents: Cotangents | None = None) -> Losses:
         embeddings = self.embed(batch)
         if cotangents is not None:
-            return Losses(pull_back(embeddings, self.scalars(), cotangents))
+            return Losses(pull_back(embeddings, self.weights(), cotangents))
         return self.loss(embeddings, batch)
 
     def embed(self, batch: Batch) -> Embeddings:
@@ -141,7 +149,7 @@ class ContrastiveObjective(Objective):
         scale, bias = self.model.log_scale, self.model.logit_bias
         return sigmoid_loss(u, v, scale, bias, valid=batch.valid, ids=ids, group=self.group)
 
-    def scalars(self) -> dict[str, nn.Parameter]:
+    def weights(self) -> dict[str, nn.Parameter]:
         names = ("log_scale", "logit_bias") if self.loss_name == "sigmoid" else ("log_scale",)
         found = {name: getattr(self.model, name) for name in names}
         return {name: x for name, x in found.items() if isinstance(x, nn.Parameter) and x.requires_grad}
@@ -180,14 +188,14 @@ def identities(batch: Batch) -> Int64[Tensor, "B J"]:
 
 
 def pull_back(
-    embeddings: Mapping[str, Tensor], scalars: Mapping[str, Tensor], cotangents: Cotangents
+    embeddings: Mapping[str, Tensor], weights: Mapping[str, Tensor], cotangents: Cotangents
 ) -> Float[Tensor, ""]:
     """<embeddings, cotangents>: the scalar whose gradient is the cotangents' pull-back through the encoders.
 
-    Gao et al. 2021 (GradCache), eq. 7. Every scalar stands in the graph even with no cotangent, so that DDP sees it
+    Gao et al. 2021 (GradCache), eq. 7. Every weight stands in the graph even with no cotangent, so that DDP sees it
     used in every chunk.
     """
     terms = [(z * cotangents.embeddings[name].to(z.dtype)).sum() for name, z in embeddings.items()]
-    for name, x in scalars.items():
-        terms.append(x * (0.0 if cotangents.scalars is None else cotangents.scalars[name]))
+    for name, x in weights.items():
+        terms.append((x * (0.0 if cotangents.weights is None else cotangents.weights[name])).sum())
     return torch.stack([term.reshape(()) for term in terms]).sum()

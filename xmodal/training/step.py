@@ -44,6 +44,7 @@ def train_step(state: TrainState, batch: Batch) -> Metrics:
     """
     if not state.objective.training:  # an evaluation has come between
         state.objective.train()
+    state.objective.at(state.step)
     due = state.step % state.check_every == 0 or not state.rehearsed
     if due:
         check_same_weights(state.objective, state.step, state.group)
@@ -121,8 +122,22 @@ def _update(state: TrainState, rate: float, norm: Tensor) -> None:
     set_rate(state.optimizer, rate)
     state.optimizer.step()
     state.optimizer.zero_grad()
+    _update_further(state)
     state.clamps += state.objective.clamp_()
     state.step += 1
+
+
+def _update_further(state: TrainState) -> None:
+    """Updates of what the objective names alone, at the same rate; all other parameters and their moments stay."""
+    with torch.enable_grad():
+        for share in state.objective.afterwards():
+            share.backward()
+            found = [p.grad for _, p in trainable(state.objective) if p.grad is not None]
+            mean = total(torch.cat([g.flatten() for g in found]), state.group) / world_size(state.group)
+            for gradient, part in zip(found, mean.split([g.numel() for g in found]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+            state.optimizer.step()
+            state.optimizer.zero_grad()
 
 
 def _metrics(seen: Figures, rate: float) -> Metrics:

@@ -76,7 +76,7 @@ class TaskObjective(Objective):
         sums = {task: cross_entropy(embeddings[task], labels[task], counted[task]) for task in self.tasks}
         return Losses(tasks={task: share[k] * total for k, (task, total) in enumerate(sums.items())})
 
-    def scalars(self) -> dict[str, nn.Parameter]:
+    def weights(self) -> dict[str, nn.Parameter]:
         return {}
 
     def clamp_(self) -> Bool[Tensor, ""]:

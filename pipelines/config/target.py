@@ -1,0 +1,42 @@
+"""The domain to adapt to: where its pictures come from, where its texts, and what is known of them."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from pipelines.config.data import check_fields
+from xmodal.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The target: rows without pairs."""
+
+    corpus: Annotated[tuple[str, ...], tyro.conf.arg(name="target")]
+    """URIs of the target: folders of shards or single ones; of clips and pairs alike only what the protocol allows"""
+    protocol: Annotated[Literal["images", "unpaired"], tyro.conf.arg(name="target.protocol")] = "images"
+    """images: pictures (of clips: frames) alone; unpaired: texts (of clips: sounds) too, in an order of their own"""
+    texts: Annotated[tuple[str, ...], tyro.conf.arg(name="target.texts")] = ()
+    """of protocol unpaired: URIs that the texts come from; empty: the target's, read a second time in another order"""
+    fields: Annotated[tuple[str, ...], tyro.conf.arg(name="target.fields")] = ()
+    """field map of the target, e.g. image=png; empty: what --fields says of the same fields, else the usual names"""
+    batch_size: Annotated[int | None, tyro.conf.arg(name="target.batch-size")] = None
+    """rows of the target in every step, over all workers, and as many texts; None: as many as there are source pairs"""
+
+    def __post_init__(self) -> None:
+        if not self.corpus:
+            raise ConfigError("no target: name at least one corpus of the domain to adapt to, e.g. --target sketches/")
+        if self.texts and self.protocol == "images":
+            raise ConfigError(
+                "--target.texts with the protocol 'images', which reads pictures alone: add "
+                "--target.protocol unpaired, or leave the texts out"
+            )
+        if self.batch_size is not None and self.batch_size < 2:
+            raise ConfigError(f"target.batch_size={self.batch_size} must be at least 2: one row has no distribution")
+        check_fields(self.fields, ("image", "text", "video", "audio"))
+
+    @property
+    def text_corpus(self) -> tuple[str, ...]:
+        """Where texts come from; empty in the protocol without."""
+        return () if self.protocol == "images" else self.texts or self.corpus

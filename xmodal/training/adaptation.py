@@ -1,0 +1,242 @@
+"""Pairs of a source and unpaired rows of a target in, the losses of adapting a dual encoder out of one forward.
+
+The rows of a batch play three roles: `source` rows are pairs, `target` rows have the first modality alone (pictures),
+and `target_text` rows, where there are any, the second alone. The contrastive loss is of the pairs: no row of the
+target is ever a negative there. At every place of `xmodal.training.domains` the two domains are made alike.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from xmodal.batch import Batch
+from xmodal.errors import ConfigError, nearest
+from xmodal.losses.ranks import Group, world_size
+from xmodal.training.agreement import total
+from xmodal.training.domain_methods import JOINT
+from xmodal.training.domains import DomainLoss, Domains
+from xmodal.training.gradient_norms import GradientNorms
+from xmodal.training.objective import ContrastiveObjective, Cotangents, Embeddings, Losses, Objective, pull_back
+from xmodal.training.strength import Strength
+
+SOURCE, TARGET, TARGET_TEXT = "source", "target", "target_text"
+LN_2 = 0.6931471805599453  # the loss of a critic that knows nothing
+
+
+class AdaptationObjective(Objective):
+    """The contrastive loss on source pairs, and at each place a domain loss on both domains at the step's strength.
+
+    `places` are modalities of the model, or `joint` for both in one space; with none the source alone is learned from
+    (the target is encoded all the same). With `critic_steps` > 1 the critics are updated again after each step, on that
+    step's embeddings. `bank` are captions, embedded anew at every step as constants, for the places' methods that read
+    probabilities of them. ConfigError for a place that does not exist.
+    """
+
+    def __init__(
+        self,
+        contrast: ContrastiveObjective,
+        places: Mapping[str, DomainLoss],
+        strength: Strength,
+        *,
+        critic_steps: int = 1,
+        bank: Batch | None = None,
+    ) -> None:
+        super().__init__()
+        self.contrast, self.group = contrast, contrast.group
+        for place in places:
+            if place not in (*self.model.modalities, JOINT):
+                raise ConfigError(f"no place {place!r}; {nearest(place, (*self.model.modalities, JOINT))}")
+        self.places = nn.ModuleDict(dict(places))
+        self.strength_of, self.critic_steps = strength, critic_steps
+        self.strength = strength(0)
+        for name, column in (bank.fields if bank is not None else {}).items():
+            self.register_buffer(f"bank_{name}", column, persistent=False)
+        self.norms = GradientNorms()
+        self._shares: dict[str, Tensor] = {}  # figures of this rank that add up to W x the global mean
+        self._sums: dict[str, Tensor] = {}  # of valid embeddings and their number, by modality and domain
+        self._alike: dict[str, Tensor] = {}  # figures that are the same on all ranks already
+
+    @property
+    def model(self) -> Any:
+        """The dual encoder."""
+        return self.contrast.model
+
+    def at(self, step: int) -> None:
+        """Take the strength of this step."""
+        self.strength = self.strength_of(step)
+
+    def forward(self, batch: Batch, cotangents: Cotangents | None = None) -> Losses:
+        embeddings = self.embed(batch)
+        if cotangents is not None:
+            return Losses(pull_back(embeddings, self.weights(), cotangents))
+        return self.loss(embeddings, batch)
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """Unit rows of each modality; zeros where a row lacks it."""
+        return {name: self._encode(name, batch) for name in self.model.modalities}
+
+    def loss(self, embeddings: Embeddings, batch: Batch) -> Losses:
+        """`multimodal` is the contrastive loss of the pairs; `domain` has what each place adds, strength included."""
+        self.norms.clear()
+        with torch.autocast(batch.row.device.type, enabled=False):
+            task = {name: self.norms.tap(f"{name}/task", z) for name, z in embeddings.items()}
+            mixed = {name: self.norms.tap(f"{name}/domain", z) for name, z in embeddings.items()}
+            pairs = batch.part(SOURCE)
+            contrastive = self.contrast.loss({name: z[pairs] for name, z in task.items()}, batch[pairs]).multimodal
+            assert contrastive is not None
+            self._shares, self._alike = {"contrastive/loss": contrastive.detach()}, {}
+            self._sums = self._embedding_sums(embeddings, batch)
+            bank = self._bank() if self.places else None
+            domain = {place: self._domain(place, mixed, batch, bank) for place in self.places}
+        return Losses(contrastive, domain=domain)
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        critics = {f"places.{name}": p for name, p in self.places.named_parameters() if p.requires_grad}
+        return self.contrast.weights() | critics
+
+    def clamp_(self) -> Bool[Tensor, ""]:
+        return self.contrast.clamp_()
+
+    def afterwards(self) -> Iterator[Float[Tensor, ""]]:
+        """The critics' losses, once for every step that they are to be ahead."""
+        for _ in range(self.critic_steps - 1):
+            found = [loss for place in self.places.values() if (loss := place.again()) is not None]  # type: ignore[operator]
+            if found:
+                yield torch.stack(found).sum()
+
+    def figures(self) -> dict[str, Float[Tensor, ""]]:
+        """Each loss; of each modality the domain's gradient beside the task's, and whether its embeddings collapse.
+
+        `MODALITY/gradient_ratio` is taken at the embeddings. `MODALITY/source_spread` (and `target_spread`) is 1 minus
+        the squared length of the mean embedding: 0 where all rows are one point. `MODALITY/centroid_distance` lies
+        between the two means.
+        """
+        device = self._shares["contrastive/loss"].device
+        squares = {
+            f"{name}/{side}": self.norms.square(f"{name}/{side}", device)
+            for name in self.model.modalities
+            for side in ("task", "domain")
+        }
+        summed = _over_ranks({**self._shares, **squares, **self._sums}, self.group)
+        found = {name: summed[name] / world_size(self.group) for name in self._shares}
+        for place in self.places:
+            if f"domain/{place}/accuracy" in self._alike:
+                found[f"domain/{place}/loss_per_ln2"] = found[f"domain/{place}/loss"] / LN_2
+        for modality in self.model.modalities:
+            found |= self._of_modality(modality, summed)
+        strength = torch.tensor(self.strength, dtype=torch.float64, device=device)
+        return self.contrast.figures() | found | self._alike | {"domain/strength": strength}
+
+    def _domain(self, place: str, embeddings: Embeddings, batch: Batch, bank: Tensor | None) -> Float[Tensor, ""]:
+        names = self.model.modalities if place == JOINT else (place,)
+        spans = [(embeddings[name], batch.part(SOURCE), batch.part(self._role(name))) for name in names]
+        rows = Domains(
+            source=torch.cat([z[source] for z, source, _ in spans]),
+            target=torch.cat([z[target] for z, _, target in spans]),
+            valid_source=torch.cat([batch.valid[source] for _, source, _ in spans]),
+            valid_target=torch.cat([batch.valid[target] for _, _, target in spans]),
+            bank=bank,
+        )
+        loss, figures = self.places[place](rows, self.strength)
+        self._shares[f"domain/{place}/loss"] = figures.pop("loss")
+        self._alike |= {f"domain/{place}/{name}": x for name, x in figures.items()}
+        return loss
+
+    @torch.no_grad()
+    def _bank(self) -> Float[Tensor, "K D"] | None:
+        """The bank as the model embeds it now, in evaluation mode: no dropout draws, no running statistic moves."""
+        fields = {name.removeprefix("bank_"): x for name, x in self.named_buffers(recurse=False)}
+        if not fields:
+            return None
+        rows = len(next(iter(fields.values())))
+        device = next(iter(fields.values())).device
+        batch = Batch(torch.arange(rows, device=device), torch.ones(rows, dtype=torch.bool, device=device), fields)
+        with still(self.model):
+            return self._widened(self.model.encode(self.model.modalities[1], batch))
+
+    def _role(self, modality: str) -> str:
+        """Whose rows hold the target's embeddings of a modality."""
+        return TARGET if modality == self.model.modalities[0] else TARGET_TEXT
+
+    def _encode(self, modality: str, batch: Batch) -> Float[Tensor, "B D"]:
+        """One forward over the rows of both domains that have the modality.
+
+        A chunk may have none: one row is then encoded for nothing, so that DDP sees every tower in every chunk.
+        """
+        lacking = ({TARGET, TARGET_TEXT} - {self._role(modality)}).pop()
+        absent = batch.part(lacking)
+        before, after = slice(0, absent.start), slice(absent.stop, len(batch))
+        rows = _joined(batch, before, after)
+        if not len(rows):
+            row = self._widened(self.model.encode(modality, batch[0:1]))
+            return (0.0 * row).expand(len(batch), -1)
+        z = self._widened(self.model.encode(modality, rows))
+        gap = z.new_zeros(absent.stop - absent.start, z.shape[1])
+        return torch.cat([z[: absent.start], gap, z[absent.start :]]) if len(gap) else z
+
+    @staticmethod
+    def _widened(z: Tensor) -> Tensor:
+        return z if z.dtype == torch.float64 else z.float()
+
+    @torch.no_grad()
+    def _embedding_sums(self, embeddings: Embeddings, batch: Batch) -> dict[str, Tensor]:
+        """Of each modality and domain the sum of the valid rows [D] and their number."""
+        sums = {}
+        for modality, z in embeddings.items():
+            for domain, role in (("source", SOURCE), ("target", self._role(modality))):
+                if role not in batch.parts:
+                    continue
+                valid = batch.valid[batch.part(role)]
+                sums[f"{modality}/{domain}/sum"] = torch.where(valid[:, None], z[batch.part(role)].double(), 0.0).sum(0)
+                sums[f"{modality}/{domain}/count"] = valid.sum()
+        return sums
+
+    def _of_modality(self, modality: str, summed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found, means = {}, {}
+        for domain in ("source", "target"):
+            if f"{modality}/{domain}/count" not in summed:
+                continue
+            count = summed[f"{modality}/{domain}/count"]
+            means[domain] = summed[f"{modality}/{domain}/sum"] / count.clamp(min=1)
+            found[f"{modality}/{domain}_spread"] = 1 - means[domain].square().sum()
+        if len(means) == 2:
+            found[f"{modality}/centroid_distance"] = (means["source"] - means["target"]).norm()
+        if modality in self.places or JOINT in self.places:
+            task, against = (summed[f"{modality}/{side}"].sqrt() for side in ("task", "domain"))
+            found[f"{modality}/gradient_ratio"] = against / task.clamp(min=torch.finfo(torch.float64).tiny)
+        return found
+
+
+@contextmanager
+def still(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every part is in the mode that it was in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _joined(batch: Batch, *spans: slice) -> Batch:
+    """The rows of several spans, one after the other."""
+    parts = [part for part in (batch[span] for span in spans) if len(part)]
+    if len(parts) == 1:
+        return parts[0]
+    return Batch(
+        torch.cat([part.row for part in parts] or [batch.row[:0]]),
+        torch.cat([part.valid for part in parts] or [batch.valid[:0]]),
+        {name: torch.cat([part.fields[name] for part in parts] or [x[:0]]) for name, x in batch.fields.items()},
+    )
+
+
+def _over_ranks(values: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
+    """The sums over ranks, by one reduction of all of them together."""
+    flat = total(torch.cat([x.detach().double().reshape(-1) for x in values.values()]), group)
+    parts = flat.split([x.numel() for x in values.values()])
+    return {name: part.reshape(x.shape) for (name, x), part in zip(values.items(), parts, strict=True)}
