@@ -22,17 +22,17 @@ from pipelines.stage import News, Result
 from pipelines.start import Start, start_from
 from pipelines.start import anchored as anchored_start
 from pipelines.train import Job
-from pipelines.unpaired import check_domains
+from pipelines.unpaired import check_domains, refuse_pairs_of_target
 from pipelines.validate import HeldOut, open_held_out
 from xmodal import storage
 from xmodal.batch import Batch
 from xmodal.data.corpus import Corpus
-from xmodal.data.fields import Field, FieldMap
+from xmodal.data.fields import Field
 from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.encoders.intakes import fields_of
 from xmodal.errors import CheckpointError, ConfigError, CorpusError
 from xmodal.run import Run
-from xmodal.training.adaptation import TARGET, TARGET_TEXT, AdaptationObjective
+from xmodal.training.adaptation import SOURCE, TARGET, TARGET_TEXT, AdaptationObjective
 from xmodal.training.domain_methods import WITH_BANK
 from xmodal.training.domains import DomainLoss
 from xmodal.training.objective import ContrastiveObjective
@@ -58,15 +58,13 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
     """
     config, start, model = check(config)
     held = cluster.connect(config.resources)
-    opened = _open(config, on_news)
+    opened = open_corpora(config, on_news)
     check_domains(config, opened.source, opened.target, opened.texts, stage.note(on_news))
-    maps = [corpora.field_map(corpus, config.data.fields, model.modalities) for corpus in opened.source]
-    fields = fields_of(model, start.tokenizer, config.augment)
-    streams = _streams(config, opened, maps, fields)
-    bank = _bank(config, opened, maps, fields)
-    held_out = open_held_out(
-        config.validation, config.data, fields_of(model, start.tokenizer), stage.note(on_news)
-    )  # fmt: skip
+    streams = streams_of(config, opened, model, start.tokenizer)
+    bank = _bank(config, streams)
+    held_out = open_held_out(config.validation, config.data, fields_of(model, start.tokenizer), stage.note(on_news))
+    if held_out is not None:
+        refuse_pairs_of_target(held_out.corpus, opened.target)
     held = stage.fitting(held, streams, config, on_news)
     steps = stage.total_steps(config.optim, streams)
     record = stage.open_record(config, opened.source, _by_uri(config, opened))
@@ -176,7 +174,7 @@ def _target_rows(config: Config) -> int:
     return config.target.batch_size or config.optim.batch_size
 
 
-def _open(config: Config, on_news: News) -> Opened:
+def open_corpora(config: Config, on_news: News) -> Opened:
     """Every corpus once."""
     source = stage.open_all(config.data, on_news)
     uris = _target_uris(config)
@@ -195,11 +193,12 @@ def _data_of_target(config: Config, uris: Sequence[str]) -> Data:
     return replace(config.data, corpus=tuple(uris), weights=())
 
 
-def _streams(config: Config, opened: Opened, maps: list[FieldMap], fields: tuple[Field, ...]) -> list[Stream]:
+def streams_of(config: Config, opened: Opened, model: DualEncoder, tokenizer: str | None) -> list[Stream]:
     """The source's, then those of the target's pictures, then those of its texts: all keyed by the same global step."""
+    maps = [corpora.field_map(corpus, config.data.fields, model.modalities) for corpus in opened.source]
+    fields = fields_of(model, tokenizer, config.augment)
     found = stage.streams(config, opened.source, maps, fields)
-    first, second = fields
-    for role, part, field in ((TARGET, opened.target, first), (TARGET_TEXT, opened.texts, second)):
+    for role, part, field in ((TARGET, opened.target, fields[0]), (TARGET_TEXT, opened.texts, fields[1])):
         if part:
             found += _target_streams(config, role, part, field, after=len(found))
     return found
@@ -228,11 +227,13 @@ def _target_streams(config: Config, role: str, part: list[Corpus], field: Field,
     )
 
 
-def _bank(config: Config, opened: Opened, maps: list[FieldMap], fields: tuple[Field, ...]) -> Batch | None:
+def _bank(config: Config, streams: Sequence[Stream]) -> Batch | None:
     """The captions that the domain loss reads probabilities of; None for one that reads none."""
     if config.domain.loss not in WITH_BANK:
         return None
-    return as_batch(named_captions(config, fields) or captions_of_source(config, opened.source, maps), fields[1])
+    pairs = [stream for stream in streams if stream.role == SOURCE]
+    fields = pairs[0].recipe.fields
+    return as_batch(named_captions(config, fields) or captions_of_source(config, pairs), fields[1])
 
 
 def _job(

@@ -6,10 +6,10 @@ import torch
 
 from pipelines import corpora
 from pipelines.config.adapt_domain import Config
+from pipelines.source import Stream
 from xmodal import storage
 from xmodal.batch import Batch
-from xmodal.data.corpus import Corpus
-from xmodal.data.fields import Field, FieldMap
+from xmodal.data.fields import Field
 from xmodal.data.text import TextField, clean_caption
 from xmodal.errors import BadSample, ConfigError, CorpusError
 from xmodal.storage import NotFound
@@ -37,11 +37,11 @@ def named_captions(config: Config, fields: Sequence[Field]) -> list[str] | None:
     return found
 
 
-def captions_of_source(config: Config, opened: Sequence[Corpus], maps: Sequence[FieldMap]) -> list[str]:
+def captions_of_source(config: Config, streams: Sequence[Stream]) -> list[str]:
     """`domain.bank_size` different captions, spread evenly over the source: the same at every start of a run."""
     size = config.domain.bank_size
-    most = CANDIDATES * size // len(opened) + 1
-    texts = [t for c, m in zip(opened, maps, strict=True) for t in corpora.sample_texts(c, m, most=most)]
+    most = CANDIDATES * size // len(streams) + 1
+    texts = [t for s in streams for t in corpora.sample_texts(s.corpus, s.recipe.field_map, most=most)]
     different = list(dict.fromkeys(texts))
     if len(different) < size:
         raise CorpusError(

@@ -15,10 +15,10 @@ CAPTIONS = 4000  # of each domain, evenly spread, that are compared
 def check_domains(
     config: Config, source: Sequence[Corpus], target: Sequence[Corpus], texts: Sequence[Corpus], notify: Notify
 ) -> None:
-    """ConfigError where the target is the source, or where training would be validated on the target's pairs.
+    """ConfigError where the target is the source.
 
-    `notify` hears what cannot be told from what is meant: captions that are not read, a pairing that is not used, and
-    captions that both domains share, which tie the target's texts to the source's pictures.
+    A target of pairs is no mistake that can be told from what is meant. `notify` hears what is made of it: captions
+    that are not read, or a pairing that is not used.
     """
     _refuse_the_same(config, source, target)
     if config.target.protocol == "images":
@@ -31,6 +31,15 @@ def check_domains(
     if paired:
         notify(
             f"{paired[0]} gives pictures and texts: they are read in two orders, and none is told which belongs to it"
+        )
+
+
+def refuse_pairs_of_target(held_out: Corpus, target: Sequence[Corpus]) -> None:
+    """ConfigError where a run would watch pairs of its target while it trains: then they would choose what is kept."""
+    if held_out.fingerprint in {corpus.fingerprint for corpus in target}:
+        raise ConfigError(
+            f"--validation.corpus {held_out.uri} holds pairs of the target, which training may not see: validate on "
+            "pairs of the source, and measure the target afterwards with jobs.compare or jobs.evaluate"
         )
 
 

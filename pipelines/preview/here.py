@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipelines.config import diagnose, doctor, export, inspect, report
+from pipelines.config import compare, diagnose, doctor, export, inspect, report
 from pipelines.preview.places import address_of, corpus, stored_checkpoint, where
 from xmodal import storage
 from xmodal.data.listing import folder_before_pattern
@@ -46,6 +46,19 @@ def diagnosing(config: diagnose.Config) -> dict[str, Any]:
         "corpora": [corpus(uri, config.index, config.storage) for uri in corpora],
         "resources": HERE,
     }
+
+
+def comparing(config: compare.Config) -> dict[str, Any]:
+    """`config`, the newest checkpoint of each run that is named, and what lies in the corpora."""
+    for uri in (config.source, config.target):
+        storage.check(folder_before_pattern(uri), writable=False, options=config.storage)
+    return {
+        "config": to_plain(config),
+        "checkpoints": {arm: [stored_checkpoint(uri, config.storage) for uri in getattr(config, arm)]
+                        for arm in compare.ARMS},
+        "corpora": [corpus(uri, config.index, config.storage) for uri in (config.source, config.target)],
+        "resources": HERE,
+    }  # fmt: skip
 
 
 def examining(config: doctor.Config) -> dict[str, Any]:
