@@ -55,14 +55,26 @@ def connect(resources: Resources, *, cpus: int | None = None, check: bool = True
     if not ray.is_initialized():
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         if local:
-            cores = cpus or os.cpu_count() or 1
-            ray.init(address="local", num_cpus=cores + 1, include_dashboard=False, **options)
+            _start(cpus or os.cpu_count() or 1, options)
         else:
             _join(str(address), options)
     per_worker = share_of(resources, capacity(), local=local)
     if check:
         check_fits(resources.sizes[0], per_worker, capacity())
     return Cluster(tuple(resources.sizes), per_worker, local)
+
+
+def _start(cores: int, options: dict[str, Any]) -> None:
+    """ConfigError where the machine is too busy for Ray's 30 seconds, which no setting changes."""
+    try:
+        ray.init(address="local", num_cpus=cores + 1, include_dashboard=False, **options)
+    except Exception as error:  # it has no class of its own
+        if "timed out during startup" not in str(error):
+            raise
+        raise ConfigError(
+            "Ray did not start on this machine within 30 s, which is a sign of a very busy one: try again, or join a "
+            "cluster that runs by --address"
+        ) from error
 
 
 def _join(address: str, options: dict[str, Any]) -> None:

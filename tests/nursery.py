@@ -44,19 +44,16 @@ IMPORTED_WITH_RAY = ("ray._private.workers.default_worker", "ray.data._internal.
 @contextlib.contextmanager
 def forked(folder: str) -> Iterator[None]:
     """Until the end of the block, a Ray that this process starts has its workers forked; `folder` is for a socket."""
-    from ray._private import ray_constants
-
     address = os.path.join(folder, "nursery")
-    usual, ray_constants.SETUP_WORKER_FILENAME = ray_constants.SETUP_WORKER_FILENAME, __file__
     os.environ[ADDRESS] = address
     server = subprocess.Popen([sys.executable, __file__, SERVE, address])
     try:
         while not os.path.exists(address):
             assert server.poll() is None, "the nursery did not start"
             time.sleep(0.02)
-        yield
+        with _ray_asks():
+            yield
     finally:
-        ray_constants.SETUP_WORKER_FILENAME = usual
         del os.environ[ADDRESS]
         server.terminate()
         server.wait()
@@ -69,11 +66,22 @@ def command(job: str, *arguments: str) -> list[str]:
 
 def run(arguments: list[str]) -> None:
     """The job named first, as a person starts it."""
-    from ray._private import ray_constants
+    with _ray_asks():
+        sys.argv = arguments
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
-    ray_constants.SETUP_WORKER_FILENAME = __file__
-    sys.argv = arguments
-    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+
+@contextlib.contextmanager
+def _ray_asks() -> Iterator[None]:
+    """A Ray that is started in this block asks for its workers; nobody forwards their output, which is not read."""
+    from ray._private import node, ray_constants
+
+    usual = ray_constants.SETUP_WORKER_FILENAME, node.Node.start_log_monitor
+    ray_constants.SETUP_WORKER_FILENAME, node.Node.start_log_monitor = __file__, lambda self: None
+    try:
+        yield
+    finally:
+        ray_constants.SETUP_WORKER_FILENAME, node.Node.start_log_monitor = usual
 
 
 def ask(arguments: list[str]) -> None:

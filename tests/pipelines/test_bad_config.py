@@ -299,26 +299,29 @@ def test_a_cluster_that_does_not_answer_is_refused_at_once(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("address", "error", "message"),
     [
+        ("local", Exception("The current node timed out during startup. This"), "a very busy one: try again"),
         (
+            "auto",
             ConnectionError("Failed to connect\n... RPC error: InvalidAuthToken: missing"),
             "refuses this token: set RAY_",
         ),
         (
+            "auto",
             RuntimeError("Version mismatch: The cluster was started with:\n  Ray: 2.59.0"),
             "another Ray or Python .*2.59.0",
         ),
     ],
 )
-def test_a_cluster_that_refuses_is_one_line(monkeypatch, error, message):
+def test_a_cluster_that_refuses_or_does_not_start_is_one_line(monkeypatch, address, error, message):
     def refuse(**_):
         raise error
 
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(cluster.ray, "init", refuse)
     with pytest.raises(ConfigError, match=message) as refused:
-        cluster.connect(cluster.Resources(address="auto"))
+        cluster.connect(cluster.Resources(address=address))
     assert "\n" not in str(refused.value)
 
 

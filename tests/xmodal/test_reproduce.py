@@ -2,8 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -166,17 +164,6 @@ def test_an_experiment_from_end_to_end_goes_on_where_it_stopped(mnist: Path, cap
     )
     with pytest.raises(ConfigError, match="repeat these, or give another folder"):
         job.run(job.Config(seeds=(0,), **{**common, "epochs": 3}))
-
-
-def test_the_command_trains_in_processes_of_their_own(mnist: Path) -> None:
-    train = mnist / "digits" / "mnist_train.parquet"
-    pq.write_table(pa.concat_tables([pq.read_table(train)] * 61), train)  # the command keeps 5,000 for validation
-    words = ["cg-mnist", "--rows", "32", "--epochs", "1", "--batch-size", "16", "--arms", "pcgrad"]
-    to = ["--seeds", "0", "--processes", "2", "--to", str(mnist / "command")]
-    line = [sys.executable, "-m", "jobs.reproduce", *words, *to]
-    done = subprocess.run(line, capture_output=True, text=True, cwd=Path(job.__file__).parents[2], check=False)
-    assert done.returncode == 0, done.stderr
-    assert "[1/1]" in done.stdout and (mnist / "command" / "index.html").is_file()
 
 
 def test_a_dry_run_says_what_is_missing_and_trains_nothing(mnist: Path, capsys: pytest.CaptureFixture) -> None:

@@ -88,10 +88,10 @@ def captioned(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[list[int]],
     return u * scale, v * scale, texts, random.permutation(len(v))
 
 
-def test_search_with_several_captions_equals_the_definition_in_1000_random_cases() -> None:
+def test_search_with_several_captions_equals_the_definition() -> None:
     """Both directions, from one product, against whole rows of float64 scores."""
 
-    @settings(max_examples=1000)
+    @settings(max_examples=200)
     @given(captioned(), st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.0, 1 / 64, 2.0]))
     def check(problem, query_tile, item_tile, crowded) -> None:
         u, v, texts, order = problem
