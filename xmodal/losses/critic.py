@@ -80,7 +80,7 @@ def critic_accuracy(
     group: Group = None,
 ) -> Float[Tensor, ""]:
     """Share of rows whose domain is told rightly, the mean of both domains' own, over all ranks: 0.5 is guessing."""
-    right = (logits_source.detach() > 0).float(), (logits_target.detach() <= 0).float()
+    right = (logits_source.detach() > 0).double(), (logits_target.detach() <= 0).double()
     share = _balanced(right, (valid_source, valid_target), (None, None), group)
     if (world := world_size(group)) > 1:
         dist.all_reduce(share, group=group)
