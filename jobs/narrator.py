@@ -75,14 +75,24 @@ class Narrator:
     def _validation(self, message: dict) -> None:
         """What was measured between two steps, both ways, beside chance."""
         found = {name.removeprefix("validation/"): value for name, value in message["metrics"].items()}
+        self._label_free(message, found)
         ways = [name.removesuffix("/recall@10") for name in found if name.endswith("/recall@10")]
         ways = [way for way in ways if not way.endswith("/chance")]
+        if not ways:
+            return
         parts = [f"{way.replace('_to_', ' -> ')} {found[f'{way}/recall@10']:.1%}" for way in ways]
         chance = f"chance {found[f'{ways[-1]}/chance/recall@10']:.1%}"
         self._say(
             f"step {message['step']:,}/{message['steps']:,}  recall@10 on {found['rows']:,.0f} held-out rows: "
             f"{', '.join(parts)} ({chance}; {found['seconds']:.1f} s)"
         )
+
+    def _label_free(self, message: dict, found: dict[str, float]) -> None:
+        """What the target's rows tell without labels."""
+        scores = {name.removeprefix("target/"): x for name, x in found.items() if name.startswith("target/")}
+        if scores:
+            told = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in scores.items())
+            self._say(f"step {message['step']:,}/{message['steps']:,}  target, without labels: {told}")
 
     def _is_due(self, last: bool) -> bool:
         now = time.monotonic()

@@ -1,7 +1,7 @@
 """Stage 2 for dual encoders: a checkpoint, pairs of a source, a target without pairs -> the encoder at home in both."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,20 @@ from safetensors.torch import load_file, save_file
 from pipelines import cluster, corpora, stage
 from pipelines.bank import as_batch, captions_of_source, named_captions
 from pipelines.config.adapt_domain import Config
-from pipelines.config.data import Data, check_fields
+from pipelines.config.data import check_fields
+from pipelines.corpora import Notify
+from pipelines.domains import (
+    Opened,
+    by_uri,
+    check_domains,
+    open_corpora,
+    pairs_of,
+    refuse_pairs_of_target,
+    specs_of_target,
+    streams_of,
+    target_rows,
+    target_uris,
+)
 from pipelines.lasting import check_output
 from pipelines.model import load_model, save_model
 from pipelines.saver import ModelFiles
@@ -22,33 +35,24 @@ from pipelines.stage import News, Result
 from pipelines.start import Start, start_from
 from pipelines.start import anchored as anchored_start
 from pipelines.train import Job
-from pipelines.unpaired import check_domains, refuse_pairs_of_target
-from pipelines.validate import HeldOut, open_held_out
+from pipelines.validate import HeldOut, open_held_out, open_rows
+from pipelines.validate_target import TargetRows, check_names
 from xmodal import storage
 from xmodal.batch import Batch
-from xmodal.data.corpus import Corpus
 from xmodal.data.fields import Field
 from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.encoders.intakes import fields_of
-from xmodal.errors import CheckpointError, ConfigError, CorpusError
+from xmodal.errors import CheckpointError, ConfigError
 from xmodal.run import Run
-from xmodal.training.adaptation import SOURCE, TARGET, TARGET_TEXT, AdaptationObjective
+from xmodal.training.adaptation import AdaptationObjective
 from xmodal.training.domain_methods import WITH_BANK
 from xmodal.training.domains import DomainLoss
 from xmodal.training.objective import ContrastiveObjective
 from xmodal.training.state import TrainState
 from xmodal.training.strength import Strength
+from xmodal.training.unlabelled import Unlabelled
 
 CRITICS = "critics.safetensors"  # in a checkpoint, not in an exported model
-
-
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """The corpora of a run, with their indexes."""
-
-    source: list[Corpus]
-    target: list[Corpus]
-    texts: list[Corpus]
 
 
 def run(config: Config, on_news: News = lambda message: None) -> Result:
@@ -59,16 +63,14 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
     config, start, model = check(config)
     held = cluster.connect(config.resources)
     opened = open_corpora(config, on_news)
-    check_domains(config, opened.source, opened.target, opened.texts, stage.note(on_news))
+    check_domains(config, opened, stage.note(on_news))
     streams = streams_of(config, opened, model, start.tokenizer)
     bank = _bank(config, streams)
-    held_out = open_held_out(config.validation, config.data, fields_of(model, start.tokenizer), stage.note(on_news))
-    if held_out is not None:
-        refuse_pairs_of_target(held_out.corpus, opened.target)
+    measured = _measured(config, opened, streams, fields_of(model, start.tokenizer), stage.note(on_news))
     held = stage.fitting(held, streams, config, on_news)
     steps = stage.total_steps(config.optim, streams)
-    record = stage.open_record(config, opened.source, _by_uri(config, opened))
-    make_job = partial(_job, config, record, steps, streams, held_out, start, bank, held)
+    record = stage.open_record(config, opened.source, by_uri(config, opened))
+    make_job = partial(_job, config, record, steps, streams, measured, start, bank, held)
     parameters = sum(p.numel() for p in make_objective(config, model, steps, bank).parameters())
     return stage.carry_out(
         record, streams, held, steps=steps, parameters=parameters, make_job=make_job, on_news=on_news
@@ -86,12 +88,22 @@ def check(config: Config) -> tuple[Config, Start, DualEncoder]:
     model = start.model()
     for specs in (config.target.fields, config.validation.fields):
         check_fields(specs, model.modalities)
-    stage.check(config, model.modalities, also=filter(None, [*_target_uris(config), config.validation.corpus]))
-    corpora.global_shares([1], (), _target_rows(config), config.resources.sizes)
+    stage.check(config, model.modalities, also=filter(None, [*target_uris(config), *_validated(config)]))
+    corpora.global_shares([1], (), target_rows(config), config.resources.sizes)
     fields = fields_of(model, start.tokenizer)
     captions = named_captions(config, fields) or ["a stand-in"] * config.domain.bank_size
+    _check_target_validation(config, start)
     make_objective(config, model, 1, as_batch(captions, fields[1]) if config.domain.loss in WITH_BANK else None)
     return config, start, model
+
+
+def _check_target_validation(config: Config, start: Start) -> None:
+    check_names(config.target_validation.scores)
+    if config.target_validation.corpus is not None and start.tokenizer is None:
+        raise ConfigError(
+            "--target-validation scores pictures over captions, and this model reads no text: leave it out, and "
+            "measure with jobs.compare"
+        )
 
 
 def make_objective(config: Config, model: DualEncoder, steps: int, bank: Batch | None) -> AdaptationObjective:
@@ -114,7 +126,11 @@ def make_objective(config: Config, model: DualEncoder, steps: int, bank: Batch |
         for place in chosen.places(model.modalities, texts=texts)
     }
     strength = Strength(peak=chosen.strength, steps=steps, schedule=chosen.schedule, gamma=chosen.gamma)
-    return AdaptationObjective(contrast, places, strength, critic_steps=chosen.critic_steps, bank=bank)
+    own = config.target
+    unlabelled = Unlabelled(consistency=own.consistency, pseudo_pairs=own.pseudo_pairs, threshold=own.threshold)
+    return AdaptationObjective(
+        contrast, places, strength, unlabelled=unlabelled, critic_steps=chosen.critic_steps, bank=bank
+    )
 
 
 def make_state(
@@ -150,7 +166,7 @@ def _critics(state: TrainState) -> torch.nn.Module:
 def _anchored(config: Config, start: Start) -> Config:
     """The same places by absolute paths, and the very checkpoint to start from: a run may have a newer one tomorrow."""
     target = config.target
-    held_out = config.validation.corpus
+    held_out, looked_at = _validated(config)
     return replace(
         config,
         runs=storage.absolute(config.runs),
@@ -163,77 +179,41 @@ def _anchored(config: Config, start: Start) -> Config:
         ),
         domain=replace(config.domain, bank=config.domain.bank and storage.absolute(config.domain.bank)),
         validation=replace(config.validation, corpus=held_out and storage.absolute(held_out)),
+        target_validation=replace(config.target_validation, corpus=looked_at and storage.absolute(looked_at)),
     )
 
 
-def _target_uris(config: Config) -> list[str]:
-    return list(dict.fromkeys((*config.target.corpus, *config.target.text_corpus)))
-
-
-def _target_rows(config: Config) -> int:
-    return config.target.batch_size or config.optim.batch_size
-
-
-def open_corpora(config: Config, on_news: News) -> Opened:
-    """Every corpus once."""
-    source = stage.open_all(config.data, on_news)
-    uris = _target_uris(config)
-    found = dict(zip(uris, stage.open_all(_data_of_target(config, uris), on_news), strict=True))
-    target = [found[uri] for uri in config.target.corpus]
-    return Opened(source, target, [found[uri] for uri in config.target.text_corpus])
-
-
-def _by_uri(config: Config, opened: Opened) -> dict[str, Corpus]:
-    """The corpora of the target, for the record of the run."""
-    uris = (*config.target.corpus, *config.target.text_corpus)
-    return dict(zip(uris, (*opened.target, *opened.texts), strict=True))
-
-
-def _data_of_target(config: Config, uris: Sequence[str]) -> Data:
-    return replace(config.data, corpus=tuple(uris), weights=())
-
-
-def streams_of(config: Config, opened: Opened, model: DualEncoder, tokenizer: str | None) -> list[Stream]:
-    """The source's, then those of the target's pictures, then those of its texts: all keyed by the same global step."""
-    maps = [corpora.field_map(corpus, config.data.fields, model.modalities) for corpus in opened.source]
-    fields = fields_of(model, tokenizer, config.augment)
-    found = stage.streams(config, opened.source, maps, fields)
-    for role, part, field in ((TARGET, opened.target, fields[0]), (TARGET_TEXT, opened.texts, fields[1])):
-        if part:
-            found += _target_streams(config, role, part, field, after=len(found))
-    return found
-
-
-def _target_streams(config: Config, role: str, part: list[Corpus], field: Field, *, after: int) -> list[Stream]:
-    specs = [
-        spec for spec in config.target.fields or config.data.fields if spec.partition("=")[0].strip() == field.name
-    ]
-    maps = []
-    for corpus in part:
-        try:
-            maps.append(corpora.field_map(corpus, specs, (field.name,)))
-        except (ConfigError, CorpusError) as error:
-            raise CorpusError(f"the target {corpus.uri}: {error} (--target.fields is for the target)") from error
-    return corpora.streams(
-        _data_of_target(config, [corpus.uri for corpus in part]),
-        part,
-        maps,
-        (field,),
-        batch_size=_target_rows(config),
-        workers=config.resources.sizes,
-        seed=config.seed,
-        role=role,
-        after=after,
-    )
+def _validated(config: Config) -> tuple[str | None, str | None]:
+    return config.validation.corpus, config.target_validation.corpus
 
 
 def _bank(config: Config, streams: Sequence[Stream]) -> Batch | None:
     """The captions that the domain loss reads probabilities of; None for one that reads none."""
     if config.domain.loss not in WITH_BANK:
         return None
-    pairs = [stream for stream in streams if stream.role == SOURCE]
+    pairs = pairs_of(streams)
     fields = pairs[0].recipe.fields
     return as_batch(named_captions(config, fields) or captions_of_source(config, pairs), fields[1])
+
+
+def _measured(
+    config: Config, opened: Opened, streams: Sequence[Stream], fields: tuple[Field, ...], notify: Notify
+) -> list[HeldOut | TargetRows]:
+    """What is measured between steps: retrieval on pairs of the source, label-free scores on rows of the target."""
+    found: list[HeldOut | TargetRows] = []
+    held_out = open_held_out(config.validation, config.data, fields, notify)
+    if held_out is not None:
+        refuse_pairs_of_target(held_out.corpus, opened.target)
+        found.append(held_out)
+    asked = config.target_validation
+    if asked.corpus is not None:
+        specs = specs_of_target(config, fields[0])
+        rows = open_rows(
+            asked.corpus, specs, fields[:1], every=asked.every, rows=asked.rows, data=config.data, notify=notify
+        )
+        captions = named_captions(config, fields) or captions_of_source(config, pairs_of(streams))
+        found.append(TargetRows(rows, as_batch(captions, fields[1]), asked.scores))
+    return found
 
 
 def _job(
@@ -241,7 +221,7 @@ def _job(
     record: Run,
     steps: int,
     streams: list[Stream],
-    held_out: HeldOut | None,
+    measured: list[HeldOut | TargetRows],
     start: Start,
     bank: Batch | None,
     held: cluster.Cluster,
@@ -259,5 +239,5 @@ def _job(
         tasks_per_segment=config.data.tasks_per_segment,
         per_worker=held.per_worker,
         news=news,
-        held_out=() if held_out is None else (ray.put(held_out),),
+        held_out=tuple(map(ray.put, measured)),
     )

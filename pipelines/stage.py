@@ -21,9 +21,9 @@ from xmodal.training.auditing import Audit
 from xmodal.training.objective import Objective
 from xmodal.training.state import TrainState
 
-MAY_CHANGE = ("name", "runs", "resume", "resources", "cadence", "validation", "balance.audit_every", "data.index",
-              "data.tasks_per_segment", "data.max_bad_fraction", "data.endpoint", "data.region", "data.profile",
-              "data.anonymous")  # fmt: skip
+MAY_CHANGE = ("name", "runs", "resume", "resources", "cadence", "validation", "target_validation", "data.index",
+              "balance.audit_every", "data.tasks_per_segment", "data.max_bad_fraction", "data.endpoint", "data.region",
+              "data.profile", "data.anonymous")  # fmt: skip
 News = Callable[[dict], None]
 
 

@@ -4,7 +4,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +22,11 @@ from pipelines.config.cadence import Cadence
 from pipelines.ingest import Delivery
 from pipelines.rank import Rank
 from pipelines.saver import ModelFiles, Saver, restore
-from pipelines.validate import Measurer
 from xmodal import errors
 from xmodal.batch import Batch
 from xmodal.errors import ConfigError, NeverSynchronised, NonFiniteLoss, TooManyBadRows, XmodalError
 from xmodal.run import Run
+from xmodal.training.memory import peak_memory
 from xmodal.training.prefetch import to_device
 from xmodal.training.state import TrainState
 from xmodal.training.step import train_step
@@ -50,7 +50,7 @@ class Job:
     tasks_per_segment: int
     per_worker: dict[str, float]  # resources of one rank; Ray Data plans with what all of them leave
     news: Any  # the driver's `News`
-    held_out: tuple[ray.ObjectRef, ...] = ()  # one reference to the `HeldOut` of the run, or none
+    held_out: tuple[ray.ObjectRef, ...] = ()  # a reference to everything that is measured between two steps
 
 
 def train_rank(config: dict[str, ray.ObjectRef]) -> None:
@@ -87,7 +87,7 @@ def _train(job: Job, rank: Rank) -> None:
     )
     watch = Stopwatch(rows_per_step=sum(stream.plan.global_batch for stream in streams))
     preemption, window = Preemption(), Window()
-    validation = Measurer(ray.get(job.held_out[0]), rank) if job.held_out else None
+    measurers = [ray.get(wanted).measurer(rank) for wanted in job.held_out]
     with Saver(
         job.run, rank, books, job.files, found=found, keep=job.cadence.keep, sinks=job.cadence.sinks, notify=notify
     ) as saver:
@@ -99,12 +99,13 @@ def _train(job: Job, rank: Rank) -> None:
                 saver.save(state)
                 books.judge()
             last = state.step == job.steps
-            measured = validation.measure(state) if validation and validation.due(state.step, last=last) else {}
+            measured = _measured(measurers, state, last=last)
             if measured and rank.first:
                 _tell(job, "validation", step=state.step, steps=job.steps, metrics=plain(measured))
             watch.leave_out(measured.get("validation/seconds", 0.0))
             if last or measured or state.step % job.cadence.log_every == 0:
                 metrics |= window.take() | watch.figures() | books.as_metrics() | measured
+                metrics["peak_memory_GiB"] = peak_memory(rank.device)
                 metrics["epoch"] = state.step / streams[0].plan.steps_per_epoch
                 _report(job, rank, saver, state.step, metrics)
             if last or state.step % job.cadence.checkpoint_every == 0 or preemption.announced(state.step):
@@ -122,6 +123,17 @@ def on_device(deliveries: Iterable[Delivery], device: torch.device) -> Iterator[
 
     for batch in to_device(batches(), device):
         yield pending.popleft(), batch
+
+
+def _measured(measurers: Sequence[Any], state: TrainState, *, last: bool) -> dict[str, float]:
+    """The figures of all that are due, and the seconds that they took together; nothing where none is."""
+    found: dict[str, float] = {}
+    for one in measurers:
+        if one.due(state.step, last=last):
+            seconds = found.get("validation/seconds", 0.0)
+            found |= one.measure(state)
+            found["validation/seconds"] += seconds
+    return found
 
 
 class Stopwatch:
@@ -160,6 +172,7 @@ class Stopwatch:
         elapsed = max(now - self._since, 1e-9)
         figures = {
             "samples_per_s": self._steps * self._rows_per_step / elapsed,
+            "seconds_per_step": elapsed / max(self._steps, 1),
             "data_wait_share": self._waited_s / elapsed,
         }
         if self._first_s:

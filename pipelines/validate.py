@@ -7,6 +7,7 @@ free slot, and every measurement a checkpoint and a start of torch. A thousand r
 """
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -39,14 +40,26 @@ class HeldOut:
     every: int
     rows: np.ndarray  # int64, numbers in the corpus, rising
 
+    def measurer(self, rank: Rank) -> "Measurer":
+        return Measurer(self, rank)
+
 
 def open_held_out(asked: Validation, data: Data, fields: tuple[Field, ...], notify: Notify) -> HeldOut | None:
     """What `asked` names, with its index checked and `fields` found; CorpusError where it is empty or lacks a field."""
     if asked.corpus is None:
         return None
-    corpus = open_corpus(asked.corpus, index=data.index, options=data.storage, map_shards=on_cluster, notify=notify)
-    mapping = field_map(corpus, asked.fields or data.fields, [field.name for field in fields])
-    return HeldOut(corpus, ItemRecipe(mapping, fields), asked.every, spread(corpus, asked.rows))
+    specs = asked.fields or data.fields
+    return open_rows(asked.corpus, specs, fields, every=asked.every, rows=asked.rows, data=data, notify=notify)
+
+
+def open_rows(
+    uri: str, specs: Sequence[str], fields: tuple[Field, ...], *, every: int, rows: int, data: Data, notify: Notify
+) -> HeldOut:
+    """Up to `rows` rows of a corpus, spread evenly over it; `specs` is its field map, of which `fields` are read."""
+    corpus = open_corpus(uri, index=data.index, options=data.storage, map_shards=on_cluster, notify=notify)
+    names = [field.name for field in fields]
+    mapping = field_map(corpus, specs, names)
+    return HeldOut(corpus, ItemRecipe(mapping, fields), every, spread(corpus, rows))
 
 
 def spread(corpus: Corpus, rows: int) -> np.ndarray:

@@ -11,13 +11,21 @@ from xmodal.training.objective import ContrastiveObjective
 from xmodal.training.schedule import CosineSchedule
 from xmodal.training.state import TrainState
 from xmodal.training.strength import Strength
+from xmodal.training.unlabelled import Unlabelled
 
 STEPS, DIM = 10, 8
 SCHEDULE = CosineSchedule(peak=1e-2, total_steps=STEPS, warmup_steps=2)
 
 
 def both_domains(
-    *, rows: int = 8, target: int = 8, texts: int = 0, seed: int = 0, masked: tuple[int, ...] = (), shift: int = 0
+    *,
+    rows: int = 8,
+    target: int = 8,
+    texts: int = 0,
+    seed: int = 0,
+    masked: tuple[int, ...] = (),
+    shift: int = 0,
+    views: bool = False,
 ) -> Batch:
     """Source pairs, then pictures of a target (brighter by `shift`), then texts of it; `masked` rows are not valid."""
     roles = {SOURCE: rows, TARGET: target, TARGET_TEXT: texts}
@@ -26,6 +34,9 @@ def both_domains(
     fields["image"][rows:] = (fields["image"][rows:].int() // 2 + shift).clamp(max=255).to(torch.uint8)
     fields["text"][rows : rows + target] = 0  # a column that these rows lack
     fields["image"][rows + target :] = 0
+    if views:
+        fields["again"] = fields["image"].flip(1)
+        fields["again"][:rows] = 0
     return Batch(batch.row, batch.valid, fields, {name: number for name, number in roles.items() if number})
 
 
@@ -45,6 +56,7 @@ def objective_of(
     strength: float = 1.0,
     schedule: str = "constant",
     critic_steps: int = 1,
+    unlabelled: Unlabelled | None = None,
     dtype: torch.dtype = torch.float64,
     dropout: float = 0.0,
     **options,
@@ -56,7 +68,9 @@ def objective_of(
     rows = toy_batch(6, seed=99)
     bank = Batch(rows.row, rows.valid, {"text": rows.fields["text"]}) if method in WITH_BANK else None
     steps = Strength(peak=strength, steps=STEPS, schedule=schedule)
-    return AdaptationObjective(contrast, losses, steps, critic_steps=critic_steps, bank=bank).to(dtype)
+    return AdaptationObjective(contrast, losses, steps, unlabelled=unlabelled, critic_steps=critic_steps, bank=bank).to(
+        dtype
+    )
 
 
 def state_of(*arguments, rows_per_forward: int | None = None, **options) -> TrainState:

@@ -9,6 +9,7 @@ from pipelines.config.domain import Domain
 from pipelines.config.optim import Optim
 from pipelines.config.resources import Resources
 from pipelines.config.target import Target
+from pipelines.config.target_validation import TargetValidation
 from pipelines.config.validation import Validation
 from xmodal.data.augment import Augment
 from xmodal.errors import ConfigError
@@ -31,7 +32,8 @@ class Config:
     augment: Augment = field(default_factory=Augment)
     optim: Optim = field(default_factory=Optim)
     cadence: Cadence = field(default_factory=Cadence)
-    validation: Validation = field(default_factory=Validation)
+    validation: Validation = field(default_factory=Validation)  # on pairs of the source
+    target_validation: TargetValidation = field(default_factory=TargetValidation)
     resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:

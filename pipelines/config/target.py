@@ -1,5 +1,6 @@
 """The domain to adapt to: where its pictures come from, where its texts, and what is known of them."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -24,6 +25,14 @@ class Target:
     batch_size: Annotated[int | None, tyro.conf.arg(name="target.batch-size")] = None
     """rows of the target in every step, over all workers, and as many texts; None: as many as there are source pairs"""
 
+    consistency: Annotated[float, tyro.conf.arg(name="target.consistency")] = 0.0
+    """weight of finding a target picture's second augmented view among those of others (SimCLR); 0: one view is read"""
+    pseudo_pairs: Annotated[float, tyro.conf.arg(name="target.pseudo-pairs")] = 0.0
+    """weight of a contrastive loss on guessed pairs: target pictures and texts (the source's, where the protocol has no
+    others) that are each other's nearest in the batch"""
+    threshold: Annotated[float, tyro.conf.arg(name="target.threshold")] = 0.5
+    """least cosine of a guessed pair"""
+
     def __post_init__(self) -> None:
         if not self.corpus:
             raise ConfigError("no target: name at least one corpus of the domain to adapt to, e.g. --target sketches/")
@@ -34,6 +43,11 @@ class Target:
             )
         if self.batch_size is not None and self.batch_size < 2:
             raise ConfigError(f"target.batch_size={self.batch_size} must be at least 2: one row has no distribution")
+        for name in ("consistency", "pseudo_pairs"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"target.{name}={getattr(self, name)} must be at least 0 and finite")
+        if not -1 <= self.threshold <= 1:
+            raise ConfigError(f"target.threshold={self.threshold} must lie in [-1, 1]: it is a cosine")
         check_fields(self.fields, ("image", "text", "video", "audio"))
 
     @property

@@ -8,6 +8,7 @@ from tests.distributed.ranks import run
 from xmodal.losses.ranks import rank_in, world_size
 from xmodal.training.saving import load_state, state_plain, state_tensors
 from xmodal.training.step import train_step
+from xmodal.training.unlabelled import Unlabelled
 
 ARMS = [
     ("dann", ("image",), {}),
@@ -18,13 +19,16 @@ ARMS = [
     ("cdan", ("image", "text"), {"critic_steps": 2, "penalty": 0.1}),
     ("mcc", ("image",), {}),
     ("bnm", ("image",), {"strength": 0.3}),
+    ("dann", ("image",), {"unlabelled": Unlabelled(consistency=0.5, pseudo_pairs=0.5, threshold=-1.0)}),
+    ("dann", ("text",), {"unlabelled": Unlabelled(pseudo_pairs=0.5, threshold=-1.0)}),
 ]
+FEW = [ARMS[1], ARMS[3], ARMS[-2]]
 
 
 def batch_of(step: int, places: tuple[str, ...], masked: tuple[int, ...] = ()):
     """Rows 8 to 15 are the target's pictures: those of rank 1 are 12 to 15."""
     texts = 0 if places == ("image",) else 8
-    return both_domains(texts=texts, seed=step, shift=60, masked=(step % 16, 9, *masked))
+    return both_domains(texts=texts, views=True, seed=step, shift=60, masked=(step % 16, 9, *masked))
 
 
 def five_steps(arms=ARMS, masked=(), rows_per_forward=None) -> list[dict[str, torch.Tensor]]:
@@ -47,26 +51,26 @@ def assert_same(found, expected, tolerance=1e-6):
             )
 
 
-def test_one_rank_and_two_and_four_end_with_the_same_weights_and_metrics() -> None:
-    alone = five_steps()
-    for world in (2, 4):
-        for of_rank in run(five_steps, world):
-            assert_same(of_rank, alone)
+@pytest.mark.parametrize(("world", "arms"), [(2, ARMS), (4, FEW)])
+def test_any_number_of_ranks_ends_with_the_same_weights_and_metrics(world: int, arms: list) -> None:
+    alone = five_steps(arms)
+    for of_rank in run(five_steps, world, arms):
+        assert_same(of_rank, alone)
 
 
 def test_a_rank_without_target_rows_takes_part_in_every_step() -> None:
     masked = (12, 13, 14, 15)
-    alone = five_steps(ARMS, masked)
-    for of_rank in run(five_steps, 2, ARMS, masked, timeout_s=60):
+    alone = five_steps(FEW, masked)
+    for of_rank in run(five_steps, 2, FEW, masked, timeout_s=60):
         assert_same(of_rank, alone)
 
 
 @pytest.mark.parametrize("rows", [3, 8])
 def test_chunks_give_the_same_steps_also_where_one_lacks_a_modality(rows: int) -> None:
     """On two ranks: chunks of 3 cut across roles, chunks of 8 hold pictures of the target alone."""
-    whole = five_steps()
-    assert_same(five_steps(rows_per_forward=rows), whole)
-    for of_rank in run(five_steps, 2, ARMS, (), rows):
+    whole = five_steps(FEW)
+    assert_same(five_steps(FEW, rows_per_forward=rows), whole)
+    for of_rank in run(five_steps, 2, FEW, (), rows):
         assert_same(of_rank, whole)
 
 

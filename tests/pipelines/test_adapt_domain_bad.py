@@ -6,7 +6,7 @@ import pytest
 
 from jobs import adapt as job
 from jobs import console
-from pipelines import adapt_domain, cluster, corpora, stage
+from pipelines import adapt_domain, cluster, corpora, domains, stage, validate
 from pipelines.cluster import Cluster
 from xmodal.checkpoint import commit
 from xmodal.data import synthetic
@@ -33,7 +33,8 @@ def no_workers(monkeypatch):
         raise Started
 
     monkeypatch.setattr(cluster, "connect", lambda resources: Cluster(tuple(resources.sizes), {"CPU": 1.0}, True))
-    monkeypatch.setattr(corpora, "on_cluster", map)
+    for module in (corpora, validate):
+        monkeypatch.setattr(module, "on_cluster", map)
     monkeypatch.setattr(stage, "launch", launch)
 
 
@@ -73,6 +74,10 @@ WRONG = {
     "a bank that is not there": (["--domain.loss", "mcc", "--domain.bank", "/no/words.txt"], "no file /no/words.txt"),
     "a target of one row a step": (["--target.batch-size", "1"], "target.batch_size=1 must be at least 2"),
     "a share that workers cannot have": (["--target.batch-size", "9", "--workers", "2"], "batch_size=9", "workers=2"),
+    "an unknown score": (["--target-validation.scores", "bmn"], "no validator 'bmn'", "did you mean 'bnm'?"),
+    "a sealed score": (["--target-validation.scores", "oracle/recall@1"], "pairs of the target and may not choose"),
+    "a score without its labels": (["--target-validation.scores", "source_accuracy"], "needs source"),
+    "consistency below nothing": (["--target.consistency", "-1"], "target.consistency=-1.0 must be at least 0"),
     "no target": (["--target"], "no target: name at least one corpus"),
     "a target that is not there": (["--target", "/no/such/corpus"], "/no/such/corpus: no file is stored there"),
     "a start that is not there": (["--start-from", "/no/such/run"], "/no/such/run: no file is stored there"),
@@ -134,8 +139,8 @@ def test_pictures_and_texts_of_the_target_come_in_orders_of_their_own(untrained,
     config, start, model = adapt_domain.check(
         job.parse(words(tmp_path, untrained, scenes, sketches, "--target.protocol", "unpaired"))
     )
-    opened = adapt_domain.open_corpora(config, lambda message: None)
-    streams = adapt_domain.streams_of(config, opened, model, start.tokenizer)
+    opened = domains.open_corpora(config, lambda message: None)
+    streams = domains.streams_of(config, opened, model, start.tokenizer)
     assert [stream.role for stream in streams] == ["source", "target", "target_text"]
     images, texts = ([task.permutation().tolist() for task in stream.plan.tasks(0, 4)] for stream in streams[1:])
     assert images != texts and sorted(images[0]) == sorted(texts[0])

@@ -12,6 +12,7 @@ from xmodal.report.results import is_share, label
 from xmodal.report.wording import clean, number
 
 MOST_VALIDATIONS = 6
+CONTRASTIVE = "contrastive/loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,11 @@ KNOWN = (
         title="Share of time waiting for data",
         caption="Near 0 % the model is the bottleneck, near 100 % reading and decoding are.",
         share=True,
+    ),
+    _Known(
+        name="peak_memory_GiB",
+        title="Peak memory, GiB",
+        caption="What the first worker has held at most: on its GPU, else all that is resident.",
     ),
 )  # fmt: skip
 
@@ -117,7 +123,9 @@ def _is_accuracy(name: str) -> bool:
 
 
 def _loss(runs: Sequence[Shown]) -> Curve | None:
-    series = series_of(runs, "loss")
+    """Of an adapted run the contrastive part alone: its whole loss has a critic's in it, too."""
+    names = {run.slot: CONTRASTIVE if CONTRASTIVE in run.recorded.last else "loss" for run in runs}
+    series = [line for run in runs for line in series_of([run], names[run.slot])]
     if not series:
         return None
     guesses = {_guess(run) for run in runs} - {None}
@@ -141,6 +149,7 @@ def _guess(run: Shown) -> float | None:
 
 def _validation(runs: Sequence[Shown]) -> list[Curve]:
     names = {name for run in runs for line in run.recorded.metrics for name in line if name.startswith("validation/")}
+    names -= {name for name in names if name.startswith("validation/target/")}  # no shares: curves of their own
     wanted = [name for name in sorted(names) if is_share(name) and "/chance" not in name]
     wanted.sort(key=lambda name: not name.endswith("@10"))
     made = []

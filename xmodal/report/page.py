@@ -12,6 +12,7 @@ from markupsafe import Markup
 from xmodal.report.balance import balance
 from xmodal.report.curves import curves
 from xmodal.report.diagnosis import diagnosis
+from xmodal.report.domains import domains
 from xmodal.report.health import accounts, times
 from xmodal.report.looks import spaces, views
 from xmodal.report.material import Material, Shown
@@ -43,7 +44,7 @@ def render(material: Material) -> str:
         facts=facts(runs),
         configuration=configuration(runs),
         results=results(runs),
-        curves=curves(runs),
+        curves=[*curves(runs), *domains(runs)],
         classifiers=any(run.recorded.classifier for run in runs),
         encoders=not all(run.recorded.classifier for run in runs),
         balance=balance(runs),

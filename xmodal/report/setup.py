@@ -125,7 +125,8 @@ def _size(parameters: int) -> str:
 def _model(run: Shown, otherwise: str) -> str:
     setting = run.recorded.configured
     if not run.recorded.classifier:
-        return clean(setting("model.architecture", otherwise), 40)
+        start = "/".join(str(setting("start_from") or "").rstrip("/").split("/")[-3:])
+        return clean(setting("model.architecture", f"dual encoder from {start}" if start else otherwise), 80)
     classes = len(setting("model.classes"))
     return f"classifier of {number(classes)} classes, joined by {clean(setting('model.fusion', 'a fusion'), 40)}"
 
@@ -136,8 +137,12 @@ def _objective(run: Shown) -> str:
         method = clean(setting("balance.method", "unknown"), 40).replace("_", " ")
         return method if method == "joint" else f"{method}, decided at the {clean(setting('balance.space'), 40)}"
     objective = {"info_nce": "InfoNCE (softmax)", "sigmoid": "sigmoid (SigLIP)"}
-    loss = str(setting("loss.objective", "info_nce"))
-    return objective.get(loss, clean(loss))
+    loss = str(setting("loss.objective", setting("objective") or "info_nce"))
+    words = objective.get(loss, clean(loss))
+    if setting("domain.loss", "none") != "none":
+        strength = f"strength {number(setting('domain.strength'))} ({clean(setting('domain.schedule'), 20)})"
+        words += f" + {clean(setting('domain.loss'), 20)}, {strength}, protocol {clean(setting('target.protocol'), 20)}"
+    return words
 
 
 def _workers(run: Shown) -> str:

@@ -2,11 +2,13 @@
 
 The rows of a batch play three roles: `source` rows are pairs, `target` rows have the first modality alone (pictures),
 and `target_text` rows, where there are any, the second alone. The contrastive loss is of the pairs: no row of the
-target is ever a negative there. At every place of `xmodal.training.domains` the two domains are made alike.
+target is ever a negative there. At every place of `xmodal.training.domains` the two domains are made alike, and where
+it is asked for the target's rows are learned from by themselves (`xmodal.training.unlabelled`).
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,8 +24,10 @@ from xmodal.training.domains import DomainLoss, Domains
 from xmodal.training.gradient_norms import GradientNorms
 from xmodal.training.objective import ContrastiveObjective, Cotangents, Embeddings, Losses, Objective, pull_back
 from xmodal.training.strength import Strength
+from xmodal.training.unlabelled import Unlabelled
 
 SOURCE, TARGET, TARGET_TEXT = "source", "target", "target_text"
+AGAIN = "again"  # the field with a second view of the target's pictures
 LN_2 = 0.6931471805599453  # the loss of a critic that knows nothing
 
 
@@ -42,6 +46,7 @@ class AdaptationObjective(Objective):
         places: Mapping[str, DomainLoss],
         strength: Strength,
         *,
+        unlabelled: Unlabelled | None = None,
         critic_steps: int = 1,
         bank: Batch | None = None,
     ) -> None:
@@ -52,6 +57,7 @@ class AdaptationObjective(Objective):
                 raise ConfigError(f"no place {place!r}; {nearest(place, (*self.model.modalities, JOINT))}")
         self.places = nn.ModuleDict(dict(places))
         self.strength_of, self.critic_steps = strength, critic_steps
+        self.unlabelled = unlabelled or Unlabelled()
         self.strength = strength(0)
         for name, column in (bank.fields if bank is not None else {}).items():
             self.register_buffer(f"bank_{name}", column, persistent=False)
@@ -76,23 +82,28 @@ class AdaptationObjective(Objective):
         return self.loss(embeddings, batch)
 
     def embed(self, batch: Batch) -> Embeddings:
-        """Unit rows of each modality; zeros where a row lacks it."""
-        return {name: self._encode(name, batch) for name in self.model.modalities}
+        """Unit rows of each modality, and of the second view where there is one; zeros where a row lacks it."""
+        found = {name: self._encode(name, batch) for name in self.model.modalities}
+        if AGAIN in batch.fields:
+            found[AGAIN] = self._encode_again(batch, like=found[self.model.modalities[0]])
+        return found
 
     def loss(self, embeddings: Embeddings, batch: Batch) -> Losses:
-        """`multimodal` is the contrastive loss of the pairs; `domain` has what each place adds, strength included."""
+        """All of them: `multimodal` of the pairs, `unimodal` of the target's own rows, `domain` with its strength."""
         self.norms.clear()
+        both = {name: embeddings[name] for name in self.model.modalities}
         with torch.autocast(batch.row.device.type, enabled=False):
-            task = {name: self.norms.tap(f"{name}/task", z) for name, z in embeddings.items()}
-            mixed = {name: self.norms.tap(f"{name}/domain", z) for name, z in embeddings.items()}
+            task = {name: self.norms.tap(f"{name}/task", z) for name, z in both.items()}
+            mixed = {name: self.norms.tap(f"{name}/domain", z) for name, z in both.items()}
             pairs = batch.part(SOURCE)
             contrastive = self.contrast.loss({name: z[pairs] for name, z in task.items()}, batch[pairs]).multimodal
             assert contrastive is not None
             self._shares, self._alike = {"contrastive/loss": contrastive.detach()}, {}
-            self._sums = self._embedding_sums(embeddings, batch)
+            self._sums = self._embedding_sums(both, batch)
+            own = self._of_target(task, embeddings.get(AGAIN), batch)
             bank = self._bank() if self.places else None
             domain = {place: self._domain(place, mixed, batch, bank) for place in self.places}
-        return Losses(contrastive, domain=domain)
+        return Losses(contrastive, unimodal=own, domain=domain)
 
     def weights(self) -> dict[str, nn.Parameter]:
         critics = {f"places.{name}": p for name, p in self.places.named_parameters() if p.requires_grad}
@@ -130,6 +141,20 @@ class AdaptationObjective(Objective):
             found |= self._of_modality(modality, summed)
         strength = torch.tensor(self.strength, dtype=torch.float64, device=device)
         return self.contrast.figures() | found | self._alike | {"domain/strength": strength}
+
+    def _of_target(self, task: Embeddings, again: Tensor | None, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """What the target's rows teach by themselves, weighted."""
+        first, second = self.model.modalities
+        asked, rows, found = self.unlabelled, batch.part(TARGET), {}
+        plain, valid = task[first][rows], batch.valid[rows]
+        if asked.consistency and again is not None:
+            found["consistency"] = asked.two_views(plain, again[rows], valid, self.group)
+        if asked.pseudo_pairs:
+            texts = batch.part(TARGET_TEXT if TARGET_TEXT in batch.parts else SOURCE)
+            candidates = task[second][texts], self.model.log_scale, valid, batch.valid[texts]
+            found["pseudo_pairs"] = asked.guessed_pairs(plain, *candidates, self.group)
+        self._shares |= {f"{name}/loss": loss.detach() for name, loss in found.items()}
+        return {name: getattr(asked, name) * loss for name, loss in found.items()}
 
     def _domain(self, place: str, embeddings: Embeddings, batch: Batch, bank: Tensor | None) -> Float[Tensor, ""]:
         names = self.model.modalities if place == JOINT else (place,)
@@ -170,13 +195,24 @@ class AdaptationObjective(Objective):
         lacking = ({TARGET, TARGET_TEXT} - {self._role(modality)}).pop()
         absent = batch.part(lacking)
         before, after = slice(0, absent.start), slice(absent.stop, len(batch))
-        rows = _joined(batch, before, after)
+        rows = _joined(_only(modality, batch), before, after)
         if not len(rows):
             row = self._widened(self.model.encode(modality, batch[0:1]))
             return (0.0 * row).expand(len(batch), -1)
         z = self._widened(self.model.encode(modality, rows))
         gap = z.new_zeros(absent.stop - absent.start, z.shape[1])
         return torch.cat([z[: absent.start], gap, z[absent.start :]]) if len(gap) else z
+
+    def _encode_again(self, batch: Batch, like: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """The second view of the target's pictures; a chunk may have none."""
+        span, first = batch.part(TARGET), self.model.modalities[0]
+        before, after = like.new_zeros(span.start, like.shape[1]), like.new_zeros(len(batch) - span.stop, like.shape[1])
+        if span.start == span.stop:
+            return torch.cat([before, after])
+        rows = batch[span]
+        views = {name.replace(AGAIN, first, 1): x for name, x in rows.fields.items() if name.startswith(AGAIN)}
+        z = self._widened(self.model.encode(first, replace(rows, fields=views)))
+        return torch.cat([before, z, after])
 
     @staticmethod
     def _widened(z: Tensor) -> Tensor:
@@ -221,6 +257,12 @@ def still(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+def _only(modality: str, batch: Batch) -> Batch:
+    """The same rows with the columns of one modality."""
+    own = {name: x for name, x in batch.fields.items() if name == modality or name.startswith(f"{modality}_")}
+    return replace(batch, fields=own)
 
 
 def _joined(batch: Batch, *spans: slice) -> Batch:
