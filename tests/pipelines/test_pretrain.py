@@ -183,7 +183,8 @@ def test_validation_measures_what_an_evaluation_would_and_leaves_no_trace_in_the
         lines = read_metrics(uri)
         assert [line["step"] for line in lines] == [4, 7, 8, 12, 14, 16, 20, 21, 24]
         assert [line["step"] for line in lines if "validation/seconds" in line] == [7, 14, 21, 24]
-        assert all(line["samples_per_s"] > 0 for line in lines)
+        assert all(line["samples_per_s"] * line["seconds_per_step"] == pytest.approx(24) for line in lines)
+        assert all(0.1 < line["peak_memory_GiB"] < 8 for line in lines)
         if attempt == 0:
             shutil.rmtree(checkpoint.resolve(uri).uri)
             pretrain.run(replace(watched, resume=True, validation=replace(asked, rows=500)))
