@@ -10,25 +10,27 @@ from xmodal.report.experiment import Chart, Table, around
 
 NONE = "\u2013"
 NEAR = 0.5  # of an eigenvalue, relative to it
-NOTE = (
-    "After training, on training rows as they are. Eigenvalue: the largest of the Hessian of the judged loss in the "
-    "encoders' weights. Rise: of that loss when every filter is moved by half its length in a random direction. |g| "
-    "and tr: mean length of the gradients of mini-batches at the encoder, and the trace of their covariance."
-)
+NOTE = "After training, on training rows as they are; the gradients are those of mini-batches at the encoder."
+EIGENVALUE = "of the Hessian of the judged loss in the encoders' weights; none where power iteration did not settle"
+RISE = "of that loss when every filter is moved by half its length in a random direction"
+STATISTICS = {"mean_norm": ("|g|", "mean length"), "covariance_trace": ("tr", "trace of the covariance")}
 
 
 def diagnosis_table(experiment: Experiment, trials: Trials) -> list[Table]:
-    """One row an arm that was diagnosed; mean and standard deviation over seeds."""
+    """One column an arm that was diagnosed; mean and standard deviation over seeds."""
     found = {arm: _diagnosed(trials, arm) for arm in experiment.arms}
-    rows = {arm: runs for arm, runs in found.items() if runs}
-    if not rows:
+    arms = {arm: runs for arm, runs in found.items() if runs}
+    if not arms:
         return []
-    most = max((run["gradients"] for runs in rows.values() for run in runs), key=_count)
+    most = max((run["gradients"] for runs in arms.values() for run in runs), key=_count)
     places = [(name, objective) for name in most for objective in _objectives(most[name])]
-    columns = ["eigenvalue", "rise"]
-    columns += [f"{what} {name}, {objective}" for name, objective in places for what in ("|g|", "tr")]
-    cells = [(arm, experiment.arms[arm].summary, _cells(runs, places)) for arm, runs in rows.items()]
-    return [Table(title="Gradients and minima", note=NOTE, columns=columns, rows=cells)]
+    columns = [_column(runs, places) for runs in arms.values()]
+    heads = [("largest eigenvalue", EIGENVALUE), ("rise", RISE)]
+    heads += [
+        (f"{sign} {name}, {objective}", about) for name, objective in places for sign, about in STATISTICS.values()
+    ]
+    rows = [(name, about, cells) for (name, about), *cells in zip(heads, *columns, strict=True)]
+    return [Table(title="Gradients and minima", note=NOTE, columns=[*arms], rows=rows)]
 
 
 def flatness_chart(trials: Trials) -> list[Chart]:
@@ -58,14 +60,14 @@ def _count(gradients: Mapping[str, Any]) -> int:
     return sum(len(_objectives(encoder)) for encoder in gradients.values())
 
 
-def _cells(runs: Sequence[Mapping[str, Any]], places: Sequence[tuple[str, str]]) -> list[str]:
+def _column(runs: Sequence[Mapping[str, Any]], places: Sequence[tuple[str, str]]) -> list[str]:
     cells = [
         _number([_settled(run["flatness"]["eigenvalue"]) for run in runs]),
         _number([run["flatness"]["rise"] for run in runs]),
     ]
     for name, objective in places:
         found = [run["gradients"][name].get(objective, {}) for run in runs]
-        cells += [_number([one.get(what) for one in found]) for what in ("mean_norm", "covariance_trace")]
+        cells += [_number([one.get(what) for one in found]) for what in STATISTICS]
     return cells
 
 
