@@ -1,26 +1,33 @@
-"""The whole way in a few minutes: write a corpus, pretrain on two workers, measure on held-out pairs, make a report.
+"""The whole way in minutes: pretrain on photos with captions, measure, adapt to sketches without any, measure again.
 
     python -m jobs.demo            what `make demo` runs
     python -m jobs.demo --fresh    remove what an earlier demo left, and start again
 
-The corpus is procedural: captioned scenes of coloured shapes. A demo that finds an earlier one's run says so: a
-finished run is measured again, one that was interrupted is continued only with --resume.
+The corpus is procedural: scenes of coloured shapes, as photos and as pencil sketches of other scenes. The first act
+trains a dual encoder on the photos; the second goes on from it with sketches beside them, of which it sees pictures
+alone, and a critic that the encoder learns to confuse. Captions of held-out sketches tell at the end whether that
+helped, beside the encoder of the first act. A demo that finds an earlier one's runs says so: a finished run is measured
+again, one that was interrupted is continued only with --resume.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs import arguments, console
+from jobs.compare import gains
+from jobs.compare import table as comparison
 from jobs.evaluate import table
 from jobs.narrator import Narrator
 from jobs.presets import PRESETS
 from jobs.report import place
-from pipelines.config import evaluate, pretrain, report
+from pipelines.config import adapt_domain, compare, evaluate, pretrain, report
 from pipelines.config.cadence import Cadence
 from pipelines.config.data import Data
+from pipelines.config.domain import Domain
 from pipelines.config.optim import Optim
 from pipelines.config.resources import Resources
+from pipelines.config.target import Target
 from pipelines.config.validation import Validation
 from xmodal import storage
 from xmodal.data import synthetic
@@ -28,7 +35,7 @@ from xmodal.errors import ConfigError
 from xmodal.run.plain import to_plain
 from xmodal.storage import NotFound
 
-NAME, PRESET = "demo", "conv-tiny"
+NAME, ADAPTED, PRESET = "demo", "demo-adapted", "conv-tiny"
 HELD_OUT_ROWS = 512
 SEED = 0
 
@@ -37,11 +44,13 @@ SEED = 0
 class Demo:
     """The demo's sizes."""
 
-    runs: str = "runs"  # where corpora and run are kept
+    runs: str = "runs"  # where corpora and runs are kept
     workers: int = 2
     rows: int = 4096  # pairs to train on
     steps: int = 300
     batch_size: int = 128
+    sketches: int = 2048  # pictures of the other domain
+    adapt_steps: int = 60
     fresh: bool = False  # remove an earlier demo first
     resume: bool = False  # continue an interrupted one
 
@@ -52,6 +61,31 @@ class Demo:
     @property
     def held_out(self) -> str:
         return storage.join(self.runs, "demo-corpus", "held-out")
+
+    @property
+    def sketches_train(self) -> str:
+        return storage.join(self.runs, "demo-corpus", "sketches")
+
+    @property
+    def sketches_held_out(self) -> str:
+        return storage.join(self.runs, "demo-corpus", "sketches-held-out")
+
+    @property
+    def adaptation(self) -> adapt_domain.Config:
+        """The second act: as many sketches as photos in every step, without their captions."""
+        return adapt_domain.Config(
+            name=ADAPTED,
+            runs=self.runs,
+            resume=self.resume,
+            start_from=storage.join(self.runs, NAME),
+            data=Data(corpus=(self.train,)),
+            target=Target(corpus=(self.sketches_train,)),
+            domain=Domain(),
+            augment=PRESETS[PRESET].augment,
+            optim=Optim(batch_size=self.batch_size, steps=self.adapt_steps, learning_rate=5e-4, weight_decay=0.1),
+            cadence=Cadence(log_every=5, checkpoint_every=30),
+            resources=Resources(workers=self.workers),
+        )
 
     @property
     def config(self) -> pretrain.Config:
@@ -71,8 +105,8 @@ class Demo:
         )
 
 
-def write(uri: str, rows: int, start: int, label: str) -> None:
-    """A corpus of photo-like scenes, unless the same one is there."""
+def write(uri: str, domain: str, rows: int, start: int, label: str) -> None:
+    """A corpus of scenes, unless the same one is there."""
     done = storage.join(uri, "_SUCCESS")
     wanted = f"rows={rows} start={start} seed={SEED}"
     if storage.exists(done):
@@ -82,50 +116,84 @@ def write(uri: str, rows: int, start: int, label: str) -> None:
         print(f"found the {label} in {uri}")
         return
     with console.progress(label, "scenes") as report:
-        synthetic.write_corpus(uri, "photo", rows, SEED, start=start, size=72, rows_per_shard=512, progress=report)
+        synthetic.write_corpus(uri, domain, rows, SEED, start=start, size=72, rows_per_shard=512, progress=report)
     storage.write(done, wanted.encode())
 
 
-def state_of(demo: Demo) -> str:
-    """`new`, `finished` or `interrupted`: what an earlier demo left in the run's directory."""
-    uri = storage.join(demo.runs, NAME)
+def state_of(runs: str, name: str, steps: int) -> str:
+    """`new`, `finished` or `interrupted`: what an earlier demo left in a run's directory."""
+    uri = storage.join(runs, name)
     if not storage.exists(uri):
         return "new"
     try:
         lines = storage.read(storage.join(uri, "metrics.jsonl")).splitlines()
     except NotFound:
         return "interrupted"
-    return "finished" if lines and f'"step": {demo.steps},'.encode() in lines[-1] else "interrupted"
+    return "finished" if lines and f'"step": {steps},'.encode() in lines[-1] else "interrupted"
+
+
+def states(demo: Demo) -> tuple[str, str]:
+    """Of both acts' runs; ConfigError for one that was interrupted, unless it is to be resumed."""
+    found = tuple(state_of(demo.runs, *act) for act in ((NAME, demo.steps), (ADAPTED, demo.adapt_steps)))
+    for name, state in zip((NAME, ADAPTED), found, strict=True):
+        if state == "interrupted" and not demo.resume:
+            raise ConfigError(
+                f"{storage.join(demo.runs, name)} holds a demo that was interrupted: continue it with "
+                "`python -m jobs.demo --resume`, or start again with `python -m jobs.demo --fresh`"
+            )
+    return found[0], found[1]
 
 
 def run(demo: Demo) -> None:
+    if demo.fresh:
+        for name in (NAME, ADAPTED, "demo-corpus"):
+            storage.delete_tree(storage.join(demo.runs, name))
+    first, second = states(demo)
+    pretrained(demo, first)
+    adapted(demo, second)
+    print("next   python -m jobs.prepare pairs.csv corpus/    your own image-text pairs as shards")
+    print("       python -m jobs.pretrain vit-tiny --corpus corpus/")
+
+
+def pretrained(demo: Demo, found: str) -> None:
+    """The first act: a dual encoder of photos and captions, and its retrieval."""
     from pipelines.evaluate import run as measure  # torch, Ray and seconds, for a command line that is sound
     from pipelines.pretrain import run as train
-    from pipelines.report import run as show
 
-    if demo.fresh:
-        storage.delete_tree(storage.join(demo.runs, NAME))
-        storage.delete_tree(storage.join(demo.runs, "demo-corpus"))
-    found = state_of(demo)
     uri = storage.join(demo.runs, NAME)
-    if found == "interrupted" and not demo.resume:
-        raise ConfigError(
-            f"{uri} holds a demo that was interrupted: continue it with `python -m jobs.demo --resume`, "
-            "or start again with `python -m jobs.demo --fresh`"
-        )
-    write(demo.train, demo.rows, 0, "training pairs")
-    write(demo.held_out, HELD_OUT_ROWS, 1_000_000, "held-out pairs")
+    write(demo.train, "photo", demo.rows, 0, "training pairs")
+    write(demo.held_out, "photo", HELD_OUT_ROWS, 1_000_000, "held-out pairs")
     if found == "finished":
         print(f"found a finished run in {uri}: measuring it again (--fresh starts anew)")
     else:
-        train(demo.config, Narrator("pretrain"))
+        train(replace(demo.config, resume=found == "interrupted"), Narrator("pretrain"))
     result = measure(evaluate.Config(checkpoint=uri, corpus=demo.held_out))
     print(f"\nRetrieval over {result.rows} held-out pairs after {result.step} steps\n\n{table(result)}\n")
-    page = show(report.Config(runs=(uri,), corpus=demo.held_out, to=storage.join(uri, "report.html")))
-    print(f"run    {place(uri)}")
+
+
+def adapted(demo: Demo, found: str) -> None:
+    """The second act: the same encoder among sketches without captions, before and after, on photos and on sketches."""
+    from pipelines.adapt_domain import run as train
+    from pipelines.compare import run as judge
+    from pipelines.report import run as show
+
+    uri, before = storage.join(demo.runs, ADAPTED), storage.join(demo.runs, NAME)
+    write(demo.sketches_train, "sketch", demo.sketches, 2_000_000, "sketches")
+    write(demo.sketches_held_out, "sketch", HELD_OUT_ROWS, 3_000_000, "held-out sketches")
+    if found == "finished":
+        print(f"found a finished run in {uri}")
+    else:
+        train(replace(demo.adaptation, resume=found == "interrupted"), Narrator("adapt"))
+    asked = compare.Config(adapted=(uri,), before=(before,), source=demo.held_out, target=demo.sketches_held_out)
+    result = judge(asked)
+    print(
+        f"\nFrom photos (source) to sketches (target): {result.adaptation}\n\n{comparison(result)}\n\n{gains(result)}\n"
+    )
+    page = show(
+        report.Config(runs=(before, uri), corpus=demo.sketches_held_out, to=storage.join(before, "report.html"))
+    )
+    print(f"runs   {place(before)}\n       {place(uri)}")
     print(f"report {place(page.uri)}    one file: open it in a browser")
-    print("next   python -m jobs.prepare pairs.csv corpus/    your own image-text pairs as shards")
-    print("       python -m jobs.pretrain vit-tiny --corpus corpus/")
 
 
 def preview(demo: Demo) -> dict[str, Any]:
@@ -133,7 +201,8 @@ def preview(demo: Demo) -> dict[str, Any]:
 
     config = demo.config
     shown = resources(config.resources, config.optim.batch_size)
-    return {"config": to_plain(config), "found": state_of(demo), "resources": shown}
+    found = {act: state_of(demo.runs, act, steps) for act, steps in ((NAME, demo.steps), (ADAPTED, demo.adapt_steps))}
+    return {"config": to_plain(config), "adaptation": to_plain(demo.adaptation), "found": found, "resources": shown}
 
 
 def parse(words: list[str]) -> arguments.Start[Demo]:

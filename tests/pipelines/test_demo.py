@@ -8,7 +8,7 @@ import pytest
 from xmodal.run import read_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
-SMALL = ("--rows", "128", "--steps", "4", "--batch-size", "32")
+SMALL = ("--rows", "128", "--steps", "4", "--batch-size", "32", "--sketches", "64", "--adapt-steps", "3")
 
 
 def demo(runs, *flags):
@@ -29,12 +29,16 @@ def test_it_ends_with_a_table_and_where_the_run_lies(first):
         assert words in done.stdout
     assert "step 4/4" in done.stderr and "samples/s" in done.stderr and "ETA" in done.stderr
     assert [line["step"] for line in read_metrics(str(runs / "demo"))][-1] == 4
+    assert "step 3/3" in done.stderr and [line["step"] for line in read_metrics(str(runs / "demo-adapted"))] == [3]
+    for words in ("From photos (source) to sketches (target): dann", "before", "adapted", "source R@1", "target R@1"):
+        assert words in done.stdout
 
 
 def test_its_output_is_its_own(first):
     """Ray's chatter is kept away: every line is one that the demo wrote."""
     _, done = first
-    foreign = [line for line in done.stderr.splitlines() if not line.startswith(("[pretrain]", "training", "held-out"))]
+    own = ("[pretrain]", "[adapt]", "training", "held-out", "sketches")
+    foreign = [line for line in done.stderr.splitlines() if not line.startswith(own)]
     assert foreign == []
 
 
@@ -42,7 +46,7 @@ def test_again_it_says_what_it_found_and_trains_nothing(first):
     runs, _ = first
     again = demo(runs)
     assert again.returncode == 0
-    assert "found a finished run" in again.stdout and "found the training pairs" in again.stdout
+    assert again.stdout.count("found a finished run") == 2 and "found the training pairs" in again.stdout
     assert "step 4/4" not in again.stderr and "R@10" in again.stdout
 
 

@@ -85,7 +85,8 @@ def test_of_what_runs_in_this_process_it_shows_what_will_be_read(untrained, scen
     assert (shown["corpora"][0]["format"], shown["corpora"][0]["shards"]) == ("tar", 4) and shown["resources"] == here
     assert "one on each node" in dry(doctor, ["--corpus", scenes], capsys)["resources"]["tasks"]
     shown = dry(demo, ["--runs", str(tmp_path), "--workers", "4"], capsys)
-    assert shown["found"] == "new" and shown["resources"]["workers"] == [4]
+    assert set(shown["found"].values()) == {"new"} and shown["adaptation"]["domain"]["loss"] == "dann"
+    assert shown["resources"]["workers"] == [4]
     assert not list(tmp_path.iterdir())
     with pytest.raises((CheckpointError, StorageError)):
         dry(export, [str(tmp_path / "no-run"), "--to", str(tmp_path / "model")], capsys)
