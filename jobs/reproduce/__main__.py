@@ -11,7 +11,7 @@ repository.
 
 import sys
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tyro
 
@@ -20,8 +20,7 @@ from jobs.reproduce import catalogue
 from jobs.reproduce.catalogue import Name
 from xmodal.errors import ConfigError
 
-if TYPE_CHECKING:
-    from jobs.reproduce.experiment import Settings
+SETTINGS = ("rows", "epochs", "steps", "batch_size", "sgd_rate", "adamw_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,8 @@ class Config:
     arms: tuple[str, ...] = ()  # empty: all; a wrong name lists them
     seeds: tuple[int, ...] = ()  # of weights and order, the data stay the same; empty: 0 to 4 for cg-mnist, else 0 to 2
     rows: int | None = None  # trained on
-    epochs: int | None = None  # passes over them
+    epochs: int | None = None  # passes over them, where an experiment counts epochs
+    steps: int | None = None  # where it counts steps: the experiments on adaptation
     batch_size: int | None = None  # rows in a step
     sgd_rate: float | None = None  # learning rate of the arms that train by SGD
     adamw_rate: float | None = None  # and of those that train by AdamW
@@ -40,7 +40,7 @@ class Config:
     to: str | None = None  # None: runs/reproduce/NAME
 
     def __post_init__(self) -> None:
-        for field in ("rows", "epochs", "batch_size", "processes", "sgd_rate", "adamw_rate"):
+        for field in (*SETTINGS, "processes"):
             value = getattr(self, field)
             if value is not None and not value > 0:
                 raise ConfigError(f"{field}={value} must be above 0")
@@ -51,17 +51,20 @@ class Config:
     def place(self) -> str:
         return self.to or f"runs/reproduce/{self.name}"
 
-    def settings(self) -> "Settings":
-        """The experiment's own with what was asked for set over them."""
+    def settings(self) -> Any:
+        """The experiment's own with what was asked for set over them; ConfigError for what it does not have."""
         own = catalogue.experiment(self.name).settings
-        asked = {name: getattr(self, name) for name in ("rows", "epochs", "batch_size", "sgd_rate", "adamw_rate")}
-        return replace(own, **{name: value for name, value in asked.items() if value is not None})
+        asked = {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
+        there = [name for name in SETTINGS if getattr(own, name, None) is not None]
+        for name in asked:
+            if not hasattr(own, name) or (name.endswith("_rate") and name not in there):
+                raise ConfigError(f"{self.name} has no {name}; it has {', '.join(there)}")
+        return replace(own, **asked)
 
 
 def run(config: Config) -> None:
     """Every trial that is not there yet, then the page."""
     from jobs.reproduce import results
-    from jobs.reproduce.data import splits
     from jobs.reproduce.trials import ended
     from xmodal import storage
 
@@ -71,15 +74,15 @@ def run(config: Config) -> None:
     asked = _asked(config)
     missing = results.missing(asked, done)
     if missing:
-        splits(config.name, settings["rows"], to)  # decodes once, or refuses what is not there, before a process starts
+        experiment.prepare(config.name, config.settings(), to)
     if len(missing) < len(asked):
         print(f"{to}: {len(done)} trials are there, {len(missing)} to go")
     trials = ended(config.name, config.settings(), config.place, missing, config.processes)
     for number, (arm, seed, found) in enumerate(trials, 1):
         done[results.key(arm, seed)] = found
         results.store(to, config.name, settings, done)
-        share = found["test"].get(experiment.primary, min(found["test"].values()))
-        print(f"[{number}/{len(missing)}] {arm}, seed {seed}: test {share:.1%} in {found['seconds']:.0f} s", flush=True)
+        told = f"{experiment.headline(found)} in {found['seconds']:.0f} s"
+        print(f"[{number}/{len(missing)}] {arm}, seed {seed}: {told}", flush=True)
     _page(config, done)
 
 
@@ -111,14 +114,13 @@ def _asked(config: Config) -> list[tuple[str, int]]:
 
 
 def _page(config: Config, done: dict[str, Any]) -> None:
-    from jobs.reproduce.summary import page
     from xmodal import storage
     from xmodal.report.experiment import render
 
     trials: dict[str, list[Any]] = {}
     for found in done.values():
         trials.setdefault(found["arm"], []).append(found)
-    made = page(catalogue.experiment(config.name), config.settings(), trials)
+    made = catalogue.experiment(config.name).page(config.settings(), trials)
     where = storage.join(config.place, "index.html")
     storage.write(where, render(made).encode())
     print(f"page  {where}")

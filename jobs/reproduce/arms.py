@@ -7,9 +7,12 @@ that learn from their unimodal losses alone (whose heads are separately trained 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from xmodal.errors import ConfigError, nearest
 from xmodal.training.method import Balance
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ def alone(*tasks: str) -> dict[str, Arm]:
     return {f"{task}-alone": Arm(summary=f"the {task} digit alone", balance=UNIFORM, only=task) for task in tasks}
 
 
-def chosen(names: Sequence[str], among: Mapping[str, Arm]) -> dict[str, Arm]:
+def chosen(names: Sequence[str], among: Mapping[str, Kind]) -> dict[str, Kind]:
     """The arms of these names, all where there is none; ConfigError with the nearest for another."""
     for name in names:
         if name not in among:

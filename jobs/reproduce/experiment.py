@@ -3,10 +3,15 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jobs.reproduce.arms import Arm
+from jobs.reproduce.catalogue import Name
 from jobs.reproduce.rows import Fields, View, as_they_are
 from jobs.reproduce.subject import Subject
+
+if TYPE_CHECKING:
+    from xmodal.report.experiment import Page
 
 Splits = dict[str, Fields]  # "train", "validation", "test"
 
@@ -57,3 +62,29 @@ class Experiment:
     floors: tuple[Floor, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     predictions: tuple[str, ...] = ()
+
+    def prepare(self, name: Name, settings: Settings, place: str) -> None:
+        """Decode the data once, or refuse what is not there, before a process starts."""
+        from jobs.reproduce.data import splits
+
+        splits(name, settings.rows, place)
+
+    def trial(self, name: Name, arm: str, seed: int, settings: Settings, place: str) -> dict[str, Any]:
+        """One trial, whole."""
+        from jobs.reproduce.data import splits
+        from jobs.reproduce.trial import trial
+
+        data = splits(name, settings.rows, place)
+        subject = self.subject(self.arms[arm], dict(data["train"].fields), seed)
+        return {"arm": arm, "seed": seed, **trial(self.arms[arm], seed, data, subject, settings)}
+
+    def headline(self, found: Mapping[str, Any]) -> str:
+        """What a finished trial is announced with."""
+        share = found["test"].get(self.primary, min(found["test"].values()))
+        return f"test {share:.1%}"
+
+    def page(self, settings: Settings, trials: Mapping[str, list[Any]]) -> "Page":
+        """Of all trials by arm."""
+        from jobs.reproduce.summary import page
+
+        return page(self, settings, trials)

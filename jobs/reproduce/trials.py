@@ -7,13 +7,12 @@ from typing import Any
 
 from jobs.reproduce import catalogue
 from jobs.reproduce.catalogue import Name
-from jobs.reproduce.experiment import Settings
 
 Trial = tuple[str, int]  # arm, seed
 
 
 def ended(
-    name: Name, settings: Settings, place: str, todo: Sequence[Trial], processes: int
+    name: Name, settings: Any, place: str, todo: Sequence[Trial], processes: int
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Arm, seed and result of every trial, so many of them at once; with one process, in this one."""
     if processes == 1 or not todo:
@@ -28,12 +27,6 @@ def ended(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def one(name: Name, settings: Settings, place: str, arm: str, seed: int) -> dict[str, Any]:
+def one(name: Name, settings: Any, place: str, arm: str, seed: int) -> dict[str, Any]:
     """One trial, whole."""
-    from jobs.reproduce.data import splits
-    from jobs.reproduce.trial import trial
-
-    experiment = catalogue.experiment(name)
-    data = splits(name, settings.rows, place)
-    subject = experiment.subject(experiment.arms[arm], dict(data["train"].fields), seed)
-    return {"arm": arm, "seed": seed, **trial(experiment.arms[arm], seed, data, subject, settings)}
+    return catalogue.experiment(name).trial(name, arm, seed, settings, place)

@@ -1,0 +1,1 @@
+"""Experiments on adapting to a target without labels or pairs: strengths chosen by validators, oracles kept sealed."""
