@@ -42,7 +42,7 @@ from xmodal.batch import Batch
 from xmodal.data.fields import Field
 from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.encoders.intakes import fields_of
-from xmodal.errors import CheckpointError, ConfigError
+from xmodal.errors import CheckpointError, ConfigError, StorageError
 from xmodal.run import Run
 from xmodal.training.adaptation import AdaptationObjective
 from xmodal.training.domain_methods import WITH_BANK
@@ -65,7 +65,7 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
     opened = open_corpora(config, on_news)
     check_domains(config, opened, stage.note(on_news))
     streams = streams_of(config, opened, model, start.tokenizer)
-    bank = _bank(config, streams)
+    bank = bank_of(config, streams)
     measured = _measured(config, opened, streams, fields_of(model, start.tokenizer), stage.note(on_news))
     held = stage.fitting(held, streams, config, on_news)
     steps = stage.total_steps(config.optim, streams)
@@ -83,7 +83,7 @@ def check(config: Config) -> tuple[Config, Start, DualEncoder]:
     Raises what is wrong with the configuration, the storage, the run's directory, or that checkpoint.
     """
     check_output(config.runs, "--runs")
-    start = start_from(anchored_start(config.start_from), config.data.storage)
+    start = _start(config)
     config = _anchored(config, start)
     model = start.model()
     for specs in (config.target.fields, config.validation.fields):
@@ -95,6 +95,18 @@ def check(config: Config) -> tuple[Config, Start, DualEncoder]:
     _check_target_validation(config, start)
     make_objective(config, model, 1, as_batch(captions, fields[1]) if config.domain.loss in WITH_BANK else None)
     return config, start, model
+
+
+def _start(config: Config) -> Start:
+    """What the run begins with; where that has gone since, a resumed run has all it needs in its own checkpoints."""
+    place, options = anchored_start(config.start_from), config.data.storage
+    try:
+        return start_from(place, options)
+    except (CheckpointError, StorageError):
+        if not config.resume:
+            raise
+        own = start_from(storage.join(storage.absolute(config.runs), config.name), options)
+        return replace(own, uri=place)
 
 
 def _check_target_validation(config: Config, start: Start) -> None:
@@ -129,7 +141,13 @@ def make_objective(config: Config, model: DualEncoder, steps: int, bank: Batch |
     own = config.target
     unlabelled = Unlabelled(consistency=own.consistency, pseudo_pairs=own.pseudo_pairs, threshold=own.threshold)
     return AdaptationObjective(
-        contrast, places, strength, unlabelled=unlabelled, critic_steps=chosen.critic_steps, bank=bank
+        contrast,
+        places,
+        strength,
+        unlabelled=unlabelled,
+        critic_steps=chosen.critic_steps,
+        critic_gain=chosen.critic_gain,
+        bank=bank,
     )
 
 
@@ -187,7 +205,7 @@ def _validated(config: Config) -> tuple[str | None, str | None]:
     return config.validation.corpus, config.target_validation.corpus
 
 
-def _bank(config: Config, streams: Sequence[Stream]) -> Batch | None:
+def bank_of(config: Config, streams: Sequence[Stream]) -> Batch | None:
     """The captions that the domain loss reads probabilities of; None for one that reads none."""
     if config.domain.loss not in WITH_BANK:
         return None

@@ -73,7 +73,7 @@ def deliver(
             started = time.perf_counter()
             blocks_of_step = [next(part) for part in parts]
             waited_s = time.perf_counter() - started
-            yield _join(blocks_of_step, streams, waited_s)
+            yield join(blocks_of_step, streams, waited_s)
         for part in parts:
             assert next(part, None) is None, "the stream held more rows than the plan"
 
@@ -103,7 +103,7 @@ def _rank_blocks(split: ray.data.DataIterator, stream: Stream, world_size: int) 
             gathered = []
 
 
-def _join(parts: Sequence[list[blocks.Block]], streams: Sequence[Stream], waited_s: float) -> Delivery:
+def join(parts: Sequence[list[blocks.Block]], streams: Sequence[Stream], waited_s: float) -> Delivery:
     """One batch from the blocks of one step: the only copy between the object store and the device."""
     columns = {name: column for stream in streams for name, column in stream.recipe.columns.items()}
     batch = _batch([block for part in parts for block in part], columns)

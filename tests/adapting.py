@@ -56,6 +56,7 @@ def objective_of(
     strength: float = 1.0,
     schedule: str = "constant",
     critic_steps: int = 1,
+    critic_gain: float = 1.0,
     unlabelled: Unlabelled | None = None,
     dtype: torch.dtype = torch.float64,
     dropout: float = 0.0,
@@ -68,9 +69,9 @@ def objective_of(
     rows = toy_batch(6, seed=99)
     bank = Batch(rows.row, rows.valid, {"text": rows.fields["text"]}) if method in WITH_BANK else None
     steps = Strength(peak=strength, steps=STEPS, schedule=schedule)
-    return AdaptationObjective(contrast, losses, steps, unlabelled=unlabelled, critic_steps=critic_steps, bank=bank).to(
-        dtype
-    )
+    return AdaptationObjective(
+        contrast, losses, steps, unlabelled=unlabelled, critic_steps=critic_steps, critic_gain=critic_gain, bank=bank
+    ).to(dtype)
 
 
 def state_of(*arguments, rows_per_forward: int | None = None, **options) -> TrainState:

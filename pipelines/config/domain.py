@@ -35,6 +35,8 @@ class Domain:
     """of a critic's labels: 0.1 asks for 0.9 and 0.1 instead of 1 and 0"""
     penalty: Annotated[float, tyro.conf.arg(name="domain.penalty")] = 0.0
     """weight of the squared gradient of a critic's logits at the embeddings"""
+    critic_gain: Annotated[float, tyro.conf.arg(name="domain.critic-gain")] = 1.0
+    """factor on a critic's learning rate: it begins anew where the encoders begin trained"""
     critic_steps: Annotated[int, tyro.conf.arg(name="domain.critic-steps")] = 1
     """updates of a critic for each one of the encoders"""
     bank: Annotated[str | None, tyro.conf.arg(name="domain.bank")] = None
@@ -62,6 +64,7 @@ class Domain:
             "hidden": (bool(self.hidden) and min(self.hidden) >= 1, "be one width or more, each at least 1"),
             "smoothing": (0 <= self.smoothing < 0.5, "lie in [0, 0.5): at 0.5 a critic has nothing to learn"),
             "penalty": (0 <= self.penalty < math.inf, "be at least 0 and finite"),
+            "critic_gain": (0 < self.critic_gain <= 1000, "lie in (0, 1000]"),
             "critic_steps": (self.critic_steps >= 1, "be at least 1"),
             "temperature": (0 < self.temperature <= 10, "lie in (0, 10]"),
             "bank_size": (self.bank_size >= 2, "be at least 2"),
@@ -72,7 +75,7 @@ class Domain:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        defaults = {"spectral": False, "smoothing": 0.0, "penalty": 0.0, "critic_steps": 1}
+        defaults = {"spectral": False, "smoothing": 0.0, "penalty": 0.0, "critic_gain": 1.0, "critic_steps": 1}
         asked = [name for name, value in defaults.items() if getattr(self, name) != value]
         if asked and self.loss not in WITH_CRITIC:
             flag = asked[0].replace("_", "-")

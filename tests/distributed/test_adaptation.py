@@ -75,7 +75,7 @@ def test_chunks_give_the_same_steps_also_where_one_lacks_a_modality(rows: int) -
 
 
 def resumed_trace() -> bool:
-    options = {"schedule": "ramp", "dropout": 0.3, "critic_steps": 2, "dtype": torch.float32}
+    options = {"schedule": "ramp", "dropout": 0.3, "critic_steps": 2, "critic_gain": 5.0, "dtype": torch.float32}
     places = ("image", "text")
 
     def steps(state, numbers):

@@ -1,6 +1,7 @@
 """An adaptation that cannot be what it says is refused in one sentence with the mend, before a worker starts."""
 
 import json
+import shutil
 
 import pytest
 
@@ -8,6 +9,7 @@ from jobs import adapt as job
 from jobs import console
 from pipelines import adapt_domain, cluster, corpora, domains, stage, validate
 from pipelines.cluster import Cluster
+from xmodal import checkpoint
 from xmodal.checkpoint import commit
 from xmodal.data import synthetic
 from xmodal.data.synthetic.clips import write_clips
@@ -152,6 +154,23 @@ def test_a_resume_from_another_checkpoint_is_refused(untrained, scenes, sketches
         adapt_domain.run(job.parse(words(tmp_path, untrained, scenes, sketches)))
     other = [*words(tmp_path, untrained, scenes, sketches), "--resume", "--domain.strength", "0.9"]
     one_line(other, capsys, "domain.strength is 0.3 there and 0.9 here")
+
+
+def test_a_run_goes_on_without_what_it_started_from(untrained, scenes, sketches, tmp_path, capsys):
+    """Retention of the first run may have removed it; the adapted run's own checkpoints have all that it needs."""
+    start = tmp_path / "start"
+    shutil.copytree(untrained, start)
+    place = checkpoint.resolve(str(start)).uri
+    asked = words(tmp_path, place, scenes, sketches)
+    with pytest.raises(Started):
+        adapt_domain.run(job.parse(asked))
+    shutil.copytree(checkpoint.resolve(untrained).uri, tmp_path / "files")
+    (tmp_path / "files" / "COMMITTED.json").unlink()
+    commit(tmp_path / "files", str(tmp_path / "a" / "checkpoints"), step=2, attempt=1, run_id="a")
+    shutil.rmtree(start)
+    with pytest.raises(Started):
+        adapt_domain.run(job.parse([*asked, "--resume"]))
+    one_line([*asked, "--name", "b"], capsys, "no file is stored there")
 
 
 def test_a_preview_names_both_domains(untrained, scenes, sketches, tmp_path, capsys):

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from tests.adapting import both_domains, objective_of, share_of, state_of, weights
+from tests.adapting import SCHEDULE, both_domains, objective_of, share_of, state_of, weights
 from xmodal.errors import ConfigError
 from xmodal.training.adaptation import AdaptationObjective
 from xmodal.training.domains import DomainLoss
 from xmodal.training.objective import ContrastiveObjective
+from xmodal.training.state import TrainState
 from xmodal.training.step import train_step
 from xmodal.training.strength import Strength
 
@@ -117,6 +118,21 @@ def test_more_critic_steps_move_the_critic_alone_further() -> None:
     one, three = weights(once), weights(thrice)
     for name, x in one.items():
         assert torch.equal(x, three[name]) == (not name.startswith("places.")), name
+
+
+def test_a_critic_may_learn_faster_than_the_encoders() -> None:
+    """SGD without momentum and decay moves by rate x gradient, so the gain is seen as it is."""
+    batch, before = both_domains(shift=60), weights(state_of("dann", ("image",)))
+    moved = {}
+    for gain in (1.0, 4.0):
+        objective = objective_of("dann", ("image",), critic_gain=gain)
+        still = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "max_grad_norm": None}
+        state = TrainState.create(objective, schedule=SCHEDULE, seed=3, **still)
+        train_step(state, batch)
+        moved[gain] = {name: x - before[name] for name, x in weights(state).items()}
+    for name, x in moved[1.0].items():
+        factor = 4.0 if name.startswith("places.") else 1.0
+        torch.testing.assert_close(moved[4.0][name], factor * x, rtol=1e-6, atol=1e-12)
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -35,7 +35,8 @@ class AdaptationObjective(Objective):
     """The contrastive loss on source pairs, and at each place a domain loss on both domains at the step's strength.
 
     `places` are modalities of the model, or `joint` for both in one space; with none the source alone is learned from
-    (the target is encoded all the same). With `critic_steps` > 1 the critics are updated again after each step, on that
+    (the target is encoded all the same). Critics learn at `critic_gain` times the learning rate of the encoders, which
+    may begin trained while they begin anew; with `critic_steps` > 1 they are updated again after each step, on that
     step's embeddings. `bank` are captions, embedded anew at every step as constants, for the places' methods that read
     probabilities of them. ConfigError for a place that does not exist.
     """
@@ -48,6 +49,7 @@ class AdaptationObjective(Objective):
         *,
         unlabelled: Unlabelled | None = None,
         critic_steps: int = 1,
+        critic_gain: float = 1.0,
         bank: Batch | None = None,
     ) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ class AdaptationObjective(Objective):
             if place not in (*self.model.modalities, JOINT):
                 raise ConfigError(f"no place {place!r}; {nearest(place, (*self.model.modalities, JOINT))}")
         self.places = nn.ModuleDict(dict(places))
-        self.strength_of, self.critic_steps = strength, critic_steps
+        self.strength_of, self.critic_steps, self.critic_gain = strength, critic_steps, critic_gain
         self.unlabelled = unlabelled or Unlabelled()
         self.strength = strength(0)
         for name, column in (bank.fields if bank is not None else {}).items():
@@ -70,6 +72,10 @@ class AdaptationObjective(Objective):
     def model(self) -> Any:
         """The dual encoder."""
         return self.contrast.model
+
+    def gain(self, name: str) -> float:
+        """Critics learn at a rate of their own."""
+        return self.critic_gain if name.startswith("places.") else 1.0
 
     def at(self, step: int) -> None:
         """Take the strength of this step."""

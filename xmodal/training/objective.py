@@ -90,6 +90,10 @@ class Objective(nn.Module, ABC):
     def figures(self) -> dict[str, Float[Tensor, ""]]:
         """Scalars of its own, on the device, for the step's metrics; the same on all ranks."""
 
+    def gain(self, name: str) -> float:
+        """A factor on the learning rate of one of its parameters; 1 for all here."""
+        return 1.0
+
     def at(self, step: int) -> None:
         """Told before each forward which step it is for; what depends on the step depends on nothing else."""
         return

@@ -76,9 +76,9 @@ class TrainState:
         _check_plain_arguments(precision, optimizer, rows_per_forward, check_every)
         objective.train()
         made = (
-            adamw(objective, weight_decay=weight_decay, betas=betas, eps=eps)
+            adamw(objective, weight_decay=weight_decay, betas=betas, eps=eps, gain=objective.gain)
             if optimizer == "adamw"
-            else sgd(objective, weight_decay=weight_decay, momentum=momentum)
+            else sgd(objective, weight_decay=weight_decay, momentum=momentum, gain=objective.gain)
         )
         return cls(
             objective=objective,
