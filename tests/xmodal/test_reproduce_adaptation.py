@@ -199,7 +199,7 @@ def test_grey_digits_of_two_sizes(material: Path, name):
 
 def test_emoji_from_end_to_end(material: Path):
     to = material / "emoji-results"
-    chosen = (SOURCE_ONLY, "dann-1", "cdan-1", "mmd-1", "bnm-1", "own-1", "dann+pairs-1", ORACLE)
+    chosen = (SOURCE_ONLY, "dann-1", "cdan-1", "mmd-1", "bnm-1", "own-1", "dann+pairs-1", "matching-1", ORACLE)
     job.run(
         job.Config(name="emoji-adaptation", steps=4, batch_size=16, processes=1, to=str(to), arms=chosen, seeds=(0,))
     )

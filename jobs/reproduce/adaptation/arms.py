@@ -7,7 +7,8 @@ the target. `source-only` sees no target, `oracle` trains on the target's labels
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-SOURCE_ONLY, ORACLE, OWN, PAIRS = "source-only", "oracle", "own", "pairs"
+SOURCE_ONLY, ORACLE = "source-only", "oracle"
+OWN, PAIRS, MATCHING = "own", "pairs", "matching"
 ABOUT = {
     "dann": "a critic behind gradient reversal",
     "mmd": "unbiased MMD",
@@ -18,6 +19,8 @@ ABOUT = {
     "own": "each domain's pictures by statistics of its own",
     "pairs": "texts guessed by mutual nearest neighbours",
     "dann+pairs": "a critic, and guessed texts",
+    "matching": "texts guessed by the best assignment of all pictures to different texts",
+    "dann+matching": "a critic, and the same",
 }
 
 

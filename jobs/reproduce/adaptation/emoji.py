@@ -15,6 +15,8 @@ STRENGTHS = {
     "own": (1.0,),
     "pairs": (0.3, 1.0),
     "dann+pairs": (0.3, 1.0),
+    "matching": (0.3, 1.0),
+    "dann+matching": (0.3, 1.0),
 }
 EXPERIMENT = Adaptation(
     title="Emoji: from noto to openmoji",

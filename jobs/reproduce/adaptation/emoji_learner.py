@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jobs.reproduce.adaptation.arms import ORACLE, OWN, PAIRS, Arm
+from jobs.reproduce.adaptation.arms import MATCHING, ORACLE, OWN, PAIRS, Arm
 from jobs.reproduce.adaptation.emoji_data import HOG, VOCABULARY
 from jobs.reproduce.adaptation.experiment import Parts, Settings
 from jobs.reproduce.adaptation.judging import Seen, distances, judged, projections
@@ -28,6 +29,7 @@ from xmodal.training.domains import DomainLoss, Domains
 
 WIDTH, HIDDEN, DROPOUT, TOKENS = 128, 512, 0.4, 256
 WARM_UP, WEIGHT_DECAY, LARGEST = 50, 0.2, math.log(100)
+CRITIC_GAIN = 10.0  # of the critic's learning rate: at the encoder's own it lags behind what it is to judge
 VENDORS = ("noto", "openmoji")
 GUESS_FROM, GUESS_EVERY = 0.3, 40  # share of the run before the first guesses, steps between new ones
 
@@ -68,17 +70,23 @@ class EmojiNet(nn.Module):
 class Guesses:
     """Which text each picture of the target is taken for: `text` int64 [N], -1 where none.
 
-    A text is guessed where picture and text are each other's nearest among all (`xmodal.losses.pseudo_pairs`). The
-    texts are the source's, so a picture of a concept that the source lacks can only be guessed wrongly, or not.
+    A text is guessed where picture and text are each other's nearest among all (`xmodal.losses.pseudo_pairs`), or, when
+    `matched`, by the assignment of all pictures to different texts that is best as a whole. The first supposes nothing;
+    the second that the target shows the texts' concepts, about equally often (as S-CLIP's optimal transport does, Mo et
+    al. 2023). The texts are the source's: a concept that it lacks can only be guessed wrongly, or not.
     """
 
-    def __init__(self, count: int) -> None:
-        self.text = torch.full((count,), -1)
+    def __init__(self, count: int, *, matched: bool) -> None:
+        self.text, self.matched = torch.full((count,), -1), matched
 
     def renew(self, pictures: Tensor, texts: Tensor) -> None:
-        pairs = mutual_nearest(pictures, texts)
         self.text = torch.full_like(self.text, -1)
-        self.text[pairs[:, 0]] = pairs[:, 1]
+        if self.matched:
+            rows, columns = linear_sum_assignment((pictures @ texts.T).numpy(), maximize=True)
+            self.text[torch.from_numpy(rows)] = torch.from_numpy(columns)
+        else:
+            pairs = mutual_nearest(pictures, texts)
+            self.text[pairs[:, 0]] = pairs[:, 1]
 
 
 class Emoji:
@@ -90,11 +98,14 @@ class Emoji:
         parts = arm.method.split("+")
         method = next((name for name in parts if name in METHODS), None)
         self.net = EmojiNet({v: _statistics(data[f"{v}/train"]["views"]) for v in VENDORS} if OWN in parts else {})
-        self.guesses = Guesses(len(data["openmoji/train"]["query"])) if PAIRS in parts else None
+        pictures = len(data["openmoji/train"]["query"])
+        self.guesses = Guesses(pictures, matched=MATCHING in parts) if {PAIRS, MATCHING} & {*parts} else None
         bank = len(data["noto/train"]["query"])
         self.domain = DomainLoss(method, WIDTH, bank_size=bank) if method else None
-        parameters = [*self.net.parameters(), *(self.domain.parameters() if self.domain else ())]
-        self.optimizer = torch.optim.AdamW(parameters, lr=settings.adamw_rate or 1e-3, weight_decay=WEIGHT_DECAY)
+        groups = [{"params": [*self.net.parameters()], "gain": 1.0}]
+        if self.domain is not None and self.domain.critic is not None:
+            groups.append({"params": [*self.domain.parameters()], "gain": CRITIC_GAIN})
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
         self.rng = np.random.default_rng((seed, 7))
         half = settings.batch_size // 2
         self.streams = {
@@ -157,10 +168,10 @@ class Emoji:
         return info_nce(pictures[there], captions, self.net.log_scale.detach(), ids=text[there])
 
     def _update(self, loss: Tensor, step: int, progress: float) -> None:
-        rate = (
-            (self.settings.adamw_rate or 1e-3) * min(1.0, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * progress)) / 2
-        )
-        self.optimizer.param_groups[0]["lr"] = rate
+        peak = self.settings.adamw_rate or 1e-3
+        rate = peak * min(1.0, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * progress)) / 2
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["gain"]
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

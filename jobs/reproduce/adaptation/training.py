@@ -12,11 +12,12 @@ RECORDED = 40  # points of a series
 
 
 def trial(learner: "Learner", settings: "Settings") -> dict[str, Any]:
-    """Plain values for JSON. `cpu_seconds` are those of the training steps, `judging_seconds` of all else."""
+    """Plain values for JSON; `cpu_seconds` are those of the steps, `judging_seconds` the CPU seconds of all else."""
     torch.set_num_threads(1)
     due = {round(settings.steps * (k + 1) / settings.checkpoints) for k in range(settings.checkpoints)}
     every = max(1, settings.steps // RECORDED)
-    checkpoints, series, spent, began = [], [], 0.0, time.process_time()
+    checkpoints, series, spent = [], [], 0.0
+    wall, began = time.perf_counter(), time.process_time()
     for step in range(settings.steps):
         cpu = time.process_time()
         figures = learner.step(step, step / settings.steps)
@@ -30,7 +31,7 @@ def trial(learner: "Learner", settings: "Settings") -> dict[str, Any]:
     }
     return {
         "steps": settings.steps,
-        "seconds": time.process_time() - began,
+        "seconds": time.perf_counter() - wall,
         "cpu_seconds": spent,
         "judging_seconds": time.process_time() - began - spent,
         "checkpoints": checkpoints,
