@@ -1,0 +1,92 @@
+"""One trial of a search as plain values: what was asked, what it reported, how it ended."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from xmodal.search.ranges import Units
+
+BASELINE, SEARCH, CLONE, FINALIST = "baseline", "search", "clone", "finalist"
+WAITING, RUNNING, PAUSED = "waiting", "running", "paused"
+FINISHED, STOPPED, REJECTED, FAILED = "finished", "stopped", "rejected", "failed"
+OVER = (FINISHED, STOPPED, REJECTED, FAILED)
+ORACLE = "oracle/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a trial measured after `step` of its `steps`; `seconds` since it began, over all its attempts."""
+
+    step: int
+    steps: int
+    seconds: int | float
+    metrics: Mapping[str, int | float]
+
+    @property
+    def share(self) -> float:
+        """Of the trial's full budget, in [0, 1]."""
+        return self.step / max(1, self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """`values` by dotted field; `units` where they lie in the space (a baseline may lie outside)."""
+
+    number: int
+    kind: str
+    values: Mapping[str, Any]
+    units: Units | None = None
+    seed: int = 0
+    status: str = WAITING  # one of the names above
+    why: str = ""  # it was stopped, rejected or failed
+    attempts: int = 0
+    errors: tuple[str, ...] = ()
+    parent: int | None = None  # of a clone: the trial whose weights it began with; of a finalist: the one it repeats
+    parent_step: int = 0
+    paused_at: int = 0  # the step of the last boundary at which it waited for the others of its population
+    reports: tuple[Report, ...] = field(default=())
+    seconds: int | float = 0.0  # at work, over all attempts
+    started: int | float = 0.0  # seconds since 1970, of the first attempt
+    ready: int | float = 0.0  # seconds from the start of the last attempt to its first step
+    oracle: Mapping[str, int | float] = field(default_factory=dict)  # kept apart: nothing here decides by it
+
+    @property
+    def name(self) -> str:
+        return f"trial-{self.number:03d}"
+
+    @property
+    def over(self) -> bool:
+        return self.status in OVER
+
+    @property
+    def share(self) -> float:
+        return self.reports[-1].share if self.reports else 0.0
+
+    def last(self, metric: str) -> int | float | None:
+        """Its newest value."""
+        return next((r.metrics[metric] for r in reversed(self.reports) if metric in r.metrics), None)
+
+    def at(self, metric: str, share: int | float) -> int | float | None:
+        """The first value at or after that share of the budget."""
+        return next((r.metrics[metric] for r in self.reports if r.share >= share - 1e-9 and metric in r.metrics), None)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON would give it back."""
+        return asdict(self)
+
+
+def from_plain(plain: Mapping[str, Any]) -> Trial:
+    """The trial that `plain` wrote."""
+    reports = tuple(Report(**report) for report in plain["reports"])
+    units = plain["units"] and tuple(plain["units"])
+    values = {name: _value(value) for name, value in plain["values"].items()}
+    return Trial(**{**plain, "reports": reports, "units": units, "values": values, "errors": tuple(plain["errors"])})
+
+
+def _value(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def with_metric(trials: Sequence[Trial], metric: str) -> list[tuple[Trial, int | float]]:
+    """Those that measured it, with their newest value."""
+    return [(trial, value) for trial in trials if (value := trial.last(metric)) is not None]
