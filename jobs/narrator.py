@@ -67,7 +67,7 @@ class Narrator:
             f"waiting for data {metrics['data_wait_share']:.0%}",
         ]
         if step > first or step == steps:
-            parts.append(f"ETA {_clock((time.monotonic() - since) / max(step - first, 1) * (steps - step))}")
+            parts.append(f"ETA {clock((time.monotonic() - since) / max(step - first, 1) * (steps - step))}")
         if metrics["rows/quarantined"]:
             parts.append(f"{metrics['rows/quarantined']:,} bad rows")
         self._say("  ".join(parts))
@@ -102,7 +102,7 @@ class Narrator:
         return True
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

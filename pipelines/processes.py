@@ -21,7 +21,7 @@ def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers
         yield from map(function, jobs)
         return
     context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of storage
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
     waiting: set[Future[Result]] = set()
     try:
         for job in jobs:
@@ -41,7 +41,7 @@ def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers
         pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A worker of a parent that was killed would wait for its next job for ever; Ctrl-C is the parent's affair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

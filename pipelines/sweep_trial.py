@@ -1,0 +1,107 @@
+"""What a trial's process does: configurations of runs in through a pipe, what their ranks tell out through it.
+
+Why processes, and not Ray Tune's trial actors: Train V2 puts its workers' placement group into the job of whoever calls
+`fit()`, and removes it only when its controller can be asked about. A trial that Tune stops leaves that group standing
+where the dashboard is off (a four-trial sweep hung for ever), and a Tune trial with a nested trainer has no checkpoint
+that PBT could clone; Tune's own state is a pickle that is written every few seconds, so that a killed driver runs
+finished trials again. A process of its own joins the cluster as a *job* of its own: when it ends, however it ends, the
+cluster takes back everything that belonged to it. Checkpoints, resumes and clones are those of our runs.
+"""
+
+import contextlib
+import importlib
+import os
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pipelines.processes import end_with_parent
+from xmodal.errors import XmodalError
+
+Say = Callable[[dict[str, Any]], None]
+DONE, FAILED, NEWS, REPORT = "done", "failed", "news", "report"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One attempt of one trial. `target` is MODULE:FUNCTION, called with (config, say)."""
+
+    trial: int
+    target: str
+    config: Any
+    address: str | None  # of the cluster; None: the trial needs none
+    namespace: str  # of what it leaves in the cluster, by which that is found
+    scratch: str  # its temporary files: removed by whoever ends it
+
+
+def serve(pipe: Connection) -> None:
+    """Carry out one order after the other until the pipe is closed; ends with the process that started this one."""
+    end_with_parent()
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            _carry_out(pipe.recv(), pipe)
+
+
+def _carry_out(order: Order, pipe: Connection) -> None:
+    def say(message: dict[str, Any]) -> None:
+        pipe.send({"trial": order.trial, **message})
+
+    os.makedirs(order.scratch, exist_ok=True)
+    os.environ["TMPDIR"], tempfile.tempdir = order.scratch, None
+    try:
+        if order.address is not None:
+            _join(order.address, order.namespace)
+        module, _, function = order.target.partition(":")
+        getattr(importlib.import_module(module), function)(order.config, say)
+        say({"kind": DONE})
+    except XmodalError as error:  # a mistake stays one, however often it is tried
+        say({"kind": FAILED, "error": str(error), "again": error.exit_code not in (2, 3)})
+    except Exception as error:  # of whatever is swept: it is recorded, and the sweep goes on
+        last = traceback.format_exception_only(error)[-1].strip()
+        say({"kind": FAILED, "error": last, "again": True})
+
+
+def _join(address: str, namespace: str) -> None:
+    import logging
+
+    import ray
+    from ray.train.v2._internal.execution.callback import RayTrainCallback
+    from ray.train.v2.api import data_parallel_trainer
+
+    from pipelines import cluster
+
+    # Its detached cleaner outlives the job, asks a dashboard that may be off, and does what the job's end does anyway.
+    data_parallel_trainer.PlacementGroupCleanerCallback = RayTrainCallback  # type: ignore
+    if not ray.is_initialized():
+        cluster.quiet()
+        ray.init(
+            address=address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR,
+            configure_logging=True,
+        )  # fmt: skip
+
+
+def carry_out(config: Any, say: Say) -> None:
+    """The run of a pipeline: of `pipelines.config.X` its `pipelines.X`; what it measures becomes reports."""
+    name = type(config).__module__.rpartition(".")[2]
+    pipeline = importlib.import_module(f"pipelines.{name}")
+
+    def on_news(message: dict[str, Any]) -> None:
+        if message["kind"] == "progress":
+            say({"kind": REPORT, **{key: message[key] for key in ("step", "steps", "metrics")}})
+        else:
+            say({"kind": NEWS, "news": message["kind"], "text": message.get("text", "")})
+
+    result = pipeline.run(config, on_news)
+    if result.found_finished:  # it ended between its last report and this driver's hearing of it
+        _tell_again(result.run, result.step, say)
+
+
+def _tell_again(run: Any, steps: int, say: Say) -> None:
+    from xmodal.run import read_metrics
+
+    for line in read_metrics(run.uri, options=run.options):
+        metrics = {key: value for key, value in line.items() if isinstance(value, int | float)}
+        say({"kind": REPORT, "step": line["step"], "steps": steps, "metrics": metrics})
