@@ -39,16 +39,20 @@ def most_at_once(workers: int, share: dict[str, float], have: dict[str, float]) 
     return max(1, min(int(have.get(name, 0.0) / need + 1e-9) for name, need in needs.items() if need > 0))
 
 
-def checked(run: Any, on_news: Callable[[dict], None]) -> Any:
-    """The run's configuration with absolute places and the very checkpoint to start from, its corpora indexed.
+def checked(run: Any) -> Any:
+    """The run's configuration with absolute places and the very checkpoint to start from; needs no cluster.
 
     Raises what the run itself would refuse.
     """
     pipeline = importlib.import_module(f"pipelines.{type(run).__module__.rpartition('.')[2]}")
     found = pipeline.check(replace(run, name="check", resume=False))[0]
-    for uris in filter(None, (found.data.corpus, *_further(found))):
-        stage.open_all(replace(found.data, corpus=tuple(uris), weights=(), fields=()), on_news)
     return replace(found, name=run.name, resume=False)
+
+
+def index(run: Any, on_news: Callable[[dict], None]) -> None:
+    """Index all corpora of the run, once for all trials."""
+    for uris in filter(None, (run.data.corpus, *_further(run))):
+        stage.open_all(replace(run.data, corpus=tuple(uris), weights=(), fields=()), on_news)
 
 
 def _further(run: Any) -> list[tuple[str, ...]]:

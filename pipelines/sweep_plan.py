@@ -83,11 +83,12 @@ def prepare(config: Config, on_news: Callable[[dict], None]) -> Plan:
         if hasattr(plan.config.run, "prepare"):
             plan.config.run.prepare()
         return plan
-    from pipelines.sweep_cluster import checked, connect
+    from pipelines.sweep_cluster import checked, connect, index
 
-    run = checked(plan.config.run, on_news)
+    run = checked(plan.config.run)
     plan = outline(replace(plan.config, run=run))
     address, concurrent, share = connect(run.resources, plan.config.concurrent)
+    index(run, on_news)
     return replace(plan, address=address, concurrent=concurrent, share=share)
 
 

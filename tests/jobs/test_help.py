@@ -107,6 +107,7 @@ for name in {[*JOBS, "jobs.bench.__main__"]}:
         ("jobs.inspect", ["corpus", "--pictues", "3"], "--pictures"),
         ("jobs.diagnose", ["run", "corpus", "--iteratons", "3"], "--iterations"),
         ("jobs.doctor", ["--corpuss", "c"], "--corpus"),
+        ("jobs.sweep", ["--serch", "a", "--", "jobs.pretrain", "vit-tiny", "--corpus", "c"], "--search"),
         ("jobs.spot", ["--address", "a", "--every", "3"], "--every-s"),
         ("jobs.demo", ["--frsh"], "--fresh"),
     ],

@@ -13,9 +13,12 @@ import planted
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import arguments
+from jobs import sweep as job
 from pipelines import sweep, sweep_results
 from pipelines.config.sweep import Config
 from xmodal.errors import ConfigError
+from xmodal.search.fields import changed
 from xmodal.search.trial import BASELINE, CLONE, FAILED, FINALIST, FINISHED, REJECTED, STOPPED
 
 RATE = "optim.learning_rate=loguniform(1e-5,1e-1)"
@@ -172,3 +175,44 @@ def test_guards_reject_a_trial_and_mistakes_end_a_sweep_before_it_costs_anything
         sweep.run(config(tmp_path, name="b", metric=("skore",)))
     with pytest.raises(ConfigError, match="nothing to search"):
         sweep.run(config(tmp_path, name="c", search=()))
+
+
+def test_a_dry_run_shows_the_space_its_first_trials_and_the_run_and_makes_nothing(scenes, tmp_path, capsys):
+    words = (
+        f"--preset pretrain-default --runs {tmp_path} --dry-run -- jobs.pretrain vit-tiny --corpus {scenes} --steps 40"
+    )
+    start = job.parse([*words.split(), "--validation.corpus", scenes])
+    arguments.begin(start, job.run, job.preview)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["trials"] == {"drawn": 24, "in_all": 33} and shown["rungs"] == [0.25, 0.75]
+    assert [one["kind"] for one in shown["first"]][:2] == ["baseline", "search"]
+    assert shown["first"][0]["values"]["loss.temperature"] == 0.07
+    assert shown["run"]["corpora"][0]["shards"] == 4 and not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match=r"no run to sweep 'jobs.pretrane': did you mean 'jobs.pretrain'"):
+        job.parse(["--preset", "pretrain-default", "--", "jobs.pretrane"])
+    with pytest.raises(ConfigError, match=r"is for gamma and the rescale range.* there is: pretrain-default"):
+        job.preview(replace(start.config, preset="mmpareto-default"))
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (
+            "jobs.pretrain vit-tiny --corpus c --learning-rate 0.5 --steps 9",
+            {"optim.learning_rate": 0.0012345678901, "loss.learnable_temperature": False, "optim.max_grad_norm": None},
+        ),
+        (
+            "jobs.adapt clips --corpus c --classes a b --rescale 2 3 --method pcgrad",
+            {"balance.rescale": (1.5, 3.25), "balance.method": "mmpareto", "balance.gamma": 1.75},
+        ),
+        (
+            "jobs.adapt clip --corpus c --target t --start-from s --domain.strength=0.5",
+            {"domain.strength": 0.0, "domain.loss": "mmd", "optim.learning_rate": 1e-05},
+        ),
+    ],
+)
+def test_the_command_that_is_printed_gives_the_trials_configuration(words, values):
+    run = job.run_of(words.split())
+    command = sweep_results.command_of(words.split(), run, values)
+    assert command.startswith("python -m jobs.")
+    assert job.run_of(command.split()[2:]) == changed(run, values)
