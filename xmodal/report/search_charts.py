@@ -160,9 +160,14 @@ def _frame(x: Scale, y: Scale, marks: Sequence[tuple[Number, str]], name: str, h
         parts.append(element("line", class_="rule", x1=LEFT, x2=WIDTH - RIGHT, y1=y(tick), y2=y(tick)))
         parts.append(text(number(tick), LEFT - 7, y(tick) + 4, class_="tick", text_anchor="end"))
     parts.append(element("line", class_="axis", x1=LEFT, x2=WIDTH - RIGHT, y1=height - BOTTOM, y2=height - BOTTOM))
-    parts += [text(words, x(u), height - 18, class_="tick", text_anchor="middle") for u, words in marks]
+    parts += [_below(words, x, u, height) for u, words in marks]
     parts.append(text(name, (LEFT + WIDTH - RIGHT) / 2, height - 3, class_="note", text_anchor="middle"))
     return parts
+
+
+def _below(words: str, x: Scale, unit: Number, height: Number) -> Markup:
+    """A word under the axis; at its end it stays inside of the figure."""
+    return text(words, x(unit), height - 18, class_="tick", text_anchor="end" if unit > 0.96 else "middle")
 
 
 def curves(
@@ -225,7 +230,7 @@ def surface(
         at = {"x": x(column / count), "y": y((row + 1) / count)}
         size = {"width": x(1 / count) - x(0) + 0.4, "height": y(0) - y(1 / count) + 0.4}
         parts.append(element("rect", class_="cell", opacity=0.04 + 0.8 * share, **at, **size))
-    parts += [text(words, x(u), height - 18, class_="tick", text_anchor="middle") for u, words in across[1]]
+    parts += [_below(words, x, u, height) for u, words in across[1]]
     parts += [text(words, LEFT - 7, y(u) + 4, class_="tick", text_anchor="end") for u, words in up[1]]
     parts.append(text(across[0], (LEFT + WIDTH - RIGHT) / 2, height - 3, class_="note", text_anchor="middle"))
     parts.append(text(up[0], LEFT + 4, TOP + 10, class_="note"))

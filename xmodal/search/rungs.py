@@ -47,6 +47,8 @@ class Rungs:
             and (value := other.at(objective.metric, place)) is not None
             and math.isfinite(value)
         ]
+        if len(others) + 1 < self.reduction:  # too few to have a best share
+            return None
         ahead = sum(objective.sign * value > objective.sign * own for value in others)
         kept = max(1, math.floor((len(others) + 1) / self.reduction))
         if math.isfinite(own) and ahead < kept:
