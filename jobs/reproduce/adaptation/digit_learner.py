@@ -18,6 +18,7 @@ from jobs.reproduce.adaptation.arms import ORACLE, Arm
 from jobs.reproduce.adaptation.caption_head import CaptionHead
 from jobs.reproduce.adaptation.experiment import Parts, Settings
 from jobs.reproduce.adaptation.judging import Seen, judged
+from jobs.reproduce.adaptation.stepping import endless, tapped
 from jobs.reproduce.digits import CLASSES
 from xmodal.losses.reversal import ramp
 
@@ -71,7 +72,8 @@ class Digits:
         self.alignment = Alignment(arm.method, dim=FEATURES, hidden=HIDDEN, classes=CLASSES, critic=(HIDDEN,))
         parameters = [*self.net.parameters(), *self.alignment.parameters()]
         self.optimizer = torch.optim.SGD(parameters, lr=settings.sgd_rate or 0.01, momentum=0.9)
-        self.streams = [_endless(len(x), settings.batch_size, seed, place) for place, x in enumerate(pictures)]
+        draws = [np.random.default_rng((seed, place)) for place in range(len(pictures))]
+        self.streams = [endless(len(x), settings.batch_size, rng) for x, rng in zip(pictures, draws, strict=True)]
         self.series: list[dict[str, float]] = []
 
     def step(self, step: int, progress: float) -> dict[str, float]:
@@ -81,7 +83,7 @@ class Digits:
         )
         features = self.net.encode(torch.cat([pictures, others]))
         norms: dict[str, float] = {}
-        task, domain = _tapped(features, "task_norm", norms), _tapped(features, "domain_norm", norms)
+        task, domain = tapped(features, "task_norm", norms), tapped(features, "domain_norm", norms)
         if self.arm.method == ORACLE:
             label = torch.cat([label, other_label])
         loss = self.net.loss(task[: len(label)], label)
@@ -121,19 +123,3 @@ class Digits:
         parts = [self.net(some) for some in pictures.split(PART)]
         _, hidden, scores = (torch.cat(column) for column in zip(*parts, strict=True))
         return Seen(features=hidden, scores=scores)
-
-
-def _endless(count: int, size: int, seed: int, place: int) -> Any:
-    """Batches of row numbers; every row once before any comes again, the last rows of a round left out."""
-    rng = np.random.default_rng((seed, place))
-    size = min(size, count)
-    while True:
-        order = torch.from_numpy(rng.permutation(count))
-        yield from (order[start : start + size] for start in range(0, count - size + 1, size))
-
-
-def _tapped(features: Tensor, name: str, norms: dict[str, float]) -> Tensor:
-    """The same features; the norm of the gradient that comes back through them is noted."""
-    copy = features.view_as(features)
-    copy.register_hook(lambda gradient: norms.__setitem__(name, float(gradient.norm())))
-    return copy

@@ -5,7 +5,6 @@ vendors, at the unit embeddings of their pictures. Pictures of the target are ne
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from jobs.reproduce.adaptation.arms import MATCHING, ORACLE, OWN, PAIRS, Arm
 from jobs.reproduce.adaptation.emoji_data import HOG, VOCABULARY
 from jobs.reproduce.adaptation.experiment import Parts, Settings
 from jobs.reproduce.adaptation.judging import Seen, distances, judged, projections
+from jobs.reproduce.adaptation.stepping import endless, tapped
 from xmodal.encoders.bag import BagConfig, BagModel
 from xmodal.losses.contrastive import info_nce
 from xmodal.losses.pseudo_pairs import mutual_nearest
@@ -109,7 +109,7 @@ class Emoji:
         self.rng = np.random.default_rng((seed, 7))
         half = settings.batch_size // 2
         self.streams = {
-            part: _endless(len(data[part]["views"]), half, self.rng)
+            part: endless(len(data[part]["views"]), half, self.rng)
             for part in ("icons/train", "noto/train", "openmoji/train")
         }
         self.ids = _ids(data)
@@ -122,8 +122,8 @@ class Emoji:
         texts = torch.cat([self.net.captions(self._caption(part, drawn[part])) for part in parts])
         ids = torch.cat([self.ids[part][drawn[part]] for part in parts])
         norms: dict[str, float] = {}
-        tapped = {p: _tapped(z, "task_norm", norms) if p == "noto/train" else z for p, z in pictures.items()}
-        loss = info_nce(torch.cat([tapped[part] for part in parts]), texts, self.net.log_scale, ids=ids)
+        known = {p: tapped(z, "task_norm", norms) if p == "noto/train" else z for p, z in pictures.items()}
+        loss = info_nce(torch.cat([known[part] for part in parts]), texts, self.net.log_scale, ids=ids)
         strength, figures = self.arm.strength * ramp(progress), dict[str, float]()
         if self.domain is not None:
             added, found = self._align(pictures, strength, norms)
@@ -139,7 +139,7 @@ class Emoji:
 
     def _align(self, pictures: dict[str, Tensor], strength: float, norms: dict[str, float]) -> tuple[Tensor, Any]:
         assert self.domain is not None
-        source = _tapped(pictures["noto/train"], "domain_norm", norms)
+        source = tapped(pictures["noto/train"], "domain_norm", norms)
         target = pictures["openmoji/train"]
         valid = [torch.ones(len(rows), dtype=torch.bool) for rows in (source, target)]
         bank = None
@@ -229,18 +229,3 @@ def _ids(data: Parts) -> dict[str, Tensor]:
     rows = torch.cat([data[part]["query"] for part in parts])
     numbers = torch.unique(rows, dim=0, return_inverse=True)[1]
     return dict(zip(parts, numbers.split([len(data[part]["query"]) for part in parts]), strict=True))
-
-
-def _endless(count: int, size: int, rng: np.random.Generator) -> Iterator[Tensor]:
-    """Batches of row numbers; every row once before any comes again, the last rows of a round left out."""
-    size = min(size, count)
-    while True:
-        order = torch.from_numpy(rng.permutation(count))
-        yield from (order[start : start + size] for start in range(0, count - size + 1, size))
-
-
-def _tapped(features: Tensor, name: str, norms: dict[str, float]) -> Tensor:
-    """The same features; the norm of the gradient that comes back through them is noted."""
-    copy = features.view_as(features)
-    copy.register_hook(lambda gradient: norms.__setitem__(name, float(gradient.norm())))
-    return copy
