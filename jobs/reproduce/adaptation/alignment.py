@@ -12,32 +12,38 @@ from xmodal.losses.critic import adversarial, critic_accuracy
 from xmodal.losses.discrepancy import coral, mmd
 from xmodal.losses.reversal import reverse
 
+BETWEEN = {"mmd": mmd, "coral": coral}  # the hidden layers of both domains
+OF_PREDICTIONS = {"mcc": mcc, "bnm": bnm}  # of the target
+
 
 class Alignment(nn.Module):
     """`features` [N, D] is what a critic reads, `hidden` [N, H] what all others do, `scores` [N, K] are classes'.
 
-    All hold the rows of the source first, `sources` of them. Without a method the loss is 0.
+    All hold the rows of the source first, `sources` of them. A method is a name, or some joined by "+", of which one
+    may have a critic; those that are not known here add nothing.
     """
 
     def __init__(self, method: str, *, dim: int, hidden: int, classes: int, critic: tuple[int, ...]) -> None:
         super().__init__()
-        self.method = method
-        self.conditioning = Conditioning(hidden, classes) if method == "cdan" else None
+        self.methods = method.split("+")
+        self.conditioning = Conditioning(hidden, classes) if "cdan" in self.methods else None
         width = dim if self.conditioning is None else self.conditioning.width
-        self.critic = _critic(width, critic) if method in ("dann", "cdan") else None
+        self.critic = _critic(width, critic) if {"dann", "cdan"} & {*self.methods} else None
         self.figures: dict[str, float] = {}
 
     def forward(self, features: Tensor, hidden: Tensor, scores: Tensor, sources: int, strength: float) -> Tensor:
         rows = torch.ones(len(features), dtype=torch.bool)
         valid = rows[:sources], rows[sources:]
+        total, self.figures = features.sum() * 0, {}
         if self.critic is not None:
-            return self._adversarial(features if self.method == "dann" else hidden, scores, valid, strength)
-        if self.method in ("mmd", "coral"):
-            measure = {"mmd": mmd, "coral": coral}[self.method]
-            return strength * self._seen(measure(hidden[:sources], hidden[sources:], *valid))
-        if self.method in ("mcc", "bnm"):
-            return strength * self._seen({"mcc": mcc, "bnm": bnm}[self.method](scores[sources:], valid[1]))
-        return features.sum() * 0
+            read = features if self.conditioning is None else hidden
+            total = total + self._seen(self._adversarial(read, scores, valid, strength))
+        for name in self.methods:
+            if name in BETWEEN:
+                total = total + strength * self._seen(BETWEEN[name](hidden[:sources], hidden[sources:], *valid))
+            elif name in OF_PREDICTIONS:
+                total = total + strength * self._seen(OF_PREDICTIONS[name](scores[sources:], valid[1]))
+        return total
 
     def _adversarial(self, features: Tensor, scores: Tensor, valid: tuple[Tensor, Tensor], strength: float) -> Tensor:
         assert self.critic is not None
@@ -47,12 +53,11 @@ class Alignment(nn.Module):
             rows = self.conditioning(rows, known)
             weights = dict(zip(("weight_source", "weight_target"), certainty(known).split(sizes), strict=True))
         source, target = self.critic(rows).split(sizes)
-        loss = self._seen(adversarial(source, target, *valid, **weights))
         self.figures["critic_accuracy"] = float(critic_accuracy(source, target, *valid))
-        return loss
+        return adversarial(source, target, *valid, **weights)
 
     def _seen(self, loss: Tensor) -> Tensor:
-        self.figures = {"domain_loss": float(loss.detach())}
+        self.figures["domain_loss"] = self.figures.get("domain_loss", 0.0) + float(loss.detach())
         return loss
 
 

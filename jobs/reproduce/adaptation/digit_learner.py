@@ -3,7 +3,8 @@
 Ganin et al. 2016: two convolutions of 5 x 5 (32, 48 maps, each with ReLU and pooling), a label predictor 100-100-10, a
 critic of 100 hidden units on the 768 features; SGD with momentum 0.9 at a rate of mu / (1 + 10 p)^0.75, and a strength
 that rises with 2 / (1 + exp(-10 p)) - 1. CDAN's critic reads the predictor's last hidden layer x prediction, and the
-discrepancies compare that layer.
+discrepancies compare that layer. Training's convolutions are rounded to bfloat16, a third of their time where the
+processor can; models are judged in single precision.
 """
 
 from typing import Any
@@ -19,7 +20,9 @@ from jobs.reproduce.adaptation.caption_head import CaptionHead
 from jobs.reproduce.adaptation.experiment import Parts, Settings
 from jobs.reproduce.adaptation.judging import Seen, judged
 from jobs.reproduce.adaptation.stepping import endless, tapped
+from jobs.reproduce.adaptation.views import KINDS, changed
 from jobs.reproduce.digits import CLASSES
+from xmodal.losses.consistency import consistency
 from xmodal.losses.reversal import ramp
 
 FEATURES, HIDDEN = 768, 100
@@ -45,7 +48,13 @@ class DigitNet(nn.Module):
         self.classes = CaptionHead(HIDDEN) if captions else nn.Linear(HIDDEN, CLASSES)
 
     def encode(self, pictures: Tensor) -> Tensor:
-        return self.features((pictures.float() / 255 - self.mean).permute(0, 3, 1, 2))
+        return self.features_of(shown(pictures))
+
+    def features_of(self, pictures: Tensor) -> Tensor:
+        """Of pictures [N, 3, 28, 28] in [0, 1]."""
+        given = (pictures - self.mean[:, None, None]).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.training):
+            return self.features(given).float()
 
     def loss(self, features: Tensor, label: Tensor) -> Tensor:
         """Cross-entropy of the classes, or the contrastive loss with their captions."""
@@ -60,6 +69,11 @@ class DigitNet(nn.Module):
         return features, hidden, self.classes(hidden)
 
 
+def shown(pictures: Tensor) -> Tensor:
+    """uint8 [N, 28, 28, 3] to float [N, 3, 28, 28] in [0, 1]."""
+    return pictures.permute(0, 3, 1, 2).float() / 255
+
+
 class Digits:
     """A learner (`jobs.reproduce.adaptation.experiment`) of one arm; the oracle learns from the target's labels too."""
 
@@ -68,7 +82,10 @@ class Digits:
         self.arm, self.seed, self.data, self.settings = arm, seed, data, settings
         pictures = [data[f"{domain}/train"]["image"] for domain in ("source", "target")]
         mean = torch.stack([x.float().mean((0, 1, 2)) / 255 for x in pictures]).mean(0)
-        self.net = DigitNet(mean, captions=captions)
+        self.net = DigitNet(mean, captions=captions).to(memory_format=torch.channels_last)
+        parts = arm.method.split("+")
+        self.views = next((kind for kind in KINDS if kind in parts), None)
+        self.on_source = next((kind for kind in KINDS if f"source-{kind}" in parts), None)
         self.alignment = Alignment(arm.method, dim=FEATURES, hidden=HIDDEN, classes=CLASSES, critic=(HIDDEN,))
         parameters = [*self.net.parameters(), *self.alignment.parameters()]
         self.optimizer = torch.optim.SGD(parameters, lr=settings.sgd_rate or 0.01, momentum=0.9)
@@ -87,9 +104,14 @@ class Digits:
         if self.arm.method == ORACLE:
             label = torch.cat([label, other_label])
         loss = self.net.loss(task[: len(label)], label)
-        hidden = self.net.hidden(domain)
-        strength = self.arm.strength * ramp(progress)
-        loss = loss + self.alignment(domain, hidden, self.net.classes(hidden), len(pictures), strength)
+        hidden, strength = self.net.hidden(domain), self.arm.strength * ramp(progress)
+        scores = self.net.classes(hidden)
+        loss = loss + self.alignment(domain, hidden, scores, len(pictures), strength)
+        if self.views is not None:
+            loss = loss + strength * self._agreement(others, scores[len(pictures) :])
+        if self.on_source is not None:
+            seen = self.net.features_of(changed(shown(pictures), kind=self.on_source))
+            loss = loss + strength * self.net.loss(seen, label)
         self.optimizer.param_groups[0]["lr"] = (self.settings.sgd_rate or 0.01) / (1 + 10 * progress) ** 0.75
         self.optimizer.zero_grad()
         loss.backward()
@@ -97,6 +119,12 @@ class Digits:
         figures = {"loss": float(loss.detach()), "strength": strength, **self.alignment.figures, **norms}
         self.series.append(figures)
         return figures
+
+    def _agreement(self, pictures: Tensor, scores: Tensor) -> Tensor:
+        """What the classes of changed pictures lack to those that the model is sure of for the pictures as they are."""
+        assert self.views is not None
+        again = self.net.classes(self.net.hidden(self.net.features_of(changed(shown(pictures), kind=self.views))))
+        return consistency(scores, again, torch.ones(len(pictures), dtype=torch.bool))
 
     def judge(self, *, last: bool) -> dict[str, Any]:
         self.net.eval()
