@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from xmodal.losses.conditional import MOST, Conditioning, assignments, certainty
 from xmodal.losses.confusion import bnm, information, mcc
 from xmodal.losses.consistency import consistency
-from xmodal.losses.pseudo_pairs import mutual_nearest, pseudo_pairs
+from xmodal.losses.pseudo_pairs import best_assignment, mutual_nearest, pseudo_pairs
 
 OF_PREDICTIONS = pytest.mark.parametrize("loss", [mcc, bnm, information])
 
@@ -141,3 +141,12 @@ def test_consistency_follows_sure_rows_alone():
     torch.testing.assert_close(loss, F.cross_entropy(strong[:2], torch.tensor([1, 2]), reduction="sum") / 3)
     loss.backward()
     assert (strong.grad[2:] == 0).all() and strong.grad[:2].abs().sum() > 0
+
+
+def test_an_assignment_uses_every_column_once_where_the_nearest_would_not():
+    scores = torch.tensor([[0.9, 0.8, 0.0], [0.8, 0.1, 0.0], [0.7, 0.6, 0.1]])
+    assert best_assignment(scores).tolist() == [[0, 1], [1, 0], [2, 2]]
+    assert best_assignment(scores[:, :2]).tolist() == [[0, 1], [1, 0]], "what is left over has no partner"
+    order = torch.randperm(30)
+    planted = torch.eye(30)[order] + 0.4 * torch.rand(30, 30)
+    assert torch.equal(best_assignment(planted)[:, 1], order)

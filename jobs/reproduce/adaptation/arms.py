@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 SOURCE_ONLY, ORACLE = "source-only", "oracle"
 OWN, PAIRS, MATCHING = "own", "pairs", "matching"
+CONTROLS = ("source-inverted",)  # no target either: what such a one wins is not won by adaptation
 ABOUT = {
     "dann": "a critic behind gradient reversal",
     "mmd": "unbiased MMD",
@@ -16,10 +17,13 @@ ABOUT = {
     "cdan": "a critic that reads features x predictions",
     "mcc": "minimum class confusion",
     "bnm": "nuclear norm of the predictions",
+    "dann+mcc": "a critic, and minimum class confusion",
+    "source-inverted": "labels of moved, recoloured and inverted views of the source too; no target",
+    "views": "moved and recoloured views of the target agree with what is sure of the pictures as they are",
+    "inverted": "the same, and half of the views are negatives",
     "own": "each domain's pictures by statistics of its own",
-    "pairs": "texts guessed by mutual nearest neighbours",
-    "dann+pairs": "a critic, and guessed texts",
-    "matching": "texts guessed by the best assignment of all pictures to different texts",
+    "pairs": "concepts guessed by mutual nearest neighbours",
+    "matching": "concepts guessed by the best assignment of all pictures to different ones",
     "dann+matching": "a critic, and the same",
 }
 

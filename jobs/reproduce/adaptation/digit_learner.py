@@ -3,8 +3,7 @@
 Ganin et al. 2016: two convolutions of 5 x 5 (32, 48 maps, each with ReLU and pooling), a label predictor 100-100-10, a
 critic of 100 hidden units on the 768 features; SGD with momentum 0.9 at a rate of mu / (1 + 10 p)^0.75, and a strength
 that rises with 2 / (1 + exp(-10 p)) - 1. CDAN's critic reads the predictor's last hidden layer x prediction, and the
-discrepancies compare that layer. Training's convolutions are rounded to bfloat16, a third of their time where the
-processor can; models are judged in single precision.
+discrepancies compare that layer. Convolutions are rounded to bfloat16: a third of their time where the processor can.
 """
 
 from typing import Any
@@ -53,7 +52,7 @@ class DigitNet(nn.Module):
     def features_of(self, pictures: Tensor) -> Tensor:
         """Of pictures [N, 3, 28, 28] in [0, 1]."""
         given = (pictures - self.mean[:, None, None]).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.training):
+        with torch.autocast("cpu", torch.bfloat16):
             return self.features(given).float()
 
     def loss(self, features: Tensor, label: Tensor) -> Tensor:

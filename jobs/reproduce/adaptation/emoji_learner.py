@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +19,7 @@ from jobs.reproduce.adaptation.judging import Seen, distances, judged, projectio
 from jobs.reproduce.adaptation.stepping import endless, tapped
 from xmodal.encoders.bag import BagConfig, BagModel
 from xmodal.losses.contrastive import info_nce
-from xmodal.losses.pseudo_pairs import mutual_nearest
+from xmodal.losses.pseudo_pairs import best_assignment, mutual_nearest
 from xmodal.losses.reversal import ramp
 from xmodal.metrics.retrieval import retrieve
 from xmodal.metrics.validators import bank_scores
@@ -70,23 +69,22 @@ class EmojiNet(nn.Module):
 class Guesses:
     """Which text each picture of the target is taken for: `text` int64 [N], -1 where none.
 
-    A text is guessed where picture and text are each other's nearest among all (`xmodal.losses.pseudo_pairs`), or, when
-    `matched`, by the assignment of all pictures to different texts that is best as a whole. The first supposes nothing;
-    the second that the target shows the texts' concepts, about equally often (as S-CLIP's optimal transport does, Mo et
-    al. 2023). The texts are the source's: a concept that it lacks can only be guessed wrongly, or not.
+    A text is guessed where picture and text are each other's nearest among all, or, when `matched`, by the assignment
+    of all pictures to different texts that is best as a whole (`xmodal.losses.pseudo_pairs`). The first supposes
+    nothing; the second that the target shows the texts' concepts, about equally often. A text is as near as it and the
+    source's own picture of it are, on average. The texts are the source's: a concept that it lacks can only be guessed
+    wrongly, or not.
     """
 
     def __init__(self, count: int, *, matched: bool) -> None:
         self.text, self.matched = torch.full((count,), -1), matched
 
-    def renew(self, pictures: Tensor, texts: Tensor) -> None:
+    def renew(self, pictures: Tensor, texts: Tensor, shown: Tensor) -> None:
+        """Unit rows: pictures of the target [N, D]; texts of the source [P, D] and the pictures that they describe."""
         self.text = torch.full_like(self.text, -1)
-        if self.matched:
-            rows, columns = linear_sum_assignment((pictures @ texts.T).numpy(), maximize=True)
-            self.text[torch.from_numpy(rows)] = torch.from_numpy(columns)
-        else:
-            pairs = mutual_nearest(pictures, texts)
-            self.text[pairs[:, 0]] = pairs[:, 1]
+        concepts = (texts + shown) / 2
+        pairs = best_assignment(pictures @ concepts.T) if self.matched else mutual_nearest(pictures, concepts)
+        self.text[pairs[:, 0]] = pairs[:, 1]
 
 
 class Emoji:
@@ -158,7 +156,8 @@ class Emoji:
         assert self.guesses is not None
         if progress >= GUESS_FROM and step % GUESS_EVERY == 0:
             self.net.eval()
-            self.guesses.renew(self._see("openmoji/train")[0], self._see("noto/train")[1])
+            shown, texts = self._see("noto/train")
+            self.guesses.renew(self._see("openmoji/train")[0], texts, shown)
             self.net.train()
         text = self.guesses.text[rows]
         there = text >= 0

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
-from jobs.reproduce.adaptation.arms import SOURCE_ONLY
+from jobs.reproduce.adaptation.arms import CONTROLS, SOURCE_ONLY
 from jobs.reproduce.adaptation.choosing import ceiling, choices, final, methods, unguarded, validators
 from xmodal.report.experiment import Finding
 
@@ -47,10 +47,12 @@ def error(values: Sequence[float]) -> float:
 def _enough(experiment: "Adaptation", trials: "Trials") -> Finding:
     prediction = "The best method closes 60 % of the gap between source-only and oracle, chosen without target labels."
     shares = {m: mean(found) for m in methods(trials, experiment.arms) if (found := closed(experiment, trials, m))}
+    without = [f"{m}, without a target, {shares.pop(m):.0%}" for m in CONTROLS if m in shares]
     if not shares:
         return _untested(prediction)
     best = max(shares, key=shares.__getitem__)
-    return Finding(prediction=prediction, held=shares[best] >= ENOUGH, evidence=f"{best} {shares[best]:.0%}")
+    evidence = "; ".join([f"{best} {shares[best]:.0%}", *without])
+    return Finding(prediction=prediction, held=shares[best] >= ENOUGH, evidence=evidence)
 
 
 def _dann_helps(experiment: "Adaptation", trials: "Trials") -> Finding:
@@ -97,7 +99,7 @@ def _guards(experiment: "Adaptation", trials: "Trials") -> Finding:
 
 def _choosing_costs(experiment: "Adaptation", trials: "Trials") -> Finding:
     prediction = "What choosing without labels costs (regret) is more than what the two best methods differ by."
-    run = methods(trials, experiment.arms)
+    run = [m for m in methods(trials, experiment.arms) if m not in CONTROLS]
     values = {m: list(choices(trials, experiment.arms, m, experiment.by, experiment.primary).values()) for m in run}
     values = {m: found for m, found in values.items() if found}
     if len(values) < 2:
