@@ -9,22 +9,24 @@ from markupsafe import Markup
 from xmodal.report.svg import MOST_SERIES, WIDTH, element, figure, spanning, text
 from xmodal.report.wording import percent
 
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 54, 24, 12, 30
 Point = tuple[float, float]
 
 
-def plane(clouds: Sequence[tuple[str, Sequence[Point]]], label: str) -> Markup:
-    """What each candidate gives up on the source (across) and wins on the target (up), shares; a colour a cloud."""
+def plane(clouds: Sequence[Sequence[Point]], label: str, within: Sequence[Point]) -> Markup:
+    """What each candidate gives up on the source (across) and wins on the target (up), shares; a colour a cloud.
+
+    The axes hold all points of `within`, so that planes of the same points can be compared.
+    """
     height = 300
-    points = [point for _, cloud in clouds for point in cloud]
-    x = spanning([across for across, _ in points] + [0.0], LEFT, WIDTH - RIGHT)
-    y = spanning([up for _, up in points] + [0.0], height - BOTTOM, TOP)
+    x = spanning([across for across, _ in within] + [0.0], LEFT, WIDTH - RIGHT)
+    y = spanning([up for _, up in within] + [0.0], height - BOTTOM, TOP)
     parts = [element("line", class_="rule", x1=LEFT, x2=WIDTH - RIGHT, y1=y(t), y2=y(t)) for t in y.ticks()]
     parts += [text(percent(t), LEFT - 6, y(t) + 4, class_="tick", text_anchor="end") for t in y.ticks()]
     parts += [text(percent(t), x(t), height - 9, class_="tick", text_anchor="middle") for t in x.ticks(4)]
     parts.append(element("line", class_="axis", x1=x(0), x2=x(0), y1=TOP, y2=height - BOTTOM))
     parts.append(element("line", class_="axis", x1=LEFT, x2=WIDTH - RIGHT, y1=y(0), y2=y(0)))
-    for slot, (_, cloud) in enumerate(clouds[:MOST_SERIES], 1):
+    for slot, cloud in enumerate(clouds, 1):
         parts += [element("circle", cx=x(a), cy=y(b), r=3.4, class_=f"dot s{slot}") for a, b in cloud]
     return figure(height, label, *parts)
 

@@ -13,6 +13,7 @@ from jobs.reproduce.adaptation.findings import closed, findings
 from jobs.reproduce.adaptation.pictures import clouds, plane
 from xmodal.report.charts import Line, Reference, lines
 from xmodal.report.experiment import Chart, Page, Table, spread
+from xmodal.report.svg import MOST_SERIES
 
 if TYPE_CHECKING:
     from jobs.reproduce.adaptation.experiment import Adaptation, Settings, Trials
@@ -86,22 +87,23 @@ def _chosen(experiment: "Adaptation", trials: "Trials", method: str) -> list[str
 
 
 def _validators(experiment: "Adaptation", trials: "Trials") -> Table:
-    """Every validator had it chosen: regret and rank correlation, mean over methods and seeds."""
-    run, rows = methods(trials, experiment.arms), []
-    for by in validators(trials):
-        lost, ranks = [], []
+    """A column for each validator as if it had chosen: regret by method, and rank correlation, mean over seeds."""
+    run, every = methods(trials, experiment.arms), validators(trials)
+    lost: dict[str, list[list[float]]] = {by: [] for by in every}
+    ranks: dict[str, list[float]] = {by: [] for by in every}
+    for by in every:
         for method in run:
             arguments = (trials, experiment.arms, method, by, experiment.primary)
-            lost.append([one.regret for one in choices(*arguments).values()])
-            ranks.append([*agreement(*arguments).values()])
-        cells = [_percent(one) for one in lost] + [_percent([x for one in lost for x in one])]
-        whole = [x for one in ranks for x in one if x == x]
-        rows.append((by, "", [*cells, f"{mean(whole):+.2f}" if whole else NONE]))
+            lost[by].append([one.regret for one in choices(*arguments).values()])
+            ranks[by] += [x for x in agreement(*arguments).values() if x == x]
+    rows: list[Row] = [(method, "", [_percent(lost[by][k]) for by in every]) for k, method in enumerate(run)]
+    rows.append(("all methods", "regret", [_percent([x for one in lost[by] for x in one]) for by in every]))
+    rows.append(("Spearman", "rank correlation", [f"{mean(ranks[by]):+.2f}" if ranks[by] else NONE for by in every]))
     return Table(
         title="What choosing without labels costs",
         note="Regret in points if this validator had chosen, behind the same guards; weighted Spearman with the "
         "oracle over all strengths and checkpoints of a method, mean over methods and seeds.",
-        columns=[*run, "all methods", "Spearman"],
+        columns=every,
         rows=rows,
     )
 
@@ -163,8 +165,13 @@ def _plane(experiment: "Adaptation", trials: "Trials") -> list[Chart]:
         ]  # fmt: skip
         drawn.append((method, points))
     caption = "Every strength and checkpoint beside source-only of its seed: source across, target up. Best: up, right."
-    title = "What the target wins, what the source loses"
-    return [Chart(title=title, caption=caption, figure=plane(drawn, title), legend=[name for name, _ in drawn][:6])]
+    title, everything = "What the target wins, what the source loses", [point for _, cloud in drawn for point in cloud]
+    charts = []
+    for start in range(0, len(drawn), MOST_SERIES):
+        names, shown = zip(*drawn[start : start + MOST_SERIES], strict=True)
+        made = plane(shown, title, everything)
+        charts.append(Chart(title=title, caption=caption, figure=made, legend=names))
+    return charts
 
 
 def _critics(experiment: "Adaptation", trials: "Trials") -> list[Chart]:
@@ -179,7 +186,7 @@ def _critics(experiment: "Adaptation", trials: "Trials") -> list[Chart]:
                 steps, values = _series(trials[arm], figure)
                 series.append((arm, steps, values))
         if series:
-            drawn = [Line(label=n, slot=k, x=x, y=y) for k, (n, x, y) in enumerate(series[:6], 1)]
+            drawn = [Line(label=n, slot=k, x=x, y=y) for k, (n, x, y) in enumerate(series[:MOST_SERIES], 1)]
             caption = "Mean over seeds, along training. It says how the game went, not whether the target gained."
             made = lines(drawn, title, references=[reference], from_zero=True)
             charts.append(Chart(title=title, caption=caption, figure=made, legend=[one.label for one in drawn]))
