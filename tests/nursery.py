@@ -51,7 +51,7 @@ def forked(folder: str) -> Iterator[None]:
         while not os.path.exists(address):
             assert server.poll() is None, "the nursery did not start"
             time.sleep(0.02)
-        with _ray_asks():
+        with forking():
             yield
     finally:
         del os.environ[ADDRESS]
@@ -66,13 +66,13 @@ def command(job: str, *arguments: str) -> list[str]:
 
 def run(arguments: list[str]) -> None:
     """The job named first, as a person starts it."""
-    with _ray_asks():
+    with forking():
         sys.argv = arguments
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 
 @contextlib.contextmanager
-def _ray_asks() -> Iterator[None]:
+def forking() -> Iterator[None]:
     """A Ray that is started in this block asks for its workers; nobody forwards their output, which is not read."""
     from ray._private import node, ray_constants
 

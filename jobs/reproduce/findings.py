@@ -28,8 +28,8 @@ def _most_of_the_gain(trials: Trials, primary: str) -> Finding:
     if not all(scores(trials, arm, primary) for arm in ("joint", "uniform", "mmpareto")):
         return _untested(prediction)
     first, second = _gain(trials, "joint", "uniform", primary), _gain(trials, "uniform", "mmpareto", primary)
-    evidence = f"{_gap(first)}, then {_gap(second)} points"
-    return Finding(prediction=prediction, held=mean(first) > mean(second), evidence=evidence)
+    more = [a - b for a, b in zip(first, second, strict=False)]
+    return _positive(prediction, more, f"{_gap(first)}, then {_gap(second)} points")
 
 
 def _half_of_the_gap(trials: Trials, primary: str) -> Finding:
@@ -37,9 +37,8 @@ def _half_of_the_gap(trials: Trials, primary: str) -> Finding:
     if not all(scores(trials, arm, primary) for arm in ("uniform", "uniform-gamma", "mmpareto")):
         return _untested(prediction)
     step, whole = _gain(trials, "uniform", "uniform-gamma", primary), _gain(trials, "uniform", "mmpareto", primary)
-    return Finding(
-        prediction=prediction, held=mean(step) >= mean(whole) / 2, evidence=f"{_gap(step)} of {_gap(whole)} points"
-    )
+    more = [a - b / 2 for a, b in zip(step, whole, strict=False)]
+    return _positive(prediction, more, f"{_gap(step)} of {_gap(whole)} points")
 
 
 def _few_conflicts(trials: Trials, primary: str) -> Finding:
@@ -102,6 +101,12 @@ OF_TASKS = ("sharing-costs", "harder-task", "half-of-the-gap", "few-conflicts", 
 
 def _untested(prediction: str) -> Finding:
     return Finding(prediction=prediction, held=None, evidence="")
+
+
+def _positive(prediction: str, margin: Sequence[float], evidence: str) -> Finding:
+    """Whether a margin, seed by seed, is above 0; undecided within one standard error of it."""
+    decided = abs(mean(margin)) > _error(margin)
+    return Finding(prediction=prediction, held=mean(margin) > 0 if decided else None, evidence=evidence)
 
 
 def _at_least(trials: Trials, prediction: str, one: str, other: str, primary: str) -> Finding:

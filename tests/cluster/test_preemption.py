@@ -17,6 +17,7 @@ DRIVER = textwrap.dedent(
     import json, os, sys, threading
     from pathlib import Path
 
+    import nursery
     from ray.cluster_utils import Cluster
     from spot_metadata import metadata, notice_in
 
@@ -33,10 +34,11 @@ DRIVER = textwrap.dedent(
     quiet()
     store = 200 << 20
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": store}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(2):  # each can hold the worker and those who read
-        cluster.add_node(num_cpus=2, object_store_memory=store)
-    cluster.wait_for_nodes()
+    with nursery.forking():
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        for _ in range(2):  # each can hold the worker and those who read
+            cluster.add_node(num_cpus=2, object_store_memory=store)
+        cluster.wait_for_nodes()
     starts, told = [], []  # where ranks started, at which step; what the watcher said
 
     def watch(node_id):
@@ -81,12 +83,12 @@ TINY = (
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
-def test_a_preempted_machine_costs_no_step_before_its_notice(pairs, tmp_path):
+def test_a_preempted_machine_costs_no_step_before_its_notice(pairs, tmp_path, forked_workers):
     """No checkpoint but that of the notice, no restart allowed but for a preemption: the run goes on all the same."""
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, str(tmp_path), pairs, *TINY],
         capture_output=True, text=True, check=False, timeout=280, cwd=HERE.parents[1],
-        env=os.environ | {"PYTHONPATH": str(HERE), "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"},
+        env=os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parent}", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     run = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))

@@ -4,22 +4,20 @@ import subprocess
 
 import nursery
 import pytest
+from called import call
 
+from jobs import demo as job
 from xmodal.run import read_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 SMALL = ("--rows", "128", "--steps", "4", "--batch-size", "32", "--sketches", "64", "--adapt-steps", "3")
 
 
-def demo(runs, *flags):
-    command = nursery.command("jobs.demo", "--runs", str(runs), *SMALL, *flags)
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
-
-
 @pytest.fixture(scope="module")
 def first(forked_workers, tmp_path_factory):
     runs = tmp_path_factory.mktemp("demo")
-    return runs, demo(runs)
+    command = nursery.command("jobs.demo", "--runs", str(runs), *SMALL)
+    return runs, subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
 
 
 def test_it_ends_with_a_table_and_where_the_run_lies(first):
@@ -44,10 +42,10 @@ def test_its_output_is_its_own(first):
 
 def test_again_it_says_what_it_found_and_trains_nothing(first):
     runs, _ = first
-    again = demo(runs)
-    assert again.returncode == 0
-    assert again.stdout.count("found a finished run") == 2 and "found the training pairs" in again.stdout
-    assert "step 4/4" not in again.stderr and "R@10" in again.stdout
+    again = call(job, "--runs", str(runs), *SMALL)
+    assert again.code == 0
+    assert again.out.count("found a finished run") == 2 and "found the training pairs" in again.out
+    assert "step 4/4" not in again.err and "R@10" in again.out
 
 
 def test_an_interrupted_demo_is_never_resumed_silently(first):
@@ -55,13 +53,13 @@ def test_an_interrupted_demo_is_never_resumed_silently(first):
     log = runs / "demo" / "metrics.jsonl"
     kept = log.read_text()
     log.write_text("")
-    refused = demo(runs)
+    refused = call(job, "--runs", str(runs), *SMALL)
     log.write_text(kept)
-    assert refused.returncode == 2
-    assert "--resume" in refused.stderr and "--fresh" in refused.stderr and "Traceback" not in refused.stderr
+    assert refused.code == 2
+    assert "--resume" in refused.error and "--fresh" in refused.error
 
 
 def test_other_sizes_do_not_reuse_the_corpus(first):
     runs, _ = first
-    other = demo(runs, "--rows", "64")
-    assert other.returncode == 2 and "--fresh" in other.stderr
+    other = call(job, "--runs", str(runs), *SMALL, "--rows", "64")
+    assert other.code == 2 and "--fresh" in other.error

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nursery
 import pytest
+from called import call
 from deaths import Killer, same, weights
 from transformers import AutoTokenizer, CLIPModel
 
@@ -84,9 +85,8 @@ def test_a_killed_driver_is_resumed_from_a_committed_checkpoint(undisturbed, sce
         time.sleep(0.05)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2 and "--resume continues it" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    refused = call(job, *words)
+    assert refused.code == 2 and "--resume continues it" in refused.error
     pretrain.run(job.parse([*words, "--resume"]))
     assert same(weights(str(tmp_path / "a")), weights(undisturbed))
 

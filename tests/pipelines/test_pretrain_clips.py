@@ -31,7 +31,7 @@ from xmodal.storage import StorageOptions
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
-STEPS, SECONDS, RATE = 60, 0.6, 16_000
+STEPS, SECONDS, RATE = 24, 0.6, 16_000
 SMALL = ("seconds=0.5", "frames=3", "size=32", "bands=16", "widths=8,16", "dim=16")
 WAYS = ("video_to_audio", "audio_to_video")
 

@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 
-def config(folder):
+def config(folder, indexes):
     return Config(
         name="a",
         runs=str(folder),
@@ -30,11 +30,11 @@ def config(folder):
             corpus=(str(DATA / "icons/train.parquet"), str(DATA / "emoji/noto/train-{00000..00004}.tar")),
             weights=(3.0, 1.0),
             fields=("image=image|png", "text=caption|txt"),
-            index=str(folder / "indexes"),
+            index=str(indexes),
         ),
         model=Model(architecture="conv-tiny", vocab_size=1000),
         augment=Augment(scale=(0.6, 1.0), rotate=8.0, translate=0.05, jitter=0.8, brightness=0.3),
-        optim=Optim(batch_size=64, steps=12, learning_rate=1e-3),
+        optim=Optim(batch_size=32, steps=12, learning_rate=1e-3),
         cadence=Cadence(log_every=2, checkpoint_every=4),
         resources=Resources(workers=2, address="local"),
     )
@@ -42,8 +42,8 @@ def config(folder):
 
 def test_icons_and_emoji_survive_a_kill_with_identical_weights(ray_here, tmp_path):
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    undisturbed = pretrain.run(config(calm))
+    undisturbed = pretrain.run(config(calm, tmp_path / "indexes"))
     killer = Killer(step=6, rank=1)
-    disturbed = pretrain.run(config(killed), killer)
+    disturbed = pretrain.run(config(killed, tmp_path / "indexes"), killer)
     assert len(killer.starts) == 2 and killer.starts[1] >= 4
     assert same(weights(disturbed.run.uri), weights(undisturbed.run.uri))

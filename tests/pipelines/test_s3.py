@@ -4,21 +4,19 @@ A run on S3, also one that was killed and one whose requests failed, ends with t
 """
 
 import contextlib
-import io
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from unittest import mock
 
+import nursery
 import pytest
+from called import Done, call
 from s3 import S3Server
 
 from jobs import evaluate, prepare, pretrain
@@ -35,35 +33,6 @@ TINY = (
     "text_heads=2", "context=16", "dim=32", "--vocab-size", "600", "--batch-size", "24", "--steps", str(STEPS),
     "--rows-per-task", "32", "--log-every", "4", "--checkpoint-every", "4",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one line of a failure."""
-        [line] = [line for line in self.err.splitlines() if not line.startswith("[pretrain]")]
-        assert line.startswith("error: ") and "Traceback" not in self.out
-        return line
-
-
-def call(job: ModuleType, *arguments: str) -> Done:
-    """`python -m jobs.JOB ARGUMENTS` in this process, which has imported everything and holds a Ray."""
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    redirected = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
-    with mock.patch.object(sys, "argv", [job.__name__, *arguments]), redirected[0], redirected[1]:
-        try:
-            job.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 def train(corpus: str, runs: str, *flags: str, name: str = "a") -> Done:
@@ -173,9 +142,9 @@ def test_a_run_killed_during_an_upload_and_resumed_through_faults_equals_an_undi
 def kill_when(it_is_time: Callable[[], bool], corpus: str, runs: str) -> None:
     """Start a run with a Ray of its own; SIGKILL its process group; return when nothing of it lives."""
     mark = uuid.uuid4().hex
-    command = [sys.executable, "-m", "jobs.pretrain", "vit-tiny", "--corpus", corpus, "--runs", runs, "--name", "a"]
+    words = ["vit-tiny", "--corpus", corpus, "--runs", runs, "--name", "a", *TINY, "--address", "local"]
     driver = subprocess.Popen(
-        [*command, *TINY, "--address", "local"],
+        nursery.command("jobs.pretrain", *words),
         env={**os.environ, "XMODAL_TEST_MARK": mark},
         cwd=Path(__file__).parents[2],
         start_new_session=True,

@@ -55,6 +55,16 @@ def test_predictions_are_judged_by_the_trials() -> None:
     assert refuted == [False, False, False, True, False, False]
 
 
+def test_what_lies_within_its_standard_error_is_not_concluded() -> None:
+    """The gains of the second step scatter by twice as much as the steps differ."""
+    planted = trials(joint=0.6, uniform=0.7, uniform_gamma=0.75, mmpareto=0.79)
+    for one, shift in zip(planted["mmpareto"], (-0.04, 0.0, 0.04), strict=True):
+        one["test"]["multimodal"] += shift
+    first, second, *_ = findings(planted, OF_MODALITIES, "multimodal")
+    assert (first.held, first.verdict) == (None, "undecided") and "+10.0 ± 0.0, then +9.0 ± 2.3" in first.evidence
+    assert (second.held, second.verdict) == (None, "undecided")
+
+
 def test_what_was_not_run_is_not_concluded() -> None:
     assert verdicts(joint=0.6, uniform=0.7) == [None] * 6
     found = findings({}, [*PREDICTIONS], "multimodal")

@@ -12,7 +12,10 @@ from xmodal.report.wording import moment
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A prediction made before the run, and what came of it; None: the arms that it needs were not run."""
+    """A prediction made before the run, and what came of it.
+
+    None: the arms that it needs were not run, or (with evidence) the seeds are too few to tell.
+    """
 
     prediction: str
     held: bool | None
@@ -20,7 +23,9 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        return {True: "held", False: "did not hold", None: "not tested"}[self.held]
+        if self.held is None:
+            return "undecided" if self.evidence else "not tested"
+        return "held" if self.held else "did not hold"
 
 
 @dataclass(frozen=True, kw_only=True)
