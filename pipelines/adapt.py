@@ -1,32 +1,35 @@
-"""Stage 2: labelled audio-video clips -> a classifier in which no modality starves, as resumable checkpoints."""
+"""Stage 2: labelled audio-video clips -> a classifier in which no modality starves, as resumable checkpoints.
+
+With a target, clips of another domain without labels, the same classifier becomes at home in both.
+"""
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import ray
 import torch
 from torch import Tensor
 
-from pipelines import cluster, corpora, stage
-from pipelines.classifier import (
-    FIELDS,
-    build_classifier,
-    fields_of,
-    load_files,
-    save_files,
-    weights_to_start_from,
-)
+from pipelines import classifier, cluster, domains, stage
+from pipelines.classifier import FIELDS, build_classifier, fields_of, weights_to_start_from
 from pipelines.config.adapt import Config
+from pipelines.critics import build_places, load_critics, save_critics
+from pipelines.domains import Opened, Part, by_uri, check_shares, open_corpora, target_uris
 from pipelines.lasting import check_output
 from pipelines.saver import ModelFiles
 from pipelines.source import Stream
 from pipelines.stage import News, Result
 from pipelines.train import Job
 from xmodal import storage
+from xmodal.encoders.multimodal import MultimodalClassifier
 from xmodal.errors import ConfigError
 from xmodal.run import Run
 from xmodal.training.balance import audited, balanced
+from xmodal.training.classification import ClassificationObjective
+from xmodal.training.domain_methods import JOINT, TARGET
+from xmodal.training.places import Places
 from xmodal.training.state import TrainState
 
 
@@ -37,12 +40,11 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
     """
     config, parameters, start = _prepared(config)
     held = cluster.connect(config.resources)
-    opened = stage.open_all(config.data, on_news)
-    maps = [corpora.field_map(corpus, config.data.fields, FIELDS) for corpus in opened]
-    streams = stage.streams(config, opened, maps, fields_of(config.model, config.augment))
+    opened = open_corpora(config, on_news)
+    streams = streams_of(config, opened)
     held = stage.fitting(held, streams, config, on_news)
     steps = stage.total_steps(config.optim, streams)
-    record = stage.open_record(config, opened)
+    record = stage.open_record(config, opened.source, by_uri(config, opened))
     make_job = partial(_job, config, record, steps, streams, start, held)
     return stage.carry_out(
         record, streams, held, steps=steps, parameters=parameters, make_job=make_job, on_news=on_news
@@ -65,21 +67,58 @@ def _prepared(config: Config) -> tuple[Config, int, dict[str, Tensor] | None]:
     check_output(config.runs, "--runs")
     begin = config.model.start_from
     model_config = replace(config.model, start_from=begin and storage.absolute(begin))
+    target = replace(config.target, corpus=domains.anchored(config.target.corpus))
     config = replace(
-        config, runs=storage.absolute(config.runs), data=stage.anchored(config.data), model=model_config
+        config, runs=storage.absolute(config.runs), data=stage.anchored(config.data), model=model_config, target=target
     )  # fmt: skip
-    stage.check(config, FIELDS)
+    stage.check(config, FIELDS, also=target_uris(config))
+    check_shares(config)
     model = build_classifier(config.model, config.seed)
-    balanced(config.balance, model)
+    balanced(config.balance, model, places_of(config, model, 1))
     start = weights_to_start_from(config.model, config.data.storage)
     return config, sum(p.numel() for p in model.parameters()), start
+
+
+def streams_of(config: Config, opened: Opened) -> list[Stream]:
+    """The source's, then those of the target's clips, of which no label is read."""
+    fields = fields_of(config.model, config.augment)
+    parts = [Part(role=TARGET, corpora=opened.target, fields=fields[:2])] if opened.target else []
+    return domains.streams_of(config, opened, fields, parts)
+
+
+def places_of(config: Config, model: MultimodalClassifier, steps: int) -> Places | None:
+    """Where the domain losses work and what they are, drawn from the seed; None without a target."""
+    if not config.target.corpus:
+        return None
+    widths = {name: model.encoder(name).width for name in model.modalities} | {JOINT: model.fusion.dim}
+    dims = {place: widths[place] for place in config.domain.places_of_classifier(model.modalities)}
+    return build_places(config.domain, dims, steps, classes=model.classes, seed=config.seed)
 
 
 def make_state(config: Config, start: ray.ObjectRef, steps: int, device: torch.device) -> TrainState:
     """The training state of step 0 on one rank; `start` is what its encoders begin with, or None."""
     model = build_classifier(config.model, config.seed, ray.get(start)).to(device)
-    objective, space = balanced(config.balance, model)
+    places = places_of(config, model, steps)
+    objective, space = balanced(config.balance, model, places and places.to(device))
     return stage.state_of(config, objective, steps, space=space, audit=audited(config.balance, objective))
+
+
+def save_files(classes: tuple[str, ...], state: TrainState, directory: Path) -> None:
+    """The model as a described directory, and the critics beside it where there is a target."""
+    classifier.save_files(classes, state, directory)
+    if (places := _places_in(state)) is not None:
+        save_critics(places, directory)
+
+
+def load_files(state: TrainState, directory: Path) -> None:
+    """Both again; CheckpointError where the critics are of other sizes."""
+    classifier.load_files(state, directory)
+    if (places := _places_in(state)) is not None:
+        load_critics(places, directory)
+
+
+def _places_in(state: TrainState) -> Places | None:
+    return cast(ClassificationObjective, state.objective).places
 
 
 def _job(

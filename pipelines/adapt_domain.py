@@ -8,25 +8,14 @@ from typing import Any
 
 import ray
 import torch
-from safetensors.torch import load_file, save_file
 
-from pipelines import cluster, corpora, stage
+from pipelines import cluster, domains, protocols, stage
 from pipelines.bank import as_batch, captions_of_source, named_captions
 from pipelines.config.adapt_domain import Config
 from pipelines.config.data import check_fields
 from pipelines.corpora import Notify
-from pipelines.domains import (
-    Opened,
-    by_uri,
-    check_domains,
-    open_corpora,
-    pairs_of,
-    refuse_pairs_of_target,
-    specs_of_target,
-    streams_of,
-    target_rows,
-    target_uris,
-)
+from pipelines.critics import build_places, load_critics, save_critics
+from pipelines.domains import Opened, by_uri, check_shares, of_source, open_corpora, specs_of_target, target_uris
 from pipelines.lasting import check_output
 from pipelines.model import load_model, save_model
 from pipelines.saver import ModelFiles
@@ -46,13 +35,9 @@ from xmodal.errors import CheckpointError, ConfigError, StorageError
 from xmodal.run import Run
 from xmodal.training.adaptation import AdaptationObjective
 from xmodal.training.domain_methods import WITH_BANK
-from xmodal.training.domains import DomainLoss
 from xmodal.training.objective import ContrastiveObjective
 from xmodal.training.state import TrainState
-from xmodal.training.strength import Strength
 from xmodal.training.unlabelled import Unlabelled
-
-CRITICS = "critics.safetensors"  # in a checkpoint, not in an exported model
 
 
 def run(config: Config, on_news: News = lambda message: None) -> Result:
@@ -63,7 +48,7 @@ def run(config: Config, on_news: News = lambda message: None) -> Result:
     config, start, model = check(config)
     held = cluster.connect(config.resources)
     opened = open_corpora(config, on_news)
-    check_domains(config, opened, stage.note(on_news))
+    protocols.tell(config, opened, stage.note(on_news))
     streams = streams_of(config, opened, model, start.tokenizer)
     bank = bank_of(config, streams)
     measured = _measured(config, opened, streams, fields_of(model, start.tokenizer), stage.note(on_news))
@@ -89,7 +74,7 @@ def check(config: Config) -> tuple[Config, Start, DualEncoder]:
     for specs in (config.target.fields, config.validation.fields):
         check_fields(specs, model.modalities)
     stage.check(config, model.modalities, also=filter(None, [*target_uris(config), *_validated(config)]))
-    corpora.global_shares([1], (), target_rows(config), config.resources.sizes)
+    check_shares(config)
     fields = fields_of(model, start.tokenizer)
     captions = named_captions(config, fields) or ["a stand-in"] * config.domain.bank_size
     _check_target_validation(config, start)
@@ -123,32 +108,11 @@ def make_objective(config: Config, model: DualEncoder, steps: int, bank: Batch |
     chosen, texts = config.domain, config.target.protocol == "unpaired"
     loss = config.objective or ("info_nce" if model.logit_bias is None else "sigmoid")
     contrast = ContrastiveObjective(model, loss, mask_duplicates=config.mask_duplicates)
-    torch.manual_seed(config.seed)
-    places = {
-        place: DomainLoss(
-            chosen.loss,
-            model.dim,
-            hidden=chosen.hidden,
-            spectral=chosen.spectral,
-            smoothing=chosen.smoothing,
-            penalty=chosen.penalty,
-            bank_size=0 if bank is None else len(bank),
-            temperature=chosen.temperature,
-        )
-        for place in chosen.places(model.modalities, texts=texts)
-    }
-    strength = Strength(peak=chosen.strength, steps=steps, schedule=chosen.schedule, gamma=chosen.gamma)
+    dims = dict.fromkeys(chosen.places(model.modalities, texts=texts), model.dim)
+    places = build_places(chosen, dims, steps, classes=0 if bank is None else len(bank), seed=config.seed)
     own = config.target
     unlabelled = Unlabelled(consistency=own.consistency, pseudo_pairs=own.pseudo_pairs, threshold=own.threshold)
-    return AdaptationObjective(
-        contrast,
-        places,
-        strength,
-        unlabelled=unlabelled,
-        critic_steps=chosen.critic_steps,
-        critic_gain=chosen.critic_gain,
-        bank=bank,
-    )
+    return AdaptationObjective(contrast, places, unlabelled=unlabelled, bank=bank)
 
 
 def make_state(
@@ -163,22 +127,18 @@ def make_state(
 def save_files(tokenizer: ray.ObjectRef, state: TrainState, directory: Path) -> None:
     """The model as a Hugging Face directory, and the critics beside it."""
     save_model(tokenizer, state, directory)
-    critics = {name: x.detach().cpu().contiguous() for name, x in _critics(state).state_dict().items()}
-    save_file(critics, directory / CRITICS)
+    save_critics(_objective_of(state).places, directory)
 
 
 def load_files(state: TrainState, directory: Path) -> None:
     """Both again; CheckpointError where the critics are of other sizes."""
     load_model(state, directory)
-    try:
-        _critics(state).load_state_dict(load_file(directory / CRITICS))
-    except (RuntimeError, OSError) as error:
-        raise CheckpointError(f"{directory.name}: its critics are not those of this run ({error})") from error
+    load_critics(_objective_of(state).places, directory)
 
 
-def _critics(state: TrainState) -> torch.nn.Module:
+def _objective_of(state: TrainState) -> AdaptationObjective:
     assert isinstance(state.objective, AdaptationObjective)
-    return state.objective.places
+    return state.objective
 
 
 def _anchored(config: Config, start: Start) -> Config:
@@ -192,8 +152,8 @@ def _anchored(config: Config, start: Start) -> Config:
         start_from=start.uri,
         target=replace(
             target,
-            corpus=tuple(map(storage.absolute, target.corpus)),
-            texts=tuple(map(storage.absolute, target.texts)),
+            corpus=domains.anchored(target.corpus),
+            texts=domains.anchored(target.texts),
         ),
         domain=replace(config.domain, bank=config.domain.bank and storage.absolute(config.domain.bank)),
         validation=replace(config.validation, corpus=held_out and storage.absolute(held_out)),
@@ -205,11 +165,17 @@ def _validated(config: Config) -> tuple[str | None, str | None]:
     return config.validation.corpus, config.target_validation.corpus
 
 
+def streams_of(config: Config, opened: Opened, model: DualEncoder, tokenizer: str | None) -> list[Stream]:
+    """The source's, then those of the target's pictures, then those of its texts."""
+    fields = fields_of(model, tokenizer, config.augment)
+    return domains.streams_of(config, opened, fields, protocols.parts_of(config, opened, fields))
+
+
 def bank_of(config: Config, streams: Sequence[Stream]) -> Batch | None:
     """The captions that the domain loss reads probabilities of; None for one that reads none."""
     if config.domain.loss not in WITH_BANK:
         return None
-    pairs = pairs_of(streams)
+    pairs = of_source(streams)
     fields = pairs[0].recipe.fields
     return as_batch(named_captions(config, fields) or captions_of_source(config, pairs), fields[1])
 
@@ -221,15 +187,15 @@ def _measured(
     found: list[HeldOut | TargetRows] = []
     held_out = open_held_out(config.validation, config.data, fields, notify)
     if held_out is not None:
-        refuse_pairs_of_target(held_out.corpus, opened.target)
+        protocols.refuse_pairs_of_target(held_out.corpus, opened.target)
         found.append(held_out)
     asked = config.target_validation
     if asked.corpus is not None:
-        specs = specs_of_target(config, fields[0])
+        specs = specs_of_target(config, (fields[0].name,))
         rows = open_rows(
             asked.corpus, specs, fields[:1], every=asked.every, rows=asked.rows, data=config.data, notify=notify
         )
-        captions = named_captions(config, fields) or captions_of_source(config, pairs_of(streams))
+        captions = named_captions(config, fields) or captions_of_source(config, of_source(streams))
         found.append(TargetRows(rows, as_batch(captions, fields[1]), asked.scores))
     return found
 

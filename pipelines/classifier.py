@@ -26,7 +26,7 @@ from xmodal.storage import StorageOptions
 from xmodal.training.state import TrainState
 
 FIELDS = ("audio", "video", "label")
-WITHOUT = ("optimizer.safetensors", "state.json", "quarantine.parquet")
+WITHOUT = ("optimizer.safetensors", "critics.safetensors", "state.json", "quarantine.parquet")
 
 
 def fields_of(chosen: Classifier, augment: Augment | None) -> tuple[AudioField, VideoField, LabelField]:

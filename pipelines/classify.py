@@ -29,6 +29,8 @@ from xmodal.errors import ConfigError, CorpusError
 from xmodal.metrics.bootstrap import interval_of_share
 from xmodal.storage import StorageOptions
 
+WITHOUT = ("optimizer.safetensors", "critics.safetensors")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
@@ -48,7 +50,7 @@ class Trained:
 def load(found: Found, options: StorageOptions) -> Trained:
     """The classifier of a checkpoint."""
     with TemporaryDirectory(prefix="xmodal-classifier-") as scratch:
-        directory = checkpoint.fetch(found, Path(scratch), skip=("optimizer.safetensors",), options=options)
+        directory = checkpoint.fetch(found, Path(scratch), skip=WITHOUT, options=options)
         model, classes = load_classifier(directory)
         config = json.loads((directory / "run.json").read_text())["config"]
     return Trained(model=model.to(_device()), classes=classes, config=config)

@@ -1,20 +1,24 @@
-"""A run's configuration in; the corpora of both domains opened, looked at, and as streams of one global step, out."""
+"""A run's configuration in; the corpora of both domains opened, looked at, and as streams of one global step, out.
+
+What is read of a target (pictures, texts in an order of their own, clips without labels) is up to the stage; it says
+so by the role, the corpora and the fields of each stream.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipelines import corpora, stage
-from pipelines.config.adapt_domain import Config
+from pipelines.config import adapt, adapt_domain
 from pipelines.config.data import Data
-from pipelines.corpora import Notify
 from pipelines.source import Stream
 from pipelines.stage import News
+from xmodal import storage
 from xmodal.data.corpus import Corpus
-from xmodal.data.fields import TEXT_MEMBERS, TEXT_PATHS, Field, FieldMap
-from xmodal.encoders.dual_encoder import DualEncoder
-from xmodal.encoders.intakes import fields_of
+from xmodal.data.fields import Field, FieldMap
 from xmodal.errors import ConfigError, CorpusError
-from xmodal.training.adaptation import AGAIN, SOURCE, TARGET, TARGET_TEXT
+from xmodal.training.domain_methods import AGAIN, SOURCE
+
+Config = adapt.Config | adapt_domain.Config
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,48 +30,58 @@ class Opened:
     texts: list[Corpus]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """What one role reads of the target: these fields of these corpora; `again`: another view of the first one, too."""
+
+    role: str
+    corpora: list[Corpus]
+    fields: tuple[Field, ...]
+    again: bool = False
+
+
 def open_corpora(config: Config, on_news: News) -> Opened:
-    """Every corpus once."""
+    """Every corpus once; ConfigError where the target is the source."""
     source = stage.open_all(config.data, on_news)
     uris = target_uris(config)
-    found = dict(zip(uris, stage.open_all(_data_of_target(config, uris), on_news), strict=True))
+    found = dict(zip(uris, stage.open_all(_data_of_target(config, uris), on_news), strict=True)) if uris else {}
     target = [found[uri] for uri in config.target.corpus]
-    return Opened(source, target, [found[uri] for uri in config.target.text_corpus])
+    opened = Opened(source, target, [found[uri] for uri in config.target.text_corpus])
+    _refuse_the_same(opened)
+    return opened
 
 
-def streams_of(config: Config, opened: Opened, model: DualEncoder, tokenizer: str | None) -> list[Stream]:
-    """The source's, then those of the target's pictures, then those of its texts: all keyed by the same global step."""
-    maps = [corpora.field_map(corpus, config.data.fields, model.modalities) for corpus in opened.source]
-    fields = fields_of(model, tokenizer, config.augment)
+def streams_of(config: Config, opened: Opened, fields: tuple[Field, ...], parts: Sequence[Part]) -> list[Stream]:
+    """The source's, then those of each part of the target: all keyed by the same global step."""
+    names = tuple(field.name for field in fields)
+    maps = [corpora.field_map(corpus, config.data.fields, names) for corpus in opened.source]
     found = stage.streams(config, opened.source, maps, fields)
-    for role, part, field in ((TARGET, opened.target, fields[0]), (TARGET_TEXT, opened.texts, fields[1])):
-        if part:
-            found += _target_streams(config, role, part, field, after=len(found))
+    for part in parts:
+        found += _of_target(config, part, after=len(found))
     return found
 
 
-def _target_streams(config: Config, role: str, part: list[Corpus], field: Field, *, after: int) -> list[Stream]:
-    specs = specs_of_target(config, field)
-    maps: list[FieldMap] = []
-    fields: tuple[Field, ...] = (field,)
-    for corpus in part:
+def _of_target(config: Config, part: Part, *, after: int) -> list[Stream]:
+    names, fields = tuple(field.name for field in part.fields), part.fields
+    specs, maps = specs_of_target(config, names), []
+    for corpus in part.corpora:
         try:
-            maps.append(corpora.field_map(corpus, specs, (field.name,)))
+            maps.append(corpora.field_map(corpus, specs, names))
         except (ConfigError, CorpusError) as error:
             raise CorpusError(f"the target {corpus.uri}: {error} (--target.fields is for the target)") from error
-    if role == TARGET and config.target.consistency:  # the row's generator goes on: another view of the same picture
-        fields = (field, replace(field, name=AGAIN))  # type: ignore[type-var]
-        maps = [FieldMap({**one.sources, AGAIN: one.sources[field.name]}) for one in maps]
+    if part.again:  # the row's generator goes on: another view of the same picture
+        fields = (*fields, replace(fields[0], name=AGAIN))  # type: ignore[type-var]
+        maps = [FieldMap({**one.sources, AGAIN: one.sources[names[0]]}) for one in maps]
     return corpora.streams(
-        _data_of_target(config, [corpus.uri for corpus in part]), part, maps, fields,
-        batch_size=target_rows(config), workers=config.resources.sizes, seed=config.seed, role=role, after=after,
+        _data_of_target(config, [corpus.uri for corpus in part.corpora]), part.corpora, maps, fields,
+        batch_size=target_rows(config), workers=config.resources.sizes, seed=config.seed, role=part.role, after=after,
     )  # fmt: skip
 
 
-def specs_of_target(config: Config, field: Field) -> list[str]:
-    """What the target's field map says of one field; what the source's does, where the target has none of its own."""
+def specs_of_target(config: Config, names: Sequence[str]) -> list[str]:
+    """What the target's field map says of these fields; where it has none of its own, what the source's does."""
     asked = config.target.fields or config.data.fields
-    return [spec for spec in asked if spec.partition("=")[0].strip() == field.name]
+    return [spec for spec in asked if spec.partition("=")[0].strip() in names]
 
 
 def target_uris(config: Config) -> list[str]:
@@ -75,9 +89,20 @@ def target_uris(config: Config) -> list[str]:
     return list(dict.fromkeys((*config.target.corpus, *config.target.text_corpus)))
 
 
+def anchored(uris: Sequence[str]) -> tuple[str, ...]:
+    """The same corpora by absolute paths."""
+    return tuple(map(storage.absolute, uris))
+
+
 def target_rows(config: Config) -> int:
-    """Pictures of the target in every step, over all workers; and as many texts, where the protocol has any."""
+    """Rows of the target in every step, over all workers; and as many texts, where the protocol has any."""
     return config.target.batch_size or config.optim.batch_size
+
+
+def check_shares(config: Config) -> None:
+    """ConfigError where no number of workers divides the target's rows."""
+    if config.target.corpus:
+        corpora.global_shares([1], (), target_rows(config), config.resources.sizes)
 
 
 def by_uri(config: Config, opened: Opened) -> dict[str, Corpus]:
@@ -90,38 +115,9 @@ def _data_of_target(config: Config, uris: Sequence[str]) -> Data:
     return replace(config.data, corpus=tuple(uris), weights=())
 
 
-def pairs_of(streams: Sequence[Stream]) -> list[Stream]:
+def of_source(streams: Sequence[Stream]) -> list[Stream]:
     """The streams of the source."""
     return [stream for stream in streams if stream.role == SOURCE]
-
-
-def check_domains(config: Config, opened: Opened, notify: Notify) -> None:
-    """ConfigError where the target is the source.
-
-    A target of pairs is no mistake that can be told from what is meant. `notify` hears what is made of it: captions
-    that are not read, or a pairing that is not used.
-    """
-    _refuse_the_same(opened)
-    if config.target.protocol == "images":
-        captioned = [corpus.uri for corpus in opened.target if _has_captions(corpus)]
-        if captioned:
-            notify(f"{captioned[0]} has captions: the protocol 'images' does not read them")
-        return
-    images = {corpus.fingerprint for corpus in opened.target}
-    paired = [corpus.uri for corpus in opened.texts if corpus.fingerprint in images]
-    if paired:
-        notify(
-            f"{paired[0]} gives pictures and texts: they are read in two orders, and none is told which belongs to it"
-        )
-
-
-def refuse_pairs_of_target(held_out: Corpus, target: Sequence[Corpus]) -> None:
-    """ConfigError where a run would watch pairs of its target while it trains: then they would choose what is kept."""
-    if held_out.fingerprint in {corpus.fingerprint for corpus in target}:
-        raise ConfigError(
-            f"--validation.corpus {held_out.uri} holds pairs of the target, which training may not see: validate on "
-            "pairs of the source, and measure the target afterwards with jobs.compare or jobs.evaluate"
-        )
 
 
 def _refuse_the_same(opened: Opened) -> None:
@@ -132,7 +128,3 @@ def _refuse_the_same(opened: Opened) -> None:
                 f"the target {corpus.uri} is the source {known[corpus.fingerprint]} (same fingerprint): "
                 "name the other domain with --target"
             )
-
-
-def _has_captions(corpus: Corpus) -> bool:
-    return bool({*TEXT_MEMBERS, *TEXT_PATHS} & corpora.available(corpus))

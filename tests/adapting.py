@@ -4,10 +4,11 @@ import torch
 
 from tests.toys import ToyEncoder, toy_batch
 from xmodal.batch import Batch
-from xmodal.training.adaptation import SOURCE, TARGET, TARGET_TEXT, AdaptationObjective
-from xmodal.training.domain_methods import WITH_BANK
+from xmodal.training.adaptation import AdaptationObjective
+from xmodal.training.domain_methods import SOURCE, TARGET, TARGET_TEXT, WITH_BANK
 from xmodal.training.domains import DomainLoss
 from xmodal.training.objective import ContrastiveObjective
+from xmodal.training.places import Places
 from xmodal.training.schedule import CosineSchedule
 from xmodal.training.state import TrainState
 from xmodal.training.strength import Strength
@@ -65,13 +66,12 @@ def objective_of(
     contrast = ContrastiveObjective(ToyEncoder(dropout=dropout), mask_duplicates=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        losses = {place: DomainLoss(method, DIM, hidden=(16,), bank_size=6, **options) for place in places}
+        losses = {place: DomainLoss(method, DIM, hidden=(16,), classes=6, **options) for place in places}
     rows = toy_batch(6, seed=99)
     bank = Batch(rows.row, rows.valid, {"text": rows.fields["text"]}) if method in WITH_BANK else None
     steps = Strength(peak=strength, steps=STEPS, schedule=schedule)
-    return AdaptationObjective(
-        contrast, losses, steps, unlabelled=unlabelled, critic_steps=critic_steps, critic_gain=critic_gain, bank=bank
-    ).to(dtype)
+    meeting = Places(losses, steps, critic_steps=critic_steps, critic_gain=critic_gain)
+    return AdaptationObjective(contrast, meeting, unlabelled=unlabelled, bank=bank).to(dtype)
 
 
 def state_of(*arguments, rows_per_forward: int | None = None, **options) -> TrainState:

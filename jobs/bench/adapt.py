@@ -23,10 +23,11 @@ from torch import Tensor
 from jobs.bench.figure import Figure, median_figure
 from xmodal.batch import Batch
 from xmodal.encoders.dual_encoder import DualEncoder
-from xmodal.training.adaptation import SOURCE, TARGET, TARGET_TEXT, AdaptationObjective
-from xmodal.training.domain_methods import METHODS, WITH_BANK
+from xmodal.training.adaptation import AdaptationObjective
+from xmodal.training.domain_methods import METHODS, SOURCE, TARGET, TARGET_TEXT, WITH_BANK
 from xmodal.training.domains import DomainLoss
 from xmodal.training.objective import ContrastiveObjective
+from xmodal.training.places import Places
 from xmodal.training.schedule import CosineSchedule
 from xmodal.training.state import TrainState
 from xmodal.training.step import train_step
@@ -35,7 +36,7 @@ from xmodal.training.strength import Strength
 ROWS, PIXELS, CONTEXT, VOCABULARY, BANK = 64, 64, 32, 2000, 64
 ROUNDS, WARM, STEPS = 9, 2, 5
 MODELS = ("vit-tiny", "conv-tiny")
-PLACES = {"images": ("image",), "unpaired": ("image", "text")}
+SHOWN = {"images": ("image",), "unpaired": ("image", "text")}
 SMALL = {"width": 64, "depth": 1, "heads": 2, "text_width": 64, "text_depth": 1, "text_heads": 2, "dim": 64}
 REACH = {"dann": 1.1}
 
@@ -44,7 +45,7 @@ def run() -> Iterator[Figure]:
     """Step cost of both models in both protocols, then agreement."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as training sets it
     for architecture in MODELS:
-        for protocol in PLACES:
+        for protocol in SHOWN:
             yield from costs(architecture, protocol)
     for method in ("dann", "mmd", "cdan"):
         yield agreement(method)
@@ -86,10 +87,11 @@ def state_of(
     if method in WITH_BANK:
         texts = rows_of(protocol, seed=1)[:BANK]
         bank = Batch(texts.row, texts.valid, {name: x for name, x in texts.fields.items() if name.startswith("text")})
-    places = () if method == "none" else PLACES[protocol][: 1 if method in ("mcc", "bnm") else None]
-    losses = {place: DomainLoss(method, model.dim, bank_size=BANK) for place in places}
+    places = () if method == "none" else SHOWN[protocol][: 1 if method in ("mcc", "bnm") else None]
+    losses = {place: DomainLoss(method, model.dim, classes=BANK) for place in places}
     contrast = ContrastiveObjective(model, mask_duplicates=True)
-    objective = AdaptationObjective(contrast, losses, Strength(peak=1.0, steps=100, schedule="constant"), bank=bank)
+    meeting = Places(losses, Strength(peak=1.0, steps=100, schedule="constant"))
+    objective = AdaptationObjective(contrast, meeting, bank=bank)
     schedule = CosineSchedule(peak=rate, total_steps=100)
     return TrainState.create(objective, schedule=schedule, seed=0, optimizer=optimizer)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from xmodal.errors import ConfigError, nearest
-from xmodal.training.domain_methods import JOINT, METHODS, SCHEDULES, WITH_BANK, WITH_CRITIC
+from xmodal.training.domain_methods import JOINT, METHODS, ON_PREDICTIONS, SCHEDULES, WITH_BANK, WITH_CRITIC
 
 NONE, EACH = "none", "each"
 PLACES = (EACH, JOINT, "image", "text", "video", "audio")
@@ -15,10 +15,11 @@ PLACES = (EACH, JOINT, "image", "text", "video", "audio")
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """The domain loss beside the contrastive one."""
+    """The domain loss beside those of the task."""
 
     loss: Annotated[str, tyro.conf.arg(name="domain.loss")] = "dann"
-    """dann: a critic behind gradient reversal; mmd, coral: discrepancies; cdan, mcc, bnm: with a bank of captions"""
+    """dann: a critic behind gradient reversal; mmd, coral: discrepancies; cdan, mcc, bnm: on probabilities, those of a
+    bank of captions, or of a classifier's classes; none: the source alone"""
     strength: Annotated[float, tyro.conf.arg(name="domain.strength")] = 0.3
     """lambda: what reaches the encoders of the domain loss; a critic learns at weight 1. With 0 it only watches"""
     schedule: Annotated[str, tyro.conf.arg(name="domain.schedule")] = "ramp"
@@ -26,7 +27,8 @@ class Domain:
     gamma: Annotated[float, tyro.conf.arg(name="domain.gamma")] = 10.0
     """of the ramp: with 10 a tenth of the run reaches 0.46 of the strength, half of it 0.99"""
     placement: Annotated[str, tyro.conf.arg(name="domain.placement")] = EACH
-    """each: every modality that the target has; one of them, e.g. image; joint: both, as points of one space"""
+    """each: every modality that the target has; one of them, e.g. image; joint: all together, as points of one space,
+    or as what a classifier's fusion gives"""
     hidden: Annotated[tuple[int, ...], tyro.conf.arg(name="domain.hidden")] = (256, 256)
     """widths of a critic's hidden layers"""
     spectral: Annotated[bool, tyro.conf.arg(name="domain.spectral")] = False
@@ -91,7 +93,7 @@ class Domain:
             return ()
         there = modalities if texts else modalities[:1]
         if self.placement == EACH:
-            return there[:1] if self.loss in ("mcc", "bnm") else there
+            return there[:1] if self.loss in ON_PREDICTIONS else there
         if self.placement == JOINT and not texts:
             raise ConfigError(
                 "domain.placement=joint needs both modalities of the target: add --target.protocol unpaired, or "
@@ -105,3 +107,30 @@ class Domain:
                 f"place it on {modalities[0]}"
             )
         return (self.placement,)
+
+    def places_of_classifier(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
+        """Where it works, for a classifier whose target has all these modalities."""
+        if self.loss == NONE:
+            return ()
+        if self.loss in ON_PREDICTIONS:
+            if self.placement not in (EACH, JOINT):
+                raise ConfigError(
+                    f"domain.placement={self.placement} with domain.loss={self.loss}, which is of the predictions from "
+                    "all modalities together: leave --domain.placement out"
+                )
+            return (JOINT,)
+        if self.placement == EACH:
+            return modalities
+        if self.placement not in (*modalities, JOINT):
+            raise ConfigError(f"domain.placement={self.placement}: the classifier has {' and '.join(modalities)}")
+        return (self.placement,)
+
+    def check_without_bank(self) -> None:
+        """ConfigError for flags of a bank of captions, where a classifier gives the probabilities."""
+        defaults = {"bank": None, "bank_size": 64, "temperature": 0.1}
+        asked = [name for name, value in defaults.items() if getattr(self, name) != value]
+        if asked:
+            raise ConfigError(
+                f"--domain.{asked[0].replace('_', '-')} is of a bank of captions, and a classifier reads the "
+                "probabilities of its own classes: leave it out"
+            )

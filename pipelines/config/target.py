@@ -1,4 +1,4 @@
-"""The domain to adapt to: where its pictures come from, where its texts, and what is known of them."""
+"""The domain to adapt to: where its rows come from, and what is known of them."""
 
 import math
 from dataclasses import dataclass
@@ -41,8 +41,7 @@ class Target:
                 "--target.texts with the protocol 'images', which reads pictures alone: add "
                 "--target.protocol unpaired, or leave the texts out"
             )
-        if self.batch_size is not None and self.batch_size < 2:
-            raise ConfigError(f"target.batch_size={self.batch_size} must be at least 2: one row has no distribution")
+        _check_rows(self.batch_size)
         for name in ("consistency", "pseudo_pairs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"target.{name}={getattr(self, name)} must be at least 0 and finite")
@@ -54,3 +53,32 @@ class Target:
     def text_corpus(self) -> tuple[str, ...]:
         """Where texts come from; empty in the protocol without."""
         return () if self.protocol == "images" else self.texts or self.corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unlabelled:
+    """The target of a classifier: clips without labels."""
+
+    corpus: Annotated[tuple[str, ...], tyro.conf.arg(name="target")] = ()
+    """URIs of clips of another domain, whose labels, if any, are not read; none: train on --corpus alone"""
+    fields: Annotated[tuple[str, ...], tyro.conf.arg(name="target.fields")] = ()
+    """field map of the target, e.g. video=mp4 audio=wav; empty: what --fields says of sight and sound"""
+    batch_size: Annotated[int | None, tyro.conf.arg(name="target.batch-size")] = None
+    """rows of the target in every step, over all workers; None: as many as there are of the source"""
+
+    def __post_init__(self) -> None:
+        if not self.corpus and (self.fields or self.batch_size is not None):
+            flag = "fields" if self.fields else "batch-size"
+            raise ConfigError(f"--target.{flag} without a target: name its clips with --target CORPUS")
+        _check_rows(self.batch_size)
+        check_fields(self.fields, ("video", "audio"))
+
+    @property
+    def text_corpus(self) -> tuple[str, ...]:
+        """Clips have no texts."""
+        return ()
+
+
+def _check_rows(batch_size: int | None) -> None:
+    if batch_size is not None and batch_size < 2:
+        raise ConfigError(f"target.batch_size={batch_size} must be at least 2: one row has no distribution")

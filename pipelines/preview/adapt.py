@@ -10,7 +10,7 @@ from xmodal.run.plain import to_plain
 
 
 def of(config: Config) -> dict[str, Any]:
-    """`config` with its defaults filled in, `resources`, `model` and `corpora`.
+    """`config` with its defaults filled in, `resources`, `model`, `corpora` and `target`.
 
     Raises whatever would be refused before a worker starts.
     """
@@ -20,4 +20,5 @@ def of(config: Config) -> dict[str, Any]:
         "resources": resources(config.resources, config.optim.batch_size),
         "model": {"parameters": parameters, "gib_per_worker_without_activations": memory_gib(parameters)},
         "corpora": [corpus(uri, config.data.index, config.data.storage) for uri in config.data.corpus],
+        "target": [corpus(uri, config.data.index, config.data.storage) for uri in config.target.corpus],
     }

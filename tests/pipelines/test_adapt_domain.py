@@ -12,6 +12,7 @@ from jobs import adapt as job
 from pipelines import adapt_domain, evaluate, export
 from pipelines.config.evaluate import Config as Evaluate
 from pipelines.config.export import Config as Export
+from pipelines.critics import CRITICS
 from xmodal import checkpoint
 from xmodal.data import synthetic
 from xmodal.run import read_metrics
@@ -45,7 +46,7 @@ def undisturbed(untrained, scenes, sketches, ray_here, tmp_path_factory):
 
 
 def critics(uri):
-    return load_file(Path(checkpoint.resolve(uri).uri, adapt_domain.CRITICS))
+    return load_file(Path(checkpoint.resolve(uri).uri, CRITICS))
 
 
 def test_a_killed_worker_leaves_no_trace_in_the_weights_nor_in_the_strengths(
@@ -86,7 +87,7 @@ def test_the_critics_are_in_the_checkpoint_and_not_in_an_exported_model(undistur
     assert {name.partition(".")[0] for name in critics(undisturbed)} == {"image", "text"}
     export.run(Export(checkpoint=undisturbed, to=str(tmp_path / "model")))
     assert "model.safetensors" in {path.name for path in (tmp_path / "model").iterdir()}
-    assert not list((tmp_path / "model").rglob(adapt_domain.CRITICS))
+    assert not list((tmp_path / "model").rglob(CRITICS))
 
 
 def test_it_is_measured_on_both_domains(undisturbed, scenes, sketches):

@@ -142,7 +142,7 @@ def test_pictures_and_texts_of_the_target_come_in_orders_of_their_own(untrained,
         job.parse(words(tmp_path, untrained, scenes, sketches, "--target.protocol", "unpaired"))
     )
     opened = domains.open_corpora(config, lambda message: None)
-    streams = domains.streams_of(config, opened, model, start.tokenizer)
+    streams = adapt_domain.streams_of(config, opened, model, start.tokenizer)
     assert [stream.role for stream in streams] == ["source", "target", "target_text"]
     images, texts = ([task.permutation().tolist() for task in stream.plan.tasks(0, 4)] for stream in streams[1:])
     assert images != texts and sorted(images[0]) == sorted(texts[0])

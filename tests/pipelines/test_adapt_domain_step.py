@@ -44,7 +44,7 @@ def adapted(words: list[str]) -> tuple[list[Batch], list[dict[str, float]]]:
     config = parse([*words, "--batch-size", str(ROWS), "--steps", str(STEPS), "--rows-per-task", str(ROWS)])
     config, start, model = adapt_domain.check(config)
     opened = domains.open_corpora(config, lambda message: None)
-    streams = domains.streams_of(config, opened, model, start.tokenizer)
+    streams = adapt_domain.streams_of(config, opened, model, start.tokenizer)
     objective = adapt_domain.make_objective(config, start.model(), STEPS, adapt_domain.bank_of(config, streams))
     state = stage.state_of(config, objective, STEPS)
     seen = list(batches(streams))

@@ -37,7 +37,7 @@ def test_the_encoder_ascends_the_loss_that_its_critic_descends() -> None:
     batch, objective = both_domains(shift=60), objective_of(strength=1.0)
     plain = gradients(objective_of(places=()), batch)
     found = gradients(objective, batch)
-    objective.strength = -1.0  # as if there were no reversal
+    objective.places.strength = -1.0  # as if there were no reversal
     unreversed = gradients(objective, batch)
     for name in of_encoder(found):
         torch.testing.assert_close(found[name] - plain[name], -(unreversed[name] - plain[name]), rtol=1e-6, atol=1e-12)

@@ -53,37 +53,47 @@ def _in_chunks(state: TrainState, batch: Batch, chunks: list[Batch]) -> Losses:
 
 
 def _apart(state: TrainState, space: ParameterSpace, batch: Batch) -> Losses:
-    """The multimodal and the unimodal losses differentiated one after the other, decided on once for all chunks."""
+    """The multimodal and the unimodal losses differentiated one after the other, decided on once for all chunks.
+
+    The domain losses are differentiated apart from both, and added after the decision.
+    """
     follow_first_rank(state.objective, state.group)
     chunks = list(batch.chunks(state.rows_per_forward or len(batch)))
     if len(chunks) == 1:
         with state.randomness(chunk=0), state.autocast():
             losses = state.objective(batch)
-        space.add(losses.by_objective)
+        space.add(losses.by_objective, extra=losses.extra)
         space.decide()
         return losses
     losses, sides = by_chunk(state, batch, chunks)
+    weights, count = state.objective.weights(), len(losses.by_objective)
     for i, (chunk, side) in enumerate(zip(chunks, sides, strict=True)):
         with state.randomness(chunk=i), state.autocast():
             embeddings = state.objective.embed(chunk)
-        space.add([pull_back(embeddings, {}, rows) for rows in side], last=i == len(chunks) - 1)
+        pulled = [pull_back(embeddings, weights, rows) for rows in side]
+        space.add(pulled[:count], extra=pulled[count] if pulled[count:] else None, last=i == len(chunks) - 1)
     space.decide()
     return losses
 
 
 def by_chunk(state: TrainState, batch: Batch, chunks: list[Batch]) -> tuple[Losses, list[list[Cotangents]]]:
-    """The losses of the whole batch, and for each chunk the gradient of each objective at its embeddings."""
-    cached = _cache(state, chunks)
+    """The losses of the whole batch, and for each chunk the gradient of each objective at its embeddings.
+
+    Behind the objectives stands the extra one, where there is any. The last chunk has the gradients at the weights.
+    """
+    cached, weights = _cache(state, chunks), state.objective.weights()
     losses = state.objective.loss(cached, batch)
+    inputs = [*cached.values(), *weights.values()]
     sides = [
-        torch.autograd.grad(loss, list(cached.values()), retain_graph=True, materialize_grads=True, allow_unused=True)
-        for loss in losses.by_objective
+        torch.autograd.grad(loss, inputs, retain_graph=True, materialize_grads=True, allow_unused=True)
+        for loss in (*losses.by_objective, *([] if losses.extra is None else [losses.extra]))
     ]
     found, start = [], 0
-    for chunk in chunks:
-        stop = start + len(chunk)
-        here = [{name: g[start:stop] for name, g in zip(cached, side, strict=True)} for side in sides]
-        found.append([Cotangents(rows) for rows in here])
+    for i, chunk in enumerate(chunks):
+        stop, last = start + len(chunk), i == len(chunks) - 1
+        here = [{name: g[start:stop] for name, g in zip(cached, side, strict=False)} for side in sides]
+        of_weights = [dict(zip(weights, side[len(cached) :], strict=True)) if last else None for side in sides]
+        found.append([Cotangents(*both) for both in zip(here, of_weights, strict=True)])
         start = stop
     return losses, found
 

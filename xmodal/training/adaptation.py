@@ -6,7 +6,7 @@ target is ever a negative there. At every place of `xmodal.training.domains` the
 it is asked for the target's rows are learned from by themselves (`xmodal.training.unlabelled`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,39 +17,29 @@ from torch import Tensor, nn
 
 from xmodal.batch import Batch
 from xmodal.errors import ConfigError, nearest
-from xmodal.losses.ranks import Group, world_size
-from xmodal.training.agreement import total
-from xmodal.training.domain_methods import JOINT
-from xmodal.training.domains import DomainLoss, Domains
-from xmodal.training.gradient_norms import GradientNorms
+from xmodal.losses.ranks import world_size
+from xmodal.training.domain_methods import AGAIN, JOINT, SOURCE, TARGET, TARGET_TEXT
+from xmodal.training.domain_watch import DomainWatch, over_ranks
+from xmodal.training.domains import Domains
 from xmodal.training.objective import ContrastiveObjective, Cotangents, Embeddings, Losses, Objective, pull_back
-from xmodal.training.strength import Strength
+from xmodal.training.places import Places
 from xmodal.training.unlabelled import Unlabelled
-
-SOURCE, TARGET, TARGET_TEXT = "source", "target", "target_text"
-AGAIN = "again"  # the field with a second view of the target's pictures
-LN_2 = 0.6931471805599453  # the loss of a critic that knows nothing
 
 
 class AdaptationObjective(Objective):
     """The contrastive loss on source pairs, and at each place a domain loss on both domains at the step's strength.
 
-    `places` are modalities of the model, or `joint` for both in one space; with none the source alone is learned from
-    (the target is encoded all the same). Critics learn at `critic_gain` times the learning rate of the encoders, which
-    may begin trained while they begin anew; with `critic_steps` > 1 they are updated again after each step, on that
-    step's embeddings. `bank` are captions, embedded anew at every step as constants, for the places' methods that read
-    probabilities of them. ConfigError for a place that does not exist.
+    `places` are named after modalities of the model, or `joint` for both in one space; with none the source alone is
+    learned from (the target is encoded all the same). `bank` are captions, embedded anew at every step as constants,
+    for the places' methods that read probabilities of them. ConfigError for a place that does not exist.
     """
 
     def __init__(
         self,
         contrast: ContrastiveObjective,
-        places: Mapping[str, DomainLoss],
-        strength: Strength,
+        places: Places,
         *,
         unlabelled: Unlabelled | None = None,
-        critic_steps: int = 1,
-        critic_gain: float = 1.0,
         bank: Batch | None = None,
     ) -> None:
         super().__init__()
@@ -57,16 +47,12 @@ class AdaptationObjective(Objective):
         for place in places:
             if place not in (*self.model.modalities, JOINT):
                 raise ConfigError(f"no place {place!r}; {nearest(place, (*self.model.modalities, JOINT))}")
-        self.places = nn.ModuleDict(dict(places))
-        self.strength_of, self.critic_steps, self.critic_gain = strength, critic_steps, critic_gain
+        self.places = places
         self.unlabelled = unlabelled or Unlabelled()
-        self.strength = strength(0)
         for name, column in (bank.fields if bank is not None else {}).items():
             self.register_buffer(f"bank_{name}", column, persistent=False)
-        self.norms = GradientNorms()
+        self.watch = DomainWatch(self.model.modalities)
         self._shares: dict[str, Tensor] = {}  # figures of this rank that add up to W x the global mean
-        self._sums: dict[str, Tensor] = {}  # of valid embeddings and their number, by modality and domain
-        self._alike: dict[str, Tensor] = {}  # figures that are the same on all ranks already
 
     @property
     def model(self) -> Any:
@@ -75,11 +61,10 @@ class AdaptationObjective(Objective):
 
     def gain(self, name: str) -> float:
         """Critics learn at a rate of their own."""
-        return self.critic_gain if name.startswith("places.") else 1.0
+        return self.places.critic_gain if name.startswith("places.") else 1.0
 
     def at(self, step: int) -> None:
-        """Take the strength of this step."""
-        self.strength = self.strength_of(step)
+        self.places.at(step)
 
     def forward(self, batch: Batch, cotangents: Cotangents | None = None) -> Losses:
         embeddings = self.embed(batch)
@@ -96,57 +81,39 @@ class AdaptationObjective(Objective):
 
     def loss(self, embeddings: Embeddings, batch: Batch) -> Losses:
         """All of them: `multimodal` of the pairs, `unimodal` of the target's own rows, `domain` with its strength."""
-        self.norms.clear()
+        self.watch.begin()
         both = {name: embeddings[name] for name in self.model.modalities}
         with torch.autocast(batch.row.device.type, enabled=False):
-            task = {name: self.norms.tap(f"{name}/task", z) for name, z in both.items()}
-            mixed = {name: self.norms.tap(f"{name}/domain", z) for name, z in both.items()}
+            task = {name: self.watch.task(name, z) for name, z in both.items()}
+            mixed = {name: self.watch.domain(name, z) for name, z in both.items()}
             pairs = batch.part(SOURCE)
             contrastive = self.contrast.loss({name: z[pairs] for name, z in task.items()}, batch[pairs]).multimodal
             assert contrastive is not None
-            self._shares, self._alike = {"contrastive/loss": contrastive.detach()}, {}
-            self._sums = self._embedding_sums(both, batch)
+            self._shares = {"contrastive/loss": contrastive.detach()}
+            self._see(both, batch)
             own = self._of_target(task, embeddings.get(AGAIN), batch)
             bank = self._bank() if self.places else None
-            domain = {place: self._domain(place, mixed, batch, bank) for place in self.places}
+            domain = self.places({place: self._domains(place, mixed, batch, bank) for place in self.places})
         return Losses(contrastive, unimodal=own, domain=domain)
 
     def weights(self) -> dict[str, nn.Parameter]:
-        critics = {f"places.{name}": p for name, p in self.places.named_parameters() if p.requires_grad}
-        return self.contrast.weights() | critics
+        return self.contrast.weights() | self.places.weights("places")
 
     def clamp_(self) -> Bool[Tensor, ""]:
         return self.contrast.clamp_()
 
     def afterwards(self) -> Iterator[Float[Tensor, ""]]:
-        """The critics' losses, once for every step that they are to be ahead."""
-        for _ in range(self.critic_steps - 1):
-            found = [loss for place in self.places.values() if (loss := place.again()) is not None]  # type: ignore[operator]
-            if found:
-                yield torch.stack(found).sum()
+        return self.places.afterwards()
 
     def figures(self) -> dict[str, Float[Tensor, ""]]:
-        """Each loss; of each modality the domain's gradient beside the task's, and whether its embeddings collapse.
-
-        `MODALITY/gradient_ratio` is taken at the embeddings. `MODALITY/source_spread` (and `target_spread`) is 1 minus
-        the squared length of the mean embedding: 0 where all rows are one point. `MODALITY/centroid_distance` lies
-        between the two means.
-        """
+        """Each loss; what the critics know; of each modality what `DomainWatch` sees at the embeddings."""
+        shares = self._shares | self.places.shares
         device = self._shares["contrastive/loss"].device
-        squares = {
-            f"{name}/{side}": self.norms.square(f"{name}/{side}", device)
-            for name in self.model.modalities
-            for side in ("task", "domain")
-        }
-        summed = _over_ranks({**self._shares, **squares, **self._sums}, self.group)
-        found = {name: summed[name] / world_size(self.group) for name in self._shares}
-        for place in self.places:
-            if f"domain/{place}/accuracy" in self._alike:
-                found[f"domain/{place}/loss_per_ln2"] = found[f"domain/{place}/loss"] / LN_2
-        for modality in self.model.modalities:
-            found |= self._of_modality(modality, summed)
-        strength = torch.tensor(self.strength, dtype=torch.float64, device=device)
-        return self.contrast.figures() | found | self._alike | {"domain/strength": strength}
+        summed = over_ranks({**shares, **self.watch.shares(device)}, self.group)
+        means = {name: summed[name] / world_size(self.group) for name in shares}
+        met = self.model.modalities if JOINT in self.places else self.places
+        seen = self.watch.figures(summed, met)
+        return self.contrast.figures() | means | seen | self.places.figures(means, device)
 
     def _of_target(self, task: Embeddings, again: Tensor | None, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """What the target's rows teach by themselves, weighted."""
@@ -162,20 +129,24 @@ class AdaptationObjective(Objective):
         self._shares |= {f"{name}/loss": loss.detach() for name, loss in found.items()}
         return {name: getattr(asked, name) * loss for name, loss in found.items()}
 
-    def _domain(self, place: str, embeddings: Embeddings, batch: Batch, bank: Tensor | None) -> Float[Tensor, ""]:
+    def _domains(self, place: str, embeddings: Embeddings, batch: Batch, bank: Tensor | None) -> Domains:
+        """The rows of both domains at a place."""
         names = self.model.modalities if place == JOINT else (place,)
         spans = [(embeddings[name], batch.part(SOURCE), batch.part(self._role(name))) for name in names]
-        rows = Domains(
+        return Domains(
             source=torch.cat([z[source] for z, source, _ in spans]),
             target=torch.cat([z[target] for z, _, target in spans]),
             valid_source=torch.cat([batch.valid[source] for _, source, _ in spans]),
             valid_target=torch.cat([batch.valid[target] for _, _, target in spans]),
             bank=bank,
         )
-        loss, figures = self.places[place](rows, self.strength)
-        self._shares[f"domain/{place}/loss"] = figures.pop("loss")
-        self._alike |= {f"domain/{place}/{name}": x for name, x in figures.items()}
-        return loss
+
+    def _see(self, embeddings: Embeddings, batch: Batch) -> None:
+        for modality, z in embeddings.items():
+            for domain, role in (("source", SOURCE), ("target", self._role(modality))):
+                if role in batch.parts:
+                    rows = batch.part(role)
+                    self.watch.see(modality, domain, z[rows], batch.valid[rows])
 
     @torch.no_grad()
     def _bank(self) -> Float[Tensor, "K D"] | None:
@@ -224,34 +195,6 @@ class AdaptationObjective(Objective):
     def _widened(z: Tensor) -> Tensor:
         return z if z.dtype == torch.float64 else z.float()
 
-    @torch.no_grad()
-    def _embedding_sums(self, embeddings: Embeddings, batch: Batch) -> dict[str, Tensor]:
-        """Of each modality and domain the sum of the valid rows [D] and their number."""
-        sums = {}
-        for modality, z in embeddings.items():
-            for domain, role in (("source", SOURCE), ("target", self._role(modality))):
-                if role not in batch.parts:
-                    continue
-                valid = batch.valid[batch.part(role)]
-                sums[f"{modality}/{domain}/sum"] = torch.where(valid[:, None], z[batch.part(role)].double(), 0.0).sum(0)
-                sums[f"{modality}/{domain}/count"] = valid.sum()
-        return sums
-
-    def _of_modality(self, modality: str, summed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found, means = {}, {}
-        for domain in ("source", "target"):
-            if f"{modality}/{domain}/count" not in summed:
-                continue
-            count = summed[f"{modality}/{domain}/count"]
-            means[domain] = summed[f"{modality}/{domain}/sum"] / count.clamp(min=1)
-            found[f"{modality}/{domain}_spread"] = 1 - means[domain].square().sum()
-        if len(means) == 2:
-            found[f"{modality}/centroid_distance"] = (means["source"] - means["target"]).norm()
-        if modality in self.places or JOINT in self.places:
-            task, against = (summed[f"{modality}/{side}"].sqrt() for side in ("task", "domain"))
-            found[f"{modality}/gradient_ratio"] = against / task.clamp(min=torch.finfo(torch.float64).tiny)
-        return found
-
 
 @contextmanager
 def still(module: nn.Module) -> Iterator[None]:
@@ -281,10 +224,3 @@ def _joined(batch: Batch, *spans: slice) -> Batch:
         torch.cat([part.valid for part in parts] or [batch.valid[:0]]),
         {name: torch.cat([part.fields[name] for part in parts] or [x[:0]]) for name, x in batch.fields.items()},
     )
-
-
-def _over_ranks(values: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
-    """The sums over ranks, by one reduction of all of them together."""
-    flat = total(torch.cat([x.detach().double().reshape(-1) for x in values.values()]), group)
-    parts = flat.split([x.numel() for x in values.values()])
-    return {name: part.reshape(x.shape) for (name, x), part in zip(values.items(), parts, strict=True)}

@@ -12,23 +12,25 @@ from xmodal.losses.ranks import Group, world_size
 from xmodal.training.auditing import Audit
 from xmodal.training.classification import ClassificationObjective
 from xmodal.training.method import RESCALED, Balance
+from xmodal.training.places import Places
 from xmodal.training.tasks import TaskObjective
 
 
 def balanced(
-    balance: Balance, model: MultimodalClassifier, group: Group = None
+    balance: Balance, model: MultimodalClassifier, places: Places | None = None, group: Group = None
 ) -> tuple[ClassificationObjective, ParameterSpace | None]:
     """The objective, with its splitter where the decision is at the features, else with the parameter space.
 
+    With `places` for batches that have rows of a target, whose gradients neither decision sees.
     On several ranks all of them must call it alike: the splitter gets a process group of its own.
     """
     if balance.method == "joint":
-        return ClassificationObjective(model, unimodal=False, group=group), None
+        return ClassificationObjective(model, unimodal=False, places=places, group=group), None
     rule = _rule(balance)
     if balance.space == "parameters":
-        objective = ClassificationObjective(model, group=group)
+        objective = ClassificationObjective(model, places=places, group=group)
         return objective, ParameterSpace(Partition.of(objective, model.encoders), rule, group=group)
-    return ClassificationObjective(model, splitter=_splitter(rule, 2, group), group=group), None
+    return ClassificationObjective(model, splitter=_splitter(rule, 2, group), places=places, group=group), None
 
 
 def balanced_tasks(

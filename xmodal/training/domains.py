@@ -1,9 +1,9 @@
 """Embeddings of two domains in, a loss whose descent makes them alike out: by a critic, a discrepancy or sure answers.
 
-A *place* is where the domains meet: the embeddings of one modality, or those of both as points of one space. Every
-place has a loss of its own, and a critic of its own where the method needs one.
+A *place* is where the domains meet: the features of one modality, or those of all together. Every place has a loss of
+its own, and a critic of its own where the method needs one.
 
-S, T: rows of the source and of the target on this rank.  D: width.  K: captions of the bank.
+S, T: rows of the source and of the target on this rank, N = S + T.  D: width.  K: captions of the bank, or classes.
 """
 
 from collections.abc import Sequence
@@ -29,13 +29,18 @@ TEMPERATURE = 0.1  # of cosines with the bank
 
 @dataclass(frozen=True, kw_only=True)
 class Domains:
-    """The embeddings of one place; rows that are not valid count for nothing. `bank`: unit rows, constants."""
+    """The features of one place; rows that are not valid count for nothing.
+
+    Probabilities come from class `scores` of all rows, the source's first (a label predictor's), or from cosines with
+    a `bank` of unit rows, which are constants.
+    """
 
     source: Float[Tensor, "S D"]
     target: Float[Tensor, "T D"]
     valid_source: Bool[Tensor, "S"]
     valid_target: Bool[Tensor, "T"]
     bank: Float[Tensor, "K D"] | None = None
+    scores: Float[Tensor, "N K"] | None = None
 
     @property
     def both(self) -> Float[Tensor, "N D"]:
@@ -48,13 +53,28 @@ class Domains:
     @property
     def constant(self) -> "Domains":
         """The same without a graph."""
-        return replace(self, source=self.source.detach(), target=self.target.detach())
+        scores = None if self.scores is None else self.scores.detach()
+        return replace(self, source=self.source.detach(), target=self.target.detach(), scores=scores)
+
+    def probabilities(self, temperature: float) -> Float[Tensor, "N K"]:
+        """Of all rows, as constants; `temperature` is of cosines."""
+        if self.scores is not None:
+            return self.scores.detach().softmax(1)
+        assert self.bank is not None
+        return assignments(self.both.detach(), self.bank, temperature)
+
+    def scores_of_target(self, temperature: float) -> Float[Tensor, "T K"]:
+        """Before the softmax, with their graph."""
+        if self.scores is not None:
+            return self.scores[len(self.source) :]
+        assert self.bank is not None
+        return self.target @ self.bank.T / temperature
 
 
 class DomainLoss(nn.Module):
     """One method at one place. The strength multiplies what reaches the encoders, never a critic's own training.
 
-    `bank_size` is K, for the methods that read one. ConfigError for a method that is not known, or without its bank.
+    `classes` is K, for methods that read probabilities. ConfigError for a method that is not known, or without them.
     """
 
     def __init__(
@@ -66,18 +86,18 @@ class DomainLoss(nn.Module):
         spectral: bool = False,
         smoothing: float = 0.0,
         penalty: float = 0.0,
-        bank_size: int = 0,
+        classes: int = 0,
         temperature: float = TEMPERATURE,
         group: Group = None,
     ) -> None:
         super().__init__()
         if method not in METHODS:
             raise ConfigError(f"unknown domain.loss {method!r}; {nearest(method, (*METHODS, 'none'))}")
-        if method in WITH_BANK and bank_size < 2:
-            raise ConfigError(f"domain.loss={method} reads probabilities of captions: it needs a bank of at least 2")
+        if method in WITH_BANK and classes < 2:
+            raise ConfigError(f"domain.loss={method} reads probabilities: it needs at least 2 captions or classes")
         self.method, self.smoothing, self.penalty, self.group = method, smoothing, penalty, group
         self.temperature = temperature
-        self.conditioning = Conditioning(dim, bank_size) if method == "cdan" else None
+        self.conditioning = Conditioning(dim, classes) if method == "cdan" else None
         width = dim if self.conditioning is None else self.conditioning.width
         self.critic = Critic(width, hidden, spectral=spectral) if method in WITH_CRITIC else None
         self._seen: Domains | None = None
@@ -101,8 +121,7 @@ class DomainLoss(nn.Module):
         features, weights = reverse(rows.both, strength), {}
         sizes = [len(rows.source), len(rows.target)]
         if self.conditioning is not None:
-            assert rows.bank is not None
-            known = assignments(rows.both.detach(), rows.bank, self.temperature)
+            known = rows.probabilities(self.temperature)
             features = self.conditioning(features, known)
             weights = dict(zip(("weight_source", "weight_target"), certainty(known).split(sizes), strict=True))
         source, target = self.critic(features).split(sizes)
@@ -116,6 +135,4 @@ class DomainLoss(nn.Module):
     def _without_critic(self, rows: Domains) -> Tensor:
         if self.method in DISCREPANCIES:
             return DISCREPANCIES[self.method](rows.source, rows.target, *rows.valid, group=self.group)
-        assert rows.bank is not None
-        scores = rows.target @ rows.bank.T / self.temperature
-        return CONFUSIONS[self.method](scores, rows.valid_target, group=self.group)
+        return CONFUSIONS[self.method](rows.scores_of_target(self.temperature), rows.valid_target, group=self.group)

@@ -49,6 +49,11 @@ class Losses:
         none = torch.zeros_like(self.multimodal).detach()
         return [self.multimodal, torch.stack([none, *self.unimodal.values()]).sum()]
 
+    @property
+    def extra(self) -> Float[Tensor, ""] | None:
+        """What takes no part in a decision and is added after it: the sum of the domain losses; None where none is."""
+        return torch.stack([*self.domain.values()]).sum() if self.domain else None
+
 
 @dataclass(frozen=True)
 class Cotangents:

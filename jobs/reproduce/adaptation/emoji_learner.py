@@ -99,7 +99,7 @@ class Emoji:
         pictures = len(data["openmoji/train"]["query"])
         self.guesses = Guesses(pictures, matched=MATCHING in parts) if {PAIRS, MATCHING} & {*parts} else None
         bank = len(data["noto/train"]["query"])
-        self.domain = DomainLoss(method, WIDTH, bank_size=bank) if method else None
+        self.domain = DomainLoss(method, WIDTH, classes=bank) if method else None
         groups = [{"params": [*self.net.parameters()], "gain": 1.0}]
         if self.domain is not None and self.domain.critic is not None:
             groups.append({"params": [*self.domain.parameters()], "gain": CRITIC_GAIN})
