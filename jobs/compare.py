@@ -55,8 +55,10 @@ def _line(result: "Comparison", arm: str, names: list[str], width: int) -> str:
     return f"{ROWS[arm] + (f' ({runs})' if runs > 1 else ''):15}" + "".join(cells)
 
 
-def _shown(value: "Spread") -> str:
-    """In percent; with its spread where there are several runs."""
+def _shown(value: "Spread | None") -> str:
+    """In percent; with its spread where there are several runs. A dash for an arm without the figure."""
+    if value is None:
+        return "\u2013"
     return f"{100 * value.mean:.1f}%" if value.sd is None else f"{100 * value.mean:.1f} ± {100 * value.sd:.1f}"
 
 

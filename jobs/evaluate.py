@@ -29,6 +29,7 @@ WORDS = {
     "audio_to_video": "audio -> video",
     "video_to_audio": "video -> audio",
     "zero_shot": "zero-shot",
+    "label_predictor": "label predictor",
     "linear_probe": "linear probe",
     "accuracy": "accuracy",
 }

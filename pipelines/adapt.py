@@ -12,7 +12,7 @@ import ray
 import torch
 from torch import Tensor
 
-from pipelines import classifier, cluster, domains, stage
+from pipelines import classifier, cluster, corpora, domains, stage
 from pipelines.classifier import FIELDS, build_classifier, fields_of, weights_to_start_from
 from pipelines.config.adapt import Config
 from pipelines.critics import build_places, load_critics, save_critics
@@ -83,7 +83,8 @@ def streams_of(config: Config, opened: Opened) -> list[Stream]:
     """The source's, then those of the target's clips, of which no label is read."""
     fields = fields_of(config.model, config.augment)
     parts = [Part(role=TARGET, corpora=opened.target, fields=fields[:2])] if opened.target else []
-    return domains.streams_of(config, opened, fields, parts)
+    maps = [corpora.field_map(corpus, config.data.fields, FIELDS) for corpus in opened.source]
+    return domains.streams_of(config, opened, maps, fields, parts)
 
 
 def places_of(config: Config, model: MultimodalClassifier, steps: int) -> Places | None:

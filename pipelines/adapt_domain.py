@@ -9,7 +9,7 @@ from typing import Any
 import ray
 import torch
 
-from pipelines import cluster, domains, protocols, stage
+from pipelines import cluster, domains, label_head, protocols, stage
 from pipelines.bank import as_batch, captions_of_source, named_captions
 from pipelines.config.adapt_domain import Config
 from pipelines.config.data import check_fields
@@ -34,6 +34,7 @@ from xmodal.encoders.intakes import fields_of
 from xmodal.errors import CheckpointError, ConfigError, StorageError
 from xmodal.run import Run
 from xmodal.training.adaptation import AdaptationObjective
+from xmodal.training.balance import balanced_encoder
 from xmodal.training.domain_methods import WITH_BANK
 from xmodal.training.objective import ContrastiveObjective
 from xmodal.training.state import TrainState
@@ -112,7 +113,14 @@ def make_objective(config: Config, model: DualEncoder, steps: int, bank: Batch |
     places = build_places(chosen, dims, steps, classes=0 if bank is None else len(bank), seed=config.seed)
     own = config.target
     unlabelled = Unlabelled(consistency=own.consistency, pseudo_pairs=own.pseudo_pairs, threshold=own.threshold)
-    return AdaptationObjective(contrast, places, unlabelled=unlabelled, bank=bank)
+    return AdaptationObjective(
+        contrast,
+        places,
+        unlabelled=unlabelled,
+        bank=bank,
+        label=label_head.build(config.label, model, config.seed),
+        splitter=balanced_encoder(config.balance) if config.weighed else None,
+    )
 
 
 def make_state(
@@ -124,16 +132,22 @@ def make_state(
     return stage.state_of(config, objective, steps)
 
 
-def save_files(tokenizer: ray.ObjectRef, state: TrainState, directory: Path) -> None:
-    """The model as a Hugging Face directory, and the critics beside it."""
+def save_files(tokenizer: ray.ObjectRef, classes: tuple[str, ...], state: TrainState, directory: Path) -> None:
+    """The model as a Hugging Face directory; critics and label predictor beside it."""
     save_model(tokenizer, state, directory)
-    save_critics(_objective_of(state).places, directory)
+    objective = _objective_of(state)
+    save_critics(objective.places, directory)
+    if objective.label is not None:
+        label_head.save(objective.label, classes, directory)
 
 
 def load_files(state: TrainState, directory: Path) -> None:
-    """Both again; CheckpointError where the critics are of other sizes."""
+    """All of it again; CheckpointError where something is of other sizes."""
     load_model(state, directory)
-    load_critics(_objective_of(state).places, directory)
+    objective = _objective_of(state)
+    load_critics(objective.places, directory)
+    if objective.label is not None:
+        label_head.restore(objective.label, directory)
 
 
 def _objective_of(state: TrainState) -> AdaptationObjective:
@@ -155,6 +169,7 @@ def _anchored(config: Config, start: Start) -> Config:
             corpus=domains.anchored(target.corpus),
             texts=domains.anchored(target.texts),
         ),
+        label=replace(config.label, classes=label_head.named(config.label, config.data.storage)),
         domain=replace(config.domain, bank=config.domain.bank and storage.absolute(config.domain.bank)),
         validation=replace(config.validation, corpus=held_out and storage.absolute(held_out)),
         target_validation=replace(config.target_validation, corpus=looked_at and storage.absolute(looked_at)),
@@ -168,7 +183,9 @@ def _validated(config: Config) -> tuple[str | None, str | None]:
 def streams_of(config: Config, opened: Opened, model: DualEncoder, tokenizer: str | None) -> list[Stream]:
     """The source's, then those of the target's pictures, then those of its texts."""
     fields = fields_of(model, tokenizer, config.augment)
-    return domains.streams_of(config, opened, fields, protocols.parts_of(config, opened, fields))
+    of_source = fields if config.label.field is None else (*fields, label_head.field_of(config.label))
+    maps = [label_head.with_label(config.label, corpus, config.data, model.modalities) for corpus in opened.source]
+    return domains.streams_of(config, opened, maps, of_source, protocols.parts_of(config, opened, fields))
 
 
 def bank_of(config: Config, streams: Sequence[Stream]) -> Batch | None:
@@ -217,7 +234,7 @@ def _job(
         steps=steps,
         streams=[ray.put(streams)],
         make_state=partial(make_state, config, ray.put(start), bank, steps),
-        files=ModelFiles(save=partial(save_files, tokenizer), load=load_files),
+        files=ModelFiles(save=partial(save_files, tokenizer, config.label.classes), load=load_files),
         cadence=config.cadence,
         max_bad_fraction=config.data.max_bad_fraction,
         tasks_per_segment=config.data.tasks_per_segment,

@@ -43,20 +43,24 @@ class Comparison:
     stored: str
 
     def names(self) -> list[str]:
-        """The figures that every evaluation has, in their order."""
+        """The figures that the evaluations of any arm have, in their order: not every arm has a label predictor."""
         every = [one for arm in self.arms.values() for found in arm.values() for one in found]
-        return [name for name in every[0].metrics if all(name in one.metrics for one in every)]
+        return list(dict.fromkeys(name for one in every for name in one.metrics))
 
-    def spread(self, arm: str, domain: str, name: str) -> Spread:
-        """Mean and standard deviation of a figure over the arm's runs."""
-        values = [one.metrics[name] for one in self.arms[arm][domain]]
+    def spread(self, arm: str, domain: str, name: str) -> Spread | None:
+        """Mean and standard deviation of a figure over the arm's runs; None where not all of these have it."""
+        values = [one.metrics[name] for one in self.arms[arm][domain] if name in one.metrics]
+        if len(values) < len(self.arms[arm][domain]):
+            return None
         return Spread(mean=mean(values), sd=stdev(values) if len(values) > 1 else None, runs=len(values))
 
     def gain(self, over: str, domain: str, name: str) -> Spread | None:
-        """Adapted minus `over`, with the standard error of that difference as `sd`; None where `over` is not there."""
+        """Adapted minus `over`, with the standard error of that difference as `sd`; None where one has no figure."""
         if over not in self.arms:
             return None
         first, second = (self.spread(arm, domain, name) for arm in ("adapted", over))
+        if first is None or second is None:
+            return None
         errors = [one.sd**2 / one.runs for one in (first, second) if one.sd is not None]
         sd = sum(errors) ** 0.5 if errors else None
         return Spread(mean=first.mean - second.mean, sd=sd, runs=min(first.runs, second.runs))
@@ -97,6 +101,8 @@ def _adapted(config: Config) -> list[Recorded]:
 def _in_words(recorded: Recorded) -> str:
     domain = recorded.configured("domain", {})
     protocol = f"protocol {recorded.configured('target.protocol')}"
+    if recorded.configured("label.field") is not None:
+        protocol += f", label loss {recorded.configured('label.weight'):g} ({recorded.configured('balance.method')})"
     if domain["loss"] == "none":
         return f"no domain loss, {protocol}"
     strength = f"strength {domain['strength']:g} ({domain['schedule']})"

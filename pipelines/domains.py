@@ -51,10 +51,10 @@ def open_corpora(config: Config, on_news: News) -> Opened:
     return opened
 
 
-def streams_of(config: Config, opened: Opened, fields: tuple[Field, ...], parts: Sequence[Part]) -> list[Stream]:
-    """The source's, then those of each part of the target: all keyed by the same global step."""
-    names = tuple(field.name for field in fields)
-    maps = [corpora.field_map(corpus, config.data.fields, names) for corpus in opened.source]
+def streams_of(
+    config: Config, opened: Opened, maps: Sequence[FieldMap], fields: tuple[Field, ...], parts: Sequence[Part]
+) -> list[Stream]:
+    """The source's, by its field maps, then those of each part of the target: all keyed by the same global step."""
     found = stage.streams(config, opened.source, maps, fields)
     for part in parts:
         found += _of_target(config, part, after=len(found))

@@ -15,6 +15,7 @@ from pipelines.config.evaluate import Config
 from pipelines.corpora import available, field_map
 from pipelines.embed import connect
 from pipelines.encode import Encoded, Part, Task, Trained, encode_here, encode_on_cluster, encode_texts, load, parts
+from pipelines.label_head import Head, head_in
 from pipelines.results import Evaluation, place_of, store
 from pipelines.retrieval import search
 from xmodal import checkpoint, storage
@@ -24,6 +25,7 @@ from xmodal.data.items import ItemRecipe
 from xmodal.data.listing import folder_before_pattern
 from xmodal.data.text import clean_caption
 from xmodal.errors import BadSample, ConfigError, CorpusError, nearest
+from xmodal.metrics.bootstrap import interval_of_share
 from xmodal.metrics.linear_probe import linear_probe
 from xmodal.metrics.retrieval import Retrieval
 from xmodal.metrics.zero_shot import TEMPLATES, class_embeddings, prompts, zero_shot
@@ -51,7 +53,8 @@ def run(config: Config) -> Evaluation:
         return classify.run(config, found_at)
     names, templates = _class_names(config), _templates(config)
     trained = load(config.checkpoint, config.storage)
-    _refuse_classes_of_clips(config, trained)
+    head = head_in(trained.files) if config.label else None
+    _refuse_classes_of_clips(config, trained, head)
     where = place_of(config, trained.found)
     corpus = _open(config, config.corpus)
     wanted = trained.modalities if config.retrieval else ("image",)
@@ -61,8 +64,10 @@ def run(config: Config) -> Evaluation:
         raise CorpusError(f"{config.corpus}: none of its {corpus.rows} rows can be read ({reasons})")
     figures = _Figures(settings={"bootstrap": config.bootstrap, "seed": config.seed})
     searches = _retrieval(config, found, figures) if config.retrieval else {}
-    if config.label:
+    if config.label and trained.reads_text:
         _zero_shot(config, trained, found, names, templates, figures)
+    if head is not None:
+        _label_predictor(config, head, found, figures)
     if config.probe_train:
         _linear_probe(config, trained, found, figures)
     result = Evaluation(
@@ -73,8 +78,8 @@ def run(config: Config) -> Evaluation:
     return store(config, result)
 
 
-def _refuse_classes_of_clips(config: Config, trained: Trained) -> None:
-    if config.label and not trained.reads_text:
+def _refuse_classes_of_clips(config: Config, trained: Trained, head: Head | None) -> None:
+    if config.label and not trained.reads_text and (head is None or config.probe_train or not config.retrieval):
         raise ConfigError(
             f"--label is for models that read text: {config.checkpoint} pairs {' and '.join(trained.modalities)}; "
             "leave it out to measure retrieval"
@@ -190,6 +195,18 @@ def _linear_probe(config: Config, trained: Trained, found: Encoded, figures: _Fi
         "skipped": corpus.rows - result.trained_on, "strength": result.strength, "classes": result.classes,
         "rows_of_unknown_classes": result.unknown,
     }  # fmt: skip
+
+
+def _label_predictor(config: Config, head: Head, found: Encoded, figures: _Figures) -> None:
+    """How often the head that was trained beside the model is right; a class that it does not know it gets wrong."""
+    said, predicted = found.label, head.predict(found.vectors[head.modality])
+    if set(said).isdisjoint(head.classes) and all(label.isdecimal() for label in said):
+        said = [head.classes[int(label)] if int(label) < len(head.classes) else label for label in said]
+    right, name = sum(a == b for a, b in zip(said, predicted, strict=True)) / len(said), "label_predictor/accuracy"
+    figures.metrics[name], figures.chance[name] = right, 1 / len(head.classes)
+    figures.interval[name] = interval_of_share(right, len(said), draws=config.bootstrap, seed=config.seed)
+    unknown = sum(label not in head.classes for label in said)
+    figures.settings["label_predictor"] = {"classes": len(head.classes), "rows_of_unknown_classes": unknown}
 
 
 def _class_names(config: Config) -> list[str] | None:

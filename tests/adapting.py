@@ -4,9 +4,11 @@ import torch
 
 from tests.toys import ToyEncoder, toy_batch
 from xmodal.batch import Batch
+from xmodal.gradients import FeatureSplitter, weighting
 from xmodal.training.adaptation import AdaptationObjective
 from xmodal.training.domain_methods import SOURCE, TARGET, TARGET_TEXT, WITH_BANK
 from xmodal.training.domains import DomainLoss
+from xmodal.training.label_predictor import LabelPredictor
 from xmodal.training.objective import ContrastiveObjective
 from xmodal.training.places import Places
 from xmodal.training.schedule import CosineSchedule
@@ -14,7 +16,7 @@ from xmodal.training.state import TrainState
 from xmodal.training.strength import Strength
 from xmodal.training.unlabelled import Unlabelled
 
-STEPS, DIM = 10, 8
+STEPS, DIM, CLASSES = 10, 8, 3
 SCHEDULE = CosineSchedule(peak=1e-2, total_steps=STEPS, warmup_steps=2)
 
 
@@ -35,6 +37,8 @@ def both_domains(
     fields["image"][rows:] = (fields["image"][rows:].int() // 2 + shift).clamp(max=255).to(torch.uint8)
     fields["text"][rows : rows + target] = 0  # a column that these rows lack
     fields["image"][rows + target :] = 0
+    fields["label"] = torch.arange(len(batch)) % (CLASSES + 1) - 1  # a quarter of the pairs has no class
+    fields["label"][rows:] = 0  # a column that the target lacks
     if views:
         fields["again"] = fields["image"].flip(1)
         fields["again"][:rows] = 0
@@ -61,6 +65,8 @@ def objective_of(
     unlabelled: Unlabelled | None = None,
     dtype: torch.dtype = torch.float64,
     dropout: float = 0.0,
+    label: float | None = None,
+    rule: str | None = None,
     **options,
 ) -> AdaptationObjective:
     contrast = ContrastiveObjective(ToyEncoder(dropout=dropout), mask_duplicates=True)
@@ -71,7 +77,13 @@ def objective_of(
     bank = Batch(rows.row, rows.valid, {"text": rows.fields["text"]}) if method in WITH_BANK else None
     steps = Strength(peak=strength, steps=STEPS, schedule=schedule)
     meeting = Places(losses, steps, critic_steps=critic_steps, critic_gain=critic_gain)
-    return AdaptationObjective(contrast, meeting, unlabelled=unlabelled, bank=bank).to(dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        head = None if label is None else LabelPredictor("image", DIM, CLASSES, weight=label)
+    splitter = None if rule is None else FeatureSplitter(weighting(rule))
+    return AdaptationObjective(contrast, meeting, unlabelled=unlabelled, bank=bank, label=head, splitter=splitter).to(
+        dtype
+    )
 
 
 def state_of(*arguments, rows_per_forward: int | None = None, **options) -> TrainState:

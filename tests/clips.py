@@ -6,6 +6,14 @@ from xmodal.batch import Batch
 from xmodal.encoders.conv import ConvConfig, ConvModel
 from xmodal.encoders.intake_av import Frames, Spectrogram
 from xmodal.encoders.multimodal import Encoder, MultimodalClassifier
+from xmodal.training.balance import balanced
+from xmodal.training.domain_methods import JOINT, SOURCE, TARGET
+from xmodal.training.domains import DomainLoss
+from xmodal.training.method import Balance
+from xmodal.training.places import Places
+from xmodal.training.schedule import CosineSchedule
+from xmodal.training.state import TrainState
+from xmodal.training.strength import Strength
 
 BANDS, LENGTH, FRAMES, SIDE, CLASSES = 16, 24, 3, 16, 5
 
@@ -41,3 +49,37 @@ def clip_batch(rows: int, *, seed: int = 0, masked: tuple[int, ...] = (), unlabe
         "label": label,
     }
     return Batch(torch.arange(rows), valid, fields)
+
+
+def two_domains(rows: int = 8, *, seed: int = 0, masked: tuple[int, ...] = ()) -> Batch:
+    """As many clips of a target behind those of the source: louder, darker, and with zeros for a label."""
+    batch = clip_batch(2 * rows, seed=seed, masked=masked)
+    fields = {name: x.clone() for name, x in batch.fields.items()}
+    fields["audio"][rows:] += 1.0
+    fields["video"][rows:] //= 2
+    fields["label"][rows:] = 0  # a column that these rows lack
+    return Batch(batch.row, batch.valid, fields, {SOURCE: rows, TARGET: rows})
+
+
+def adapting(
+    space: str = "features",
+    method: str = "dann",
+    places: tuple[str, ...] = ("audio", "video"),
+    *,
+    rule: str = "mmpareto",
+    strength: float = 1.0,
+    critic_steps: int = 1,
+    schedule: str = "constant",
+    **options,
+) -> TrainState:
+    """A state whose classifier meets a target at `places`."""
+    model = classifier()
+    widths = {name: model.encoder(name).width for name in model.modalities} | {JOINT: model.fusion.dim}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        losses = {place: DomainLoss(method, widths[place], hidden=(16,), classes=CLASSES) for place in places}
+    meeting = Places(losses, Strength(peak=strength, steps=10, schedule=schedule), critic_steps=critic_steps)
+    objective, weighed = balanced(Balance(method=rule, space=space), model, meeting)
+    rate = CosineSchedule(peak=1e-2, total_steps=100, warmup_steps=3)
+    options = {"optimizer": "sgd", "momentum": 0.9, "max_grad_norm": None, **options}
+    return TrainState.create(objective, schedule=rate, seed=3, space=weighed, **options)

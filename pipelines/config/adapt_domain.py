@@ -6,6 +6,7 @@ from typing import Literal
 from pipelines.config.cadence import Cadence
 from pipelines.config.data import Data
 from pipelines.config.domain import Domain
+from pipelines.config.label import Label
 from pipelines.config.optim import Optim
 from pipelines.config.resources import Resources
 from pipelines.config.target import Target
@@ -13,6 +14,9 @@ from pipelines.config.target_validation import TargetValidation
 from pipelines.config.validation import Validation
 from xmodal.data.augment import Augment
 from xmodal.errors import ConfigError
+from xmodal.training.method import Balance
+
+PLAIN = Balance(method="uniform")  # all losses added up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,8 @@ class Config:
     seed: int = 0  # of the order of rows, the critics, augmentation and dropout
     objective: Literal["info_nce", "sigmoid"] | None = None  # of the pairs; None: that of the checkpoint
     mask_duplicates: bool = True  # pairs with the same picture or caption are no negatives of each other
+    label: Label = field(default_factory=Label)
+    balance: Balance = PLAIN  # of the contrastive loss and each encoder's own, at the embeddings
     domain: Domain = field(default_factory=Domain)
     augment: Augment = field(default_factory=Augment)
     optim: Optim = field(default_factory=Optim)
@@ -41,3 +47,18 @@ class Config:
             raise ConfigError(f"seed={self.seed} must lie in [0, 2**63)")
         if not self.start_from:
             raise ConfigError("nothing to start from: name a run of jobs.pretrain, e.g. --start-from runs/vit-tiny")
+        if self.balance.method == "joint" or self.balance.space != "features" or self.balance.audit_every:
+            raise ConfigError(
+                "a dual encoder's objectives are weighed at its embeddings: leave --space and --audit-every out, and "
+                "take another --method than joint (what is not to be learned need not be asked for)"
+            )
+        if self.balance != PLAIN and self.label.field is None and not self.target.consistency:
+            raise ConfigError(
+                f"method={self.balance.method} has nothing to balance: the encoders have no objective of their own; "
+                "add --label.field or --target.consistency"
+            )
+
+    @property
+    def weighed(self) -> bool:
+        """Whether the gradients of both objectives of an encoder are looked at where they meet."""
+        return self.label.field is not None or self.balance != PLAIN

@@ -21,8 +21,9 @@ ARMS = [
     ("bnm", ("image",), {"strength": 0.3}),
     ("dann", ("image",), {"unlabelled": Unlabelled(consistency=0.5, pseudo_pairs=0.5, threshold=-1.0)}),
     ("dann", ("text",), {"unlabelled": Unlabelled(pseudo_pairs=0.5, threshold=-1.0)}),
+    ("dann", ("image",), {"label": 2.0, "rule": "mmpareto", "unlabelled": Unlabelled(consistency=0.5)}),
 ]
-FEW = [ARMS[1], ARMS[3], ARMS[-2]]
+FEW = [ARMS[1], ARMS[3], ARMS[-3], ARMS[-1]]
 
 
 def batch_of(step: int, places: tuple[str, ...], masked: tuple[int, ...] = ()):

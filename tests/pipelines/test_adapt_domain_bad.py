@@ -4,20 +4,15 @@ import json
 import shutil
 
 import pytest
+from refusals import Started, one_line, without_workers
 
 from jobs import adapt as job
-from jobs import console
-from pipelines import adapt_domain, cluster, corpora, domains, stage, validate
-from pipelines.cluster import Cluster
+from pipelines import adapt_domain, domains
 from xmodal import checkpoint
 from xmodal.checkpoint import commit
 from xmodal.data import synthetic
 from xmodal.data.synthetic.clips import write_clips
 from xmodal.errors import ConfigError
-
-
-class Started(Exception):
-    """A worker would have started: the configuration was not refused."""
 
 
 @pytest.fixture(scope="module")
@@ -29,30 +24,12 @@ def sketches(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_workers(monkeypatch):
-    """A cluster in name only: shards are indexed here, and starting workers is a mistake."""
-
-    def launch(*arguments):
-        raise Started
-
-    monkeypatch.setattr(cluster, "connect", lambda resources: Cluster(tuple(resources.sizes), {"CPU": 1.0}, True))
-    for module in (corpora, validate):
-        monkeypatch.setattr(module, "on_cluster", map)
-    monkeypatch.setattr(stage, "launch", launch)
+    without_workers(monkeypatch)
 
 
 def words(runs, start, source, target, *flags):
     return ["clip", "--name", "a", "--runs", str(runs), "--start-from", start, "--corpus", source, "--target", target,
             "--batch-size", "12", "--steps", "4", *flags]  # fmt: skip
-
-
-def one_line(arguments, capsys, *parts):
-    """Refused with exit code 2 and one line that has all of `parts`."""
-    with pytest.raises(SystemExit) as exit:
-        console.main(lambda: job.run(arguments))
-    stderr = capsys.readouterr().err
-    lines = [line for line in stderr.splitlines() if not line.startswith("[adapt]")]
-    assert exit.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: "), stderr
-    assert all(part in lines[0] for part in parts), lines[0]
 
 
 WRONG = {

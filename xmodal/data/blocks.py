@@ -6,10 +6,11 @@ field. All shapes are fixed, so a block's size in bytes is fixed too: the stream
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -132,11 +133,21 @@ def _decode(sample: RawSample, recipe: Recipe, block: Block, slot: int, random: 
         out = row_of(block, slot)
         for field in recipe.fields:
             field_name = field.name
-            field.decode(recipe.field_map.pick(field.name, sample.members or {}), rng, out)
+            field.decode(_raw(field, recipe, sample.members or {}), rng, out)
     except BadSample as fault:
         block["fault"][slot] = encode_fault(sample.key, sample.offset, field_name, fault)
         return False
     return True
+
+
+def _raw(field: Field, recipe: Recipe, members: Mapping[str, Any]) -> Any:
+    """What a field decodes; None where the sample lacks one that it may lack."""
+    try:
+        return recipe.field_map.pick(field.name, members)
+    except BadSample as fault:
+        if fault.reason == "missing_member" and getattr(field, "optional", False):
+            return None
+        raise
 
 
 def _blank(recipe: Recipe, block: Block, slot: int) -> None:

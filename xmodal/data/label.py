@@ -17,11 +17,12 @@ class LabelField:
     A sample holds the class by name, or as a number that counts them from 0 (also as digits, as in a `cls` member);
     where names are digits themselves, the name counts.
 
-    BadSample: `no_label` (missing, empty), `unknown_label`.
+    BadSample: `no_label` (missing, empty), `unknown_label`. With `optional` a sample without a label has -1 instead.
     """
 
     classes: tuple[str, ...]
     name: str = "label"
+    optional: bool = False
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
@@ -33,7 +34,7 @@ class LabelField:
 
     def decode(self, raw: Any, rng: np.random.Generator, out: dict[str, np.ndarray]) -> None:
         """Write the number of the class in `raw` (bytes, str or int)."""
-        out[self.name][...] = self.number(raw)
+        out[self.name][...] = -1 if self.optional and raw is None else self.number(raw)
 
     def number(self, raw: Any) -> int:
         """The number of the class that a sample names."""

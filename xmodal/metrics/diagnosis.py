@@ -25,7 +25,7 @@ from xmodal.gradients import Partition
 from xmodal.gradients.statistics import gradient_statistics
 from xmodal.metrics.flatness import loss_along_directions, top_eigenvalue
 from xmodal.metrics.linear_probe import linear_probe
-from xmodal.training.classification import cross_entropy
+from xmodal.training.label_predictor import cross_entropy
 
 OBJECTIVES = ("multimodal", "unimodal")
 STRENGTHS = tuple(10.0**power for power in (-4, -3, -2, -1, 0, 1))  # of the probe, for features of variance 1

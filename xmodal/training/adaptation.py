@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from xmodal.batch import Batch
 from xmodal.errors import ConfigError, nearest
+from xmodal.gradients import FeatureSplitter
 from xmodal.losses.ranks import world_size
 from xmodal.training.domain_methods import AGAIN, JOINT, SOURCE, TARGET, TARGET_TEXT
 from xmodal.training.domain_watch import DomainWatch, over_ranks
 from xmodal.training.domains import Domains
+from xmodal.training.label_predictor import LabelPredictor
 from xmodal.training.objective import ContrastiveObjective, Cotangents, Embeddings, Losses, Objective, pull_back
 from xmodal.training.places import Places
 from xmodal.training.unlabelled import Unlabelled
@@ -32,6 +34,10 @@ class AdaptationObjective(Objective):
     `places` are named after modalities of the model, or `joint` for both in one space; with none the source alone is
     learned from (the target is encoded all the same). `bank` are captions, embedded anew at every step as constants,
     for the places' methods that read probabilities of them. ConfigError for a place that does not exist.
+
+    A `label` predictor adds the cross-entropy of the source rows that have a class in the field `label`. With a
+    `splitter` the contrastive loss (objective 0) and an encoder's own objective (its label loss, the consistency of
+    views) are weighed at the embeddings of the encoders that have both; the domain losses are added after it.
     """
 
     def __init__(
@@ -41,6 +47,8 @@ class AdaptationObjective(Objective):
         *,
         unlabelled: Unlabelled | None = None,
         bank: Batch | None = None,
+        label: LabelPredictor | None = None,
+        splitter: FeatureSplitter | None = None,
     ) -> None:
         super().__init__()
         self.contrast, self.group = contrast, contrast.group
@@ -49,6 +57,7 @@ class AdaptationObjective(Objective):
                 raise ConfigError(f"no place {place!r}; {nearest(place, (*self.model.modalities, JOINT))}")
         self.places = places
         self.unlabelled = unlabelled or Unlabelled()
+        self.label, self.splitter = label, splitter
         for name, column in (bank.fields if bank is not None else {}).items():
             self.register_buffer(f"bank_{name}", column, persistent=False)
         self.watch = DomainWatch(self.model.modalities)
@@ -86,18 +95,20 @@ class AdaptationObjective(Objective):
         with torch.autocast(batch.row.device.type, enabled=False):
             task = {name: self.watch.task(name, z) for name, z in both.items()}
             mixed = {name: self.watch.domain(name, z) for name, z in both.items()}
+            joint, alone, again = self._split(task, embeddings.get(AGAIN))
             pairs = batch.part(SOURCE)
-            contrastive = self.contrast.loss({name: z[pairs] for name, z in task.items()}, batch[pairs]).multimodal
+            contrastive = self.contrast.loss({name: z[pairs] for name, z in joint.items()}, batch[pairs]).multimodal
             assert contrastive is not None
             self._shares = {"contrastive/loss": contrastive.detach()}
             self._see(both, batch)
-            own = self._of_target(task, embeddings.get(AGAIN), batch)
+            own = self._of_labels(alone, batch) | self._of_target(joint, alone, again, batch)
             bank = self._bank() if self.places else None
             domain = self.places({place: self._domains(place, mixed, batch, bank) for place in self.places})
         return Losses(contrastive, unimodal=own, domain=domain)
 
     def weights(self) -> dict[str, nn.Parameter]:
-        return self.contrast.weights() | self.places.weights("places")
+        of_label = {} if self.label is None else {f"label.{name}": p for name, p in self.label.named_parameters()}
+        return self.contrast.weights() | self.places.weights("places") | of_label
 
     def clamp_(self) -> Bool[Tensor, ""]:
         return self.contrast.clamp_()
@@ -113,19 +124,56 @@ class AdaptationObjective(Objective):
         means = {name: summed[name] / world_size(self.group) for name in shares}
         met = self.model.modalities if JOINT in self.places else self.places
         seen = self.watch.figures(summed, met)
-        return self.contrast.figures() | means | seen | self.places.figures(means, device)
+        found = self.contrast.figures() | means | seen | self.places.figures(means, device)
+        if self.label is not None and self.label.accuracy is not None:
+            found |= {"label/accuracy": self.label.accuracy}
+        if self.splitter is not None and self.splitter.decision is not None:
+            found |= self.splitter.decision.figures()
+        return found
 
-    def _of_target(self, task: Embeddings, again: Tensor | None, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def _split(self, task: Embeddings, again: Tensor | None) -> tuple[Embeddings, Embeddings, Tensor | None]:
+        """The embeddings for the contrastive loss, those for encoders' own objectives, and the second views.
+
+        An encoder without an objective of its own has nothing to weigh. Second views are rows of the first encoder.
+        """
+        first = self.model.modalities[0]
+        consistent = bool(again is not None and self.unlabelled.consistency)
+        own = {self.label.modality} if self.label is not None else set()
+        own |= {first} if consistent else set()
+        if self.splitter is None or not own:
+            return task, task, again
+        rows = {name: task[name] for name in self.model.modalities if name in own}
+        count = len(task[first])
+        if consistent and again is not None:
+            rows[first] = torch.cat([task[first], again])
+        joint, alone = self.splitter(rows)
+        if consistent:
+            again = alone[first][count:]
+        return (*(task | {name: z[:count] for name, z in side.items()} for side in (joint, alone)), again)  # type: ignore[return-value]
+
+    def _of_labels(self, alone: Embeddings, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The label loss of the source, weighted."""
+        if self.label is None:
+            return {}
+        rows = batch.part(SOURCE)
+        label, valid = batch.fields["label"][rows], batch.valid[rows]
+        loss = self.label(alone[self.label.modality][rows], label, valid, self.group)
+        self._shares["label/loss"] = loss.detach()
+        return {"label": self.label.weight * loss}
+
+    def _of_target(
+        self, joint: Embeddings, alone: Embeddings, again: Tensor | None, batch: Batch
+    ) -> dict[str, Float[Tensor, ""]]:
         """What the target's rows teach by themselves, weighted."""
         first, second = self.model.modalities
         asked, rows, found = self.unlabelled, batch.part(TARGET), {}
-        plain, valid = task[first][rows], batch.valid[rows]
+        valid = batch.valid[rows]
         if asked.consistency and again is not None:
-            found["consistency"] = asked.two_views(plain, again[rows], valid, self.group)
+            found["consistency"] = asked.two_views(alone[first][rows], again[rows], valid, self.group)
         if asked.pseudo_pairs:
             texts = batch.part(TARGET_TEXT if TARGET_TEXT in batch.parts else SOURCE)
-            candidates = task[second][texts], self.model.log_scale, valid, batch.valid[texts]
-            found["pseudo_pairs"] = asked.guessed_pairs(plain, *candidates, self.group)
+            candidates = joint[second][texts], self.model.log_scale, valid, batch.valid[texts]
+            found["pseudo_pairs"] = asked.guessed_pairs(joint[first][rows], *candidates, self.group)
         self._shares |= {f"{name}/loss": loss.detach() for name, loss in found.items()}
         return {name: getattr(asked, name) * loss for name, loss in found.items()}
 

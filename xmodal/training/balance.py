@@ -47,6 +47,11 @@ def balanced_tasks(
     return TaskObjective(model, splitter=_splitter(rule, objectives, group), group=group), None
 
 
+def balanced_encoder(balance: Balance, group: Group = None) -> FeatureSplitter:
+    """What weighs a dual encoder's contrastive loss and an encoder's own objective, at its embeddings."""
+    return _splitter(_rule(balance), 2, group)
+
+
 def audited(balance: Balance, objective: ClassificationObjective) -> Audit | None:
     """What compares both spaces' decisions every `audit_every` steps; None where none is asked for."""
     if not balance.audit_every:

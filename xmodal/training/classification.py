@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-import torch.distributed as dist
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,6 +22,7 @@ from xmodal.losses.ranks import Group, world_size
 from xmodal.training.domain_methods import JOINT, ON_PREDICTIONS, SOURCE, TARGET, WITH_BANK
 from xmodal.training.domain_watch import DomainWatch, over_ranks
 from xmodal.training.domains import Domains
+from xmodal.training.label_predictor import of_classes
 from xmodal.training.objective import Cotangents, Embeddings, Losses, Objective, pull_back
 from xmodal.training.places import Places
 
@@ -71,7 +71,7 @@ class ClassificationObjective(Objective):
     def forward(self, batch: Batch, cotangents: Cotangents | None = None) -> Losses:
         scores = self.embed(batch)
         if cotangents is not None:
-            return Losses(pull_back(scores, {}, cotangents))
+            return Losses(pull_back(scores, self.weights(), cotangents))
         return self.loss(scores, batch)
 
     def gain(self, name: str) -> float:
@@ -114,16 +114,7 @@ class ClassificationObjective(Objective):
         return replace(self._of_classes(scores, batch[rows]), domain=domain)
 
     def _of_classes(self, scores: Embeddings, batch: Batch) -> Losses:
-        label = batch.fields["label"]
-        counted = batch.valid & (label >= 0)
-        hits = [((score.detach().argmax(1) == label) & counted).sum() for score in scores.values()]
-        counts = torch.stack([counted.sum(), *hits]).double()
-        if (world := world_size(self.group)) > 1:
-            dist.all_reduce(counts, group=self.group)
-        number = counts[0].clamp(min=1)
-        self._accuracy = dict(zip(scores, counts[1:] / number, strict=True))
-        share = (world / number).float()
-        losses = {name: share * cross_entropy(score, label, counted) for name, score in scores.items()}
+        losses, self._accuracy = of_classes(scores, batch.fields["label"], batch.valid, self.group)
         return Losses(losses.pop(FUSED), unimodal=losses)
 
     def _features(self, tokens: Tokens, masks: Masks) -> Embeddings:
@@ -181,11 +172,3 @@ class ClassificationObjective(Objective):
         reads = any(place.method in ON_PREDICTIONS for place in places.values())
         met = self.model.modalities if JOINT in places or reads else places
         return means | self.watch.figures(summed, met) | places.figures(means, device)
-
-
-def cross_entropy(
-    score: Float[Tensor, "B C"], label: Int64[Tensor, "B"], counted: Bool[Tensor, "B"]
-) -> Float[Tensor, ""]:
-    """The sum over the rows that count; a row that does not may hold any label and any score."""
-    each = F.cross_entropy(score, label.clamp(min=0), reduction="none")
-    return torch.where(counted, each, torch.zeros_like(each)).sum()

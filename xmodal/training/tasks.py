@@ -12,7 +12,7 @@ from xmodal.encoders.tasks import TaskClassifier
 from xmodal.errors import ConfigError, nearest
 from xmodal.gradients import FeatureSplitter
 from xmodal.losses.ranks import Group, world_size
-from xmodal.training.classification import cross_entropy
+from xmodal.training.label_predictor import cross_entropy
 from xmodal.training.objective import Cotangents, Embeddings, Losses, Objective, pull_back
 
 
