@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 Name = Literal[
     "cg-mnist", "grid-letter", "grid-digit", "av-mnist", "multi-mnist",
     "digits-adaptation", "digits-captions", "mnist-usps", "usps-mnist", "emoji-adaptation",
+    "grid-shifted",
 ]  # fmt: skip
 SUMMARIES: dict[Name, str] = {
     "cg-mnist": "a grey digit, and the same in a colour that betrays its class in training only",
@@ -22,6 +23,7 @@ SUMMARIES: dict[Name, str] = {
     "mnist-usps": "labelled digits of MNIST, unlabelled ones of USPS",
     "usps-mnist": "labelled digits of USPS, unlabelled ones of MNIST",
     "emoji-adaptation": "emoji of one vendor with captions, of another without",
+    "grid-shifted": "the letter of a GRID sentence in another room: without labels, by DANN or MMD beside MMPareto",
 }
 _PLACES: dict[Name, tuple[str, str]] = {
     "cg-mnist": ("cg_mnist", "EXPERIMENT"),
@@ -34,6 +36,7 @@ _PLACES: dict[Name, tuple[str, str]] = {
     "mnist-usps": ("adaptation.digits", "MNIST_USPS"),
     "usps-mnist": ("adaptation.digits", "USPS_MNIST"),
     "emoji-adaptation": ("adaptation.emoji", "EXPERIMENT"),
+    "grid-shifted": ("adaptation.grid_shifted", "EXPERIMENT"),
 }
 
 

@@ -7,6 +7,7 @@ classify clips elsewhere. There are few clips to train on, so every view is draw
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from jobs.reproduce.findings import OF_MODALITIES
 from jobs.reproduce.members import members
 from jobs.reproduce.rows import Fields
 from jobs.reproduce.subject import Subject, of_modalities
-from xmodal.data.audio import AudioField
+from xmodal.data.audio import SILENCE, AudioField
 from xmodal.data.fields import Excerpt, allocate, row_of
 from xmodal.data.mel import Mel
 from xmodal.data.video import VideoField
@@ -70,28 +71,39 @@ def read(word: Word, root: Path, rows: int | None) -> Splits:
 
     Every eighth training clip (by name) is for validation.
     """
-    train = _decoded(word, f"{root}/grid_s1/train-*.tar")
+    train = decoded(word, f"{root}/grid_s1/train-*.tar")
     validation = torch.arange(len(train["label"])) % VALIDATION_EVERY == VALIDATION_EVERY - 1
     return {
         "train": {name: x[~validation][:rows] for name, x in train.items()},
         "validation": {name: x[validation] for name, x in train.items()},
-        "test": _decoded(word, f"{root}/grid_s1/test-*.tar"),
+        "test": decoded(word, f"{root}/grid_s1/test-*.tar"),
     }
 
 
-def _decoded(word: Word, uri: str) -> Fields:
+Change = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+
+
+def unchanged(pictures: np.ndarray, waveform: np.ndarray, clip: int) -> tuple[np.ndarray, np.ndarray]:
+    """The grey mouths [T, 44, 48] of the pictures uint8 [T, 112, 112, 3], and the sound as it is."""
+    return pictures[:, *MOUTH] @ GREY, waveform
+
+
+def decoded(word: Word, uri: str, change: Change = unchanged) -> Fields:
+    """Every clip; `change` gives mouths and sound of pictures, waveform and the clip's number."""
     video = VideoField(frames=word.pictures, size=SIDE, rate=word.rate, window=word.window)
-    audio = AudioField(window=word.window, mel=Mel(bands=BANDS, hop_ms=word.hop_ms))
+    audio, mel = AudioField(window=word.window, mel=None), Mel(bands=BANDS, hop_ms=word.hop_ms)
     block, rng = allocate([video, audio], 1), np.random.default_rng(0)
     mouths, sounds, labels = [], [], []
-    for sample in members(uri):
+    for number, sample in enumerate(members(uri)):
         said = json.loads(sample["json"])
         clip = sample["mp4"] if word.place is None else Excerpt(sample["mp4"], said["words"][word.place])
         for field in (video, audio):
             field.decode(clip, rng, row_of(block, 0))
-        mouth = block["video"][0][:, *MOUTH] @ GREY
+        mouth, heard = change(block["video"][0], block["audio"][0][: block["audio_length"][0]], number)
         mouths.append(np.rint(mouth).astype(np.uint8).transpose(1, 2, 0))
-        sounds.append(block["audio"][0].astype(np.float16))
+        spectrum = np.full((mel.frames(audio.samples, audio.rate), BANDS), SILENCE, np.float16)
+        spectrum[: mel.frames(len(heard), audio.rate)] = mel.log_mel(heard, audio.rate)
+        sounds.append(spectrum)
         labels.append(said["class_ids"][word.name])
     stacks = {"video": np.stack(mouths), "audio": np.stack(sounds), "label": np.array(labels, np.int64)}
     return {name: torch.from_numpy(x) for name, x in stacks.items()}
@@ -142,6 +154,10 @@ def _masked(audio: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def subject(word: Word, arm: Arm, train: Fields, seed: int) -> Subject:
+    return of_modalities(arm, network_of(word, train, seed))
+
+
+def network_of(word: Word, train: Fields, seed: int) -> MultimodalClassifier:
     """A small residual network for sound, one for the stack of mouths, joined by concatenation."""
     torch.manual_seed(seed)
     sounds, pictures = train["audio"][:SAMPLE].float(), moving(train["video"][:SAMPLE]) / 255
@@ -154,7 +170,7 @@ def subject(word: Word, arm: Arm, train: Fields, seed: int) -> Subject:
         "audio": Encoder(sound, ConvModel(_network(1))),
         "video": Encoder(sight, ConvModel(_network(1 + word.seen))),
     }
-    return of_modalities(arm, MultimodalClassifier(encoders, classes=word.classes, fusion_name="concatenation"))
+    return MultimodalClassifier(encoders, classes=word.classes, fusion_name="concatenation")
 
 
 def _level(x: torch.Tensor) -> tuple[float, float]:
@@ -195,8 +211,9 @@ def _experiment(word: Word, **own: Any) -> Experiment:
 
 
 RIDGE = "ridge regression on hand-made features, all 800 clips"
+SPOKEN = Word(name="letter", classes=25, place=4, pictures=14, seen=12, rate=25.0, hop_ms=10.0)
 LETTER = _experiment(
-    Word(name="letter", classes=25, place=4, pictures=14, seen=12, rate=25.0, hop_ms=10.0),
+    SPOKEN,
     title="GRID: the letter",
     leads=("25 letters, seen and heard at the moment when each is spoken. Sound is easy here and lips are hard.",),
     settings=Settings(epochs=60, batch_size=32, sgd_rate=0.05, adamw_rate=2e-3, cosine=True),

@@ -25,6 +25,8 @@ ABOUT = {
     "pairs": "concepts guessed by mutual nearest neighbours",
     "matching": "concepts guessed by the best assignment of all pictures to different ones",
     "dann+matching": "a critic, and the same",
+    "dann+mmpareto": "a critic at each encoder, added after MMPareto",
+    "mmd+mmpareto": "unbiased MMD at each encoder, added after MMPareto",
 }
 
 

@@ -142,7 +142,20 @@ def _source_kept(experiment: "Adaptation", trials: "Trials") -> Finding:
     return Finding(prediction=prediction, held=mean(lost) <= 0.02, evidence=f"{best} loses {_points(lost)}")
 
 
+def _together(experiment: "Adaptation", trials: "Trials") -> Finding:
+    prediction = "DANN and MMPareto together are better on the target than either alone."
+    alone = final(trials, f"{SOURCE_ONLY}+mmpareto", experiment.primary)
+    floor = final(trials, SOURCE_ONLY, experiment.primary)
+    both, dann = (gains(experiment, trials, method) for method in ("dann+mmpareto", "dann"))
+    balanced = [value - floor[seed] for seed, value in alone.items() if seed in floor]
+    if not (both and dann and balanced):
+        return _untested(prediction)
+    evidence = f"together {_points(both)}, DANN {_points(dann)}, MMPareto {_points(balanced)}"
+    return Finding(prediction=prediction, held=mean(both) > max(mean(dann), mean(balanced)), evidence=evidence)
+
+
 PREDICTIONS: Mapping[str, Judge] = {
+    "together": _together,
     "enough": _enough,
     "dann-helps": _dann_helps,
     "conditional": _conditional,

@@ -44,7 +44,8 @@ def page(experiment: "Adaptation", settings: "Settings", trials: "Trials") -> Pa
 def _results(experiment: "Adaptation", trials: "Trials") -> Table:
     columns = [*experiment.figures.values(), "source", "gap closed", "regret", "strengths chosen", "seeds"]
     rows: list[Row] = [(name, "other work", _published(experiment, own)) for name, own in experiment.published.items()]
-    rows += _fixed(experiment, trials, SOURCE_ONLY)
+    for arm, about in experiment.arms.items():
+        rows += _fixed(experiment, trials, arm) if not about.strength and arm != ORACLE else []
     for method in methods(trials, experiment.arms):
         found = choices(trials, experiment.arms, method, experiment.by, experiment.primary)
         if found:
