@@ -62,6 +62,21 @@ WRONG = {
     "a start that is not there": (["--start-from", "/no/such/run"], "/no/such/run: no file is stored there"),
     "an unknown field of the target": (["--target.fields", "imgae=png"], "unknown field 'imgae'", "'image'"),
     "a field that the target lacks": (["--target.fields", "image=png"], "the target", "image=png matches nothing"),
+    "a label without its classes": (["--label.field", "cls"], "needs --label.classes"),
+    "classes without a label": (["--label.classes", "a", "b"], "need --label.field"),
+    "classes that are not there": (["--label.field", "cls", "--label.classes", "/no/names.txt"], "/no/names.txt"),
+    "a label's weight": (
+        ["--label.field", "cls", "--label.classes", "a", "b", "--label.weight", "-1"],
+        "label.weight=-1.0 must be positive",
+    ),
+    "a label of another modality": (
+        ["--label.field", "cls", "--label.classes", "a", "b", "--label.modality", "audio"],
+        "label.modality=audio: the model has image and text",
+    ),
+    "a label that no row has": (["--label.field", "clas", "--label.classes", "a", "b"], "label=clas matches nothing"),
+    "nothing to balance": (["--method", "mmpareto"], "nothing to balance", "--label.field"),
+    "a balance without losses": (["--method", "joint"], "another --method than joint"),
+    "a balance of parameters": (["--method", "mmpareto", "--space", "parameters"], "leave --space"),
     "a loss that the model cannot have": (["--objective", "sigmoid"], "a model with a logit bias"),
 }
 

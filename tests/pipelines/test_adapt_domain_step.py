@@ -1,22 +1,30 @@
 """From corpora of two domains to a moved state, for pictures with captions and for clips. No Ray is needed."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import torch
 
 from jobs.adapt import parse
-from pipelines import adapt_domain, corpora, domains, ingest, stage
+from jobs.compare import table
+from pipelines import adapt_domain, compare, corpora, domains, ingest, stage
+from pipelines.config.compare import Config as Compare
 from pipelines.source import Stream
+from xmodal import storage
 from xmodal.batch import Batch
 from xmodal.checkpoint import commit
 from xmodal.data import blocks, synthetic
+from xmodal.data.shard_writer import tar_shard
 from xmodal.data.synthetic.clips import write_clips
 from xmodal.encoders.dual_encoder import DualEncoder
+from xmodal.run import create_run
 from xmodal.training.step import train_step
 
-ROWS, STEPS = 8, 3
+ROWS, STEPS, CLASSES = 8, 3, ("thing", "other thing")
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +91,53 @@ def test_pictures_in_both_protocols_with_second_views(untrained, scenes, tmp_pat
     for line in metrics:
         assert {"domain/image/accuracy", "domain/text/accuracy", "pseudo_pairs/loss"} <= line.keys()
         assert np.isfinite(line["loss"])
+
+
+def labelled(folder: Path, look: str, start: int, every: int) -> str:
+    """Scenes of two classes; every so many rows has none."""
+    samples = list(synthetic.samples(look, 24, 0, start=start, size=32))
+    for number, (_, members) in enumerate(samples):
+        if number % every:
+            members["cls"] = CLASSES[number % 2].encode()
+    storage.write(str(folder / "0.tar"), tar_shard(samples))
+    return str(folder)
+
+
+def test_a_label_predictor_is_kept_beside_the_model_and_measured_on_both_domains(untrained, tmp_path, monkeypatch):
+    """Rows without a class count as pairs alone. The head travels in the checkpoint; nobody reads the target's labels
+    but the comparison, when training is over."""
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    (tmp_path / "names.txt").write_text("\n".join(CLASSES) + "\n")
+    source, target = labelled(tmp_path / "source", "photo", 0, 3), labelled(tmp_path / "target", "sketch", 5000, 99)
+    words = ["clip", "--name", "a", "--runs", str(tmp_path / "runs"), "--start-from", untrained, "--corpus", source]
+    words += ["--target", target, "--label.field", "cls", "--label.classes", str(tmp_path / "names.txt")]
+    asked = parse(
+        [*words, "--method", "mmpareto", "--batch-size", str(ROWS), "--steps", str(STEPS), "--rows-per-task", "8"]
+    )
+    config, start, model = adapt_domain.check(asked)
+    assert config.label.classes == CLASSES
+    opened = domains.open_corpora(config, lambda message: None)
+    streams = adapt_domain.streams_of(config, opened, model, start.tokenizer)
+    objective, again = (adapt_domain.make_objective(config, start.model(), STEPS, None) for _ in range(2))
+    state = stage.state_of(config, objective, STEPS)
+    seen = list(batches(streams))
+    metrics = [train_step(state, batch) for batch in seen]
+    labels = torch.cat([batch.fields["label"][batch.part("source")] for batch in seen])
+    assert set(labels.tolist()) == {-1, 0, 1} and all(batch.valid.all() for batch in seen)
+    assert not any(batch.fields["label"][batch.part("target")].any() for batch in seen)
+    assert {"label/accuracy", "image/cosine", "domain/image/accuracy"} <= metrics[-1].keys()
+    run, files = create_run(str(tmp_path / "runs"), "a", config=config), tmp_path / "files"
+    adapt_domain.save_files(start.tokenizer, config.label.classes, state, files)
+    adapt_domain.load_files(stage.state_of(config, again, STEPS), files)
+    assert all(torch.equal(x, again.state_dict()[name]) for name, x in objective.state_dict().items())
+    commit(files, run.checkpoints_uri, step=3, attempt=1, run_id=run.id)
+    result = compare.run(Compare(adapted=(run.uri,), source=source, target=target, label="cls"))
+    stored = json.loads(Path(result.stored).read_text())["arms"]["adapted"][0]["metrics"]
+    for name in ("source/label_predictor/accuracy", "oracle/label_predictor/accuracy"):
+        assert 0 <= stored[name] <= 1
+    assert result.spread("before", "target", "label_predictor/accuracy") is None
+    told = table(result)
+    assert "label predictor" in told and "\u2013" in told and "zero-shot" in told
 
 
 def test_clips_are_adapted_by_what_is_seen(tmp_path):
