@@ -5,16 +5,21 @@
         --target.protocol unpaired --domain.loss mmd --domain.strength 1 --name mmd
     python -m jobs.adapt grid-letter --corpus grid/train --workers 2
     python -m jobs.adapt clips --corpus s3://bucket/clips --classes dog cat bird --fields video=mp4 audio=mp4 label=cls
+    python -m jobs.adapt grid-letter --corpus grid/train --target room/train --domain.loss dann --name room
 
 `clip` starts from a checkpoint of jobs.pretrain (or a CLIP of the Hub) and goes on with the contrastive loss on the
 pairs of the source, while --domain.loss makes the embeddings of source and target alike: a critic behind gradient
 reversal (dann), a discrepancy (mmd, coral), or sure answers (cdan, mcc, bnm). Of the target it reads pictures, or
 with --target.protocol unpaired also texts, in an order of their own. --domain.loss none is the control: the same steps
-on the source alone. Whether it helped tells jobs.compare, on pairs of the target that no training has seen.
+on the source alone. --label.field CLS --label.classes NAMES adds a label predictor on the source's labels, and --method
+weighs its gradient against the contrastive one. Whether it helped tells jobs.compare, on pairs of the target that no
+training has seen.
 
 The other presets train classifiers of clips. Each modality has a head and a loss of its own beside the joint one;
 METHOD says what happens where the gradients of the two meet in an encoder: their sum (uniform), MMPareto, min-norm,
-PCGrad, UPGrad, or the unimodal one alone; --audit-every K compares that with the other space every K steps.
+PCGrad, UPGrad, or the unimodal one alone; --audit-every K compares that with the other space every K steps. --target
+names clips of another domain, without labels: --domain.loss makes the encoders' outputs alike, and its gradient is
+added after what METHOD decides.
 
 A run lives in RUNS/NAME, may be killed at any moment, and goes on with --resume, as those of jobs.pretrain; measure it
 with python -m jobs.evaluate RUN HELD_OUT_CORPUS.

@@ -41,8 +41,8 @@ class Clips:
         self.rows = {part: Rows(fields, partial(view, word)) for part, fields in data.items()}
         model = network_of(word, dict(data["source/train"]), seed)
         places = _places(arm, model, settings.steps, seed)
-        rule = "mmpareto" if arm.method.endswith(MMPARETO) else "uniform"
-        objective, space = balanced(Balance(method=rule), model, places)
+        balance = Balance(method="mmpareto" if arm.method.endswith(MMPARETO) else "uniform")
+        objective, space = balanced(balance, model, places)
         rate = CosineSchedule(peak=settings.sgd_rate or 0.05, total_steps=settings.steps, warmup_steps=WARM_UP)
         self.model, self.places = model, places
         self.state = TrainState.create(
