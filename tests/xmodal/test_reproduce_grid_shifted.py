@@ -24,7 +24,7 @@ CLIPS = 24
 def material(tmp_path_factory) -> Path:
     """Moving shapes that sound, in the place of a talking head: the fifth word is the whole clip."""
     root = tmp_path_factory.mktemp("material")
-    for name, rows, seed in (("train", CLIPS, 0), ("test", 6, 1)):
+    for name, rows, seed in (("train", CLIPS, 0), ("test", 12, 1)):
         write_clips(str(root / name), rows, seed, seconds=0.6, size=32, rows_per_shard=rows)
         (root / "grid_s1").mkdir(exist_ok=True)
         with tarfile.open(root / "grid_s1" / f"{name}-00000.tar", "w") as tar:
@@ -57,7 +57,7 @@ def test_the_second_room_is_darker_and_noisier_by_what_was_drawn() -> None:
     plain, _ = unchanged(pictures, waveform, 3)
     seen, heard = grid_data.other_room(pictures, waveform, 3)
     assert seen.shape == plain.shape and seen.mean() < 0.7 * plain.mean()
-    assert seen[..., :10].mean() > 1.3 * seen[..., -10:].mean()  # the lamp stands on the left
+    assert seen[..., :10].mean() > 1.2 * seen[..., -10:].mean()  # the lamp stands on the left
     ratio = 10 * np.log10(np.square(waveform).mean() / np.square(heard - waveform).mean())
     assert grid_data.SNR_DB[0] - 0.1 < ratio < grid_data.SNR_DB[1] + 0.1
     other, _ = grid_data.other_room(pictures, waveform, 4)
@@ -68,7 +68,7 @@ def test_from_end_to_end(material: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("XMODAL_BENCH_DATA", str(material))
     data.parts.cache_clear()
     data.checksum.cache_clear()
-    to, arms = material / "results", (SOURCE_ONLY, BALANCED, "dann+mmpareto-0.1", "mmd+mmpareto-0.5", ORACLE)
+    to, arms = material / "results", (SOURCE_ONLY, BALANCED, "dann+mmpareto-0.1", ORACLE)
     job.run(job.Config(name="grid-shifted", steps=4, batch_size=4, arms=arms, seeds=(1,), processes=1, to=str(to)))
     found = json.loads((to / "results.json").read_text())["trials"]
     assert set(found) == {f"{arm}/1" for arm in arms}

@@ -43,7 +43,8 @@ class Clips:
         places = _places(arm, model, settings.steps, seed)
         balance = Balance(method="mmpareto" if arm.method.endswith(MMPARETO) else "uniform")
         objective, space = balanced(balance, model, places)
-        rate = CosineSchedule(peak=settings.sgd_rate or 0.05, total_steps=settings.steps, warmup_steps=WARM_UP)
+        warm_up = min(WARM_UP, settings.steps // 10)
+        rate = CosineSchedule(peak=settings.sgd_rate or 0.05, total_steps=settings.steps, warmup_steps=warm_up)
         self.model, self.places = model, places
         self.state = TrainState.create(
             objective, schedule=rate, seed=seed, space=space, optimizer="sgd", weight_decay=WEIGHT_DECAY,
