@@ -76,11 +76,12 @@ def run_of(words: list[str]) -> Any:
 
 
 def run(config: Config) -> None:
-    from pipelines import sweep, sweep_results  # torch, Ray and seconds, for a command line that is sound
+    from pipelines import sweep
+    from pipelines.sweep import results  # torch, Ray and seconds, for a command line that is sound
 
     with Watch() as watch:
         result = sweep.run(config, watch)
-    told = sweep_results.write(result)
+    told = results.write(result)
     print(closing(result, told))
 
 

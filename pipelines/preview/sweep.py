@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.config.sweep import Config
-from pipelines.sweep_plan import PIPELINE, outline
+from pipelines.sweep.plan import PIPELINE, outline
 from xmodal.run.plain import to_plain
 from xmodal.search.trial import Trial
 

@@ -15,8 +15,9 @@ import pytest
 
 from jobs import arguments
 from jobs import sweep as job
-from pipelines import sweep, sweep_results
+from pipelines import sweep
 from pipelines.config.sweep import Config
+from pipelines.sweep import results
 from xmodal.errors import ConfigError
 from xmodal.search.fields import changed
 from xmodal.search.trial import BASELINE, CLONE, FAILED, FINALIST, FINISHED, REJECTED, STOPPED
@@ -49,7 +50,7 @@ def test_all_trials_end_the_baseline_is_one_and_the_best_is_found(tmp_path):
     nearest = max(result.trials[:7], key=lambda t: planted.gain(t.values["optim.learning_rate"]))
     assert result.chosen.best == nearest.number
     assert {m["kind"] for m in news} >= {"started", "ended", "table"}
-    told = sweep_results.write(result)
+    told = results.write(result)
     table = pq.read_table(told.parquet).to_pydict()
     assert table["status"] == [FINISHED] * 13 and table["oracle/accuracy"][0] == -table["score"][0]
     page = Path(told.page).read_text()
@@ -58,7 +59,7 @@ def test_all_trials_end_the_baseline_is_one_and_the_best_is_found(tmp_path):
     assert list(tmp_path.glob("sweep/tensorboard/trial-*/**/events*"))
     assert "oracle" not in page  # nobody asked for the regret
     asked = sweep.run(replace(config(tmp_path, finalists=2, seeds=3), resume=True, regret="sealed"), news.append)
-    assert "regret" in sweep_results.write(asked).regret or "oracle/accuracy" in Path(told.page).read_text()
+    assert "regret" in results.write(asked).regret or "oracle/accuracy" in Path(told.page).read_text()
 
 
 def test_asha_stops_what_lags_behind_at_a_share_of_its_own_budget(tmp_path):
@@ -217,6 +218,6 @@ def test_a_dry_run_shows_the_space_its_first_trials_and_the_run_and_makes_nothin
 )
 def test_the_command_that_is_printed_gives_the_trials_configuration(words, values):
     run = job.run_of(words.split())
-    command = sweep_results.command_of(words.split(), run, values)
+    command = results.command_of(words.split(), run, values)
     assert command.startswith("python -m jobs.")
     assert job.run_of(command.split()[2:]) == changed(run, values)

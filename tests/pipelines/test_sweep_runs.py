@@ -14,8 +14,9 @@ from deaths import same, weights
 
 from jobs import pretrain as pretrain_job
 from jobs import sweep as job
-from pipelines import pretrain, sweep, sweep_results
-from pipelines.sweep_clone import clone
+from pipelines import pretrain, sweep
+from pipelines.sweep import results
+from pipelines.sweep.clone import clone
 from xmodal.storage import StorageOptions
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -69,7 +70,7 @@ def test_trials_of_a_cluster_end_early_die_with_their_driver_and_are_resumed(sce
     until(lambda: len(groups()) == len(before) and free_cpus() == free)
     one, other = (f"{result.uri}/trials/trial-00{number}" for number in (0, 1))
     assert same(weights(one), weights(other))  # killed and resumed, and undisturbed: the same configuration
-    told = sweep_results.write(result)
+    told = results.write(result)
     assert json.loads((tmp_path / "sweep/sweep.json").read_text())["chosen"]["trial"] == result.chosen.trial
     pasted = pretrain_job.parse(told.command.split()[3:])
     assert pasted.optim.learning_rate == 0.001 and pasted.optim.steps == 24

@@ -2,7 +2,7 @@
 
 One visible loop: start what there is room for, hear what trials say, end what is not worth its time. Everything that
 happened lies in the sweep's directory before the next thing happens, so that a killed driver is resumed with no
-finished trial run again. Why trials are processes and not Tune's actors: `pipelines.sweep_trial`.
+finished trial run again. Why trials are processes and not Tune's actors: `pipelines.sweep.trial`.
 """
 
 import time
@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.config.sweep import PBT, Config
-from pipelines.sweep_clone import clone, committed
-from pipelines.sweep_plan import Plan, prepare
-from pipelines.sweep_records import TRIALS, Book, as_begun, open_book
-from pipelines.sweep_slots import DIED, Slots
-from pipelines.sweep_trial import DONE, FAILED, NEWS, REPORT, Order
+from pipelines.sweep.clone import clone, committed
+from pipelines.sweep.plan import Plan, prepare
+from pipelines.sweep.records import TRIALS, Book, as_begun, open_book
+from pipelines.sweep.slots import DIED, Slots
+from pipelines.sweep.trial import DONE, FAILED, NEWS, REPORT, Order
 from xmodal import storage
 from xmodal.errors import ConfigError, nearest
 from xmodal.run import newest_attempt

@@ -14,8 +14,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sweep import Result
-from pipelines.sweep_records import RECORD, TRIALS
+from pipelines.sweep.conductor import Result
+from pipelines.sweep.records import RECORD, TRIALS
 from xmodal import storage
 from xmodal.report.search import Search, render
 from xmodal.run.plain import to_plain

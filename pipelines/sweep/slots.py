@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from pipelines.sweep_trial import DONE, FAILED, Order, serve
+from pipelines.sweep.trial import DONE, FAILED, Order, serve
 
 DIED = "died"
 GRACE_S = 5.0  # until a process that was killed is expected to be gone

@@ -8,9 +8,9 @@ from typing import Any
 
 from pipelines.config.sweep import PBT, Config
 from pipelines.lasting import check_output
-from pipelines.sweep_clone import check_may_differ
-from pipelines.sweep_presets import baseline_of, with_preset
-from pipelines.sweep_strategy import Strategy
+from pipelines.sweep.clone import check_may_differ
+from pipelines.sweep.presets import baseline_of, with_preset
+from pipelines.sweep.strategy import Strategy
 from xmodal import storage
 from xmodal.errors import ConfigError
 from xmodal.search.fields import changed, paths, value_at
@@ -20,7 +20,7 @@ from xmodal.search.rungs import Rungs, grace_of_ramp
 from xmodal.search.space import Space, parse_space
 from xmodal.search.trial import Trial
 
-PIPELINE = "pipelines.sweep_trial:carry_out"
+PIPELINE = "pipelines.sweep.trial:carry_out"
 GRACE = 0.25  # of the budget, where nothing ramps up
 
 
@@ -83,7 +83,7 @@ def prepare(config: Config, on_news: Callable[[dict], None]) -> Plan:
         if hasattr(plan.config.run, "prepare"):
             plan.config.run.prepare()
         return plan
-    from pipelines.sweep_cluster import checked, connect, index
+    from pipelines.sweep.cluster import checked, connect, index
 
     run = checked(plan.config.run)
     plan = outline(replace(plan.config, run=run))
