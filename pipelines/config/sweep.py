@@ -29,9 +29,11 @@ class Config:
     runs: str = "runs"  # URI of the directory of runs
     resume: bool = False  # go on with the sweep of this name; without it an existing one is refused
     trials: int = 24  # drawn from the space; the baseline and the finalists' repeats come on top
-    algorithm: Literal["random", "grid", "tpe"] = "random"  # tpe: pip install 'xmodal[sweep]'
+    algorithm: str = (
+        "random"  # or grid, or a searcher of Ray Tune: tpe (pip install 'xmodal[sweep]'), hyperopt, bayesopt
+    )
     points: int = 3  # of a grid, in each field; all their combinations are tried, whatever --trials says
-    scheduler: Literal["fifo", "asha", "pbt"] = "asha"  # fifo: every trial runs to its end
+    scheduler: Literal["fifo", "asha", "median", "pbt"] = "asha"  # fifo: every trial runs to its end
     grace: float | None = None  # share of its budget that each trial gets; None: 0.25, or until a ramp is over
     reduction: float = 3.0  # the best 1/reduction go on at each rung (asha), or are copied (pbt)
     population: int = 6  # trials of pbt, each of which lives on in copies

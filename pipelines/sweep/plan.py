@@ -10,12 +10,13 @@ from pipelines.config.sweep import PBT, Config
 from pipelines.lasting import check_output
 from pipelines.sweep.clone import check_may_differ
 from pipelines.sweep.presets import baseline_of, with_preset
+from pipelines.sweep.searchers import check_algorithm
 from pipelines.sweep.strategy import Strategy
 from xmodal import storage
+from xmodal.data.block_cache import AUTO
 from xmodal.errors import ConfigError
 from xmodal.search.fields import changed, paths, value_at
 from xmodal.search.objective import Objective, objectives, parse_guards
-from xmodal.search.proposals import check_installed
 from xmodal.search.rungs import Rungs, grace_of_ramp
 from xmodal.search.space import Space, parse_space
 from xmodal.search.trial import Trial
@@ -44,7 +45,8 @@ class Plan:
         if self.address is None:
             return found
         per = {"cpus_per_worker": self.share.get("CPU"), "gpus_per_worker": self.share.get("GPU", 0.0)}
-        return replace(found, resources=replace(found.resources, address=self.address, **per))
+        data = replace(found.data, cache=found.data.cache or AUTO)  # equal rows are decoded once for all trials
+        return replace(found, data=data, resources=replace(found.resources, address=self.address, **per))
 
 
 def outline(config: Config) -> Plan:
@@ -55,8 +57,7 @@ def outline(config: Config) -> Plan:
         raise ConfigError("nothing to search: give --search FIELD=RANGE ..., or a --preset")
     by = objectives(config.metric, config.mode)
     space = parse_space(config.search, config.run)
-    if config.algorithm == "tpe":
-        check_installed()
+    check_algorithm(config.algorithm, len(by))
     run = _for_copies(config, space) if config.scheduler == PBT else config.run
     strategy = Strategy(
         config=config,

@@ -24,7 +24,8 @@ from xmodal.storage import NotFound, StorageOptions
 RECORD, RECORDS, TRIALS = "sweep.json", "records", "trials"
 MAY_CHANGE = frozenset({
     "resume", "concurrent", "retries", "silent_s", "regret", "trials", "finalists", "seeds", "storage", "command",
-    "run.resources", "run.cadence.restarts", "run.cadence.keep",
+    "run.resources", "run.cadence.restarts", "run.cadence.keep", "run.data.cache",
+    "run.data.cache_gb",
 })  # fmt: skip
 SECONDS_PER_WRITE = 2.0  # of a trial that only reported
 

@@ -1,4 +1,4 @@
-"""What a sweep does next, as a function of what it knows: trials in, the next trial or the end of one out. No Ray."""
+"""What a sweep does next, as a function of what it knows: trials in, the next trial or the end of one out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from pipelines.config.sweep import PBT, Config
+from pipelines.sweep.searchers import OWN, propose
+from pipelines.sweep.stopping import ROUNDING, STOPPING, verdict
 from xmodal.errors import ConfigError
 from xmodal.search.choice import standings
 from xmodal.search.objective import Guard, Objective
-from xmodal.search.proposals import grid, propose
+from xmodal.search.proposals import grid, random_units
 from xmodal.search.ranges import Choice
 from xmodal.search.rungs import Rungs
 from xmodal.search.space import Space
@@ -19,6 +21,7 @@ from xmodal.search.trial import (
     CLONE,
     FAILED,
     FINALIST,
+    FINISHED,
     REJECTED,
     SEARCH,
     STOPPED,
@@ -26,6 +29,7 @@ from xmodal.search.trial import (
     Trial,
 )
 
+STARTUP = 8  # random points before the first modelled one
 TRIES = 50  # of points whose values cannot stand together
 JOLT = 0.2  # of the unit interval, by which a copy's values move at most
 REDRAWN = 0.25  # of a copy's choices
@@ -81,10 +85,7 @@ class Strategy:
     def _drawn(self, number: int, trials: Sequence[Trial]) -> Trial:
         last: ConfigError | None = None
         for more in range(TRIES):
-            values, units = propose(
-                self.config.algorithm, self.space, self.config.seed, number + 100_000 * more, trials, self.by,
-                self.config.points,
-            )  # fmt: skip
+            values, units = self._point(number + 100_000 * more, trials)
             try:
                 self.make(values, self.base_seed)
             except ConfigError as error:
@@ -94,6 +95,19 @@ class Strategy:
                 continue
             return self._trial(values, units)
         raise ConfigError(f"{TRIES} points of the space, one after the other, cannot be run; the last one: {last}")
+
+    def _point(self, number: int, trials: Sequence[Trial]) -> tuple[dict[str, Any], Any]:
+        """Values and units of a proposal; a modelled one once a few random ones are known."""
+        name, seed = self.config.algorithm, self.config.seed
+        if name == "grid":
+            values = grid(self.space, self.config.points)[number]
+            return values, self.space.encode(values)
+        known = sum(trial.status in (FINISHED, STOPPED) for trial in trials)
+        if name in OWN or known < STARTUP:
+            units = random_units(self.space, seed, number)
+        else:
+            units = propose(name, self.space, seed, number, trials, self.by)
+        return self.space.decode(units), units
 
     def _trial(self, values: Mapping[str, Any], units: Any, status: str = WAITING, why: str = "") -> Trial:
         return Trial(
@@ -120,11 +134,11 @@ class Strategy:
 
     def verdict(self, trial: Trial, trials: Sequence[Trial]) -> tuple[str, str] | None:
         """Whether a trial that runs is ended: rejected by a guard, or stopped at a rung."""
-        if self.config.scheduler != "asha" or trial.kind in (BASELINE, FINALIST):
+        if self.config.scheduler not in STOPPING or trial.kind in (BASELINE, FINALIST):
             return None
-        if self.rungs.reached(trial) is not None and (why := self.complaint(trial, trials)):
+        if trial.share >= self.rungs.grace - ROUNDING and (why := self.complaint(trial, trials)):
             return REJECTED, why
-        why = self.rungs.verdict(trial, trials, self.by[0])
+        why = verdict(self.config.scheduler, self.rungs, trial, trials, self.by[0])
         return (STOPPED, why) if why else None
 
     def complaint(self, trial: Trial, trials: Sequence[Trial]) -> str | None:

@@ -1,4 +1,4 @@
-"""What a search decides: proposals find planted optima, rungs stop what lags, guards say why, the choice is humble."""
+"""What a search decides: points, rungs, guards that say why, the choice is humble."""
 
 import math
 from dataclasses import replace
@@ -15,7 +15,7 @@ from xmodal.metrics.selection import regret
 from xmodal.search.choice import choose
 from xmodal.search.importance import importance, samples, surface
 from xmodal.search.objective import Objective, objectives, parse_guards
-from xmodal.search.proposals import grid, propose
+from xmodal.search.proposals import grid, random_units
 from xmodal.search.rungs import Rungs, grace_of_ramp
 from xmodal.search.space import parse_space
 from xmodal.search.trial import BASELINE, FINALIST, FINISHED, SEARCH, STOPPED, Report, Trial, from_plain
@@ -39,51 +39,19 @@ def planted(values):
     return -((math.log10(values["optim.learning_rate"]) + 3) ** 2) - 0.2 * (values["optim.momentum"] - 0.9) ** 2
 
 
-def searched(algorithm, trials, points=5):
-    known = []
-    for number in range(trials):
-        values, units = propose(algorithm, SPACE, 0, number, known, BY, points)
-        found = trial(number, planted(values), values=values)
-        known.append(replace(found, units=units))
-    return known
+def searched(trials):
+    units = [random_units(SPACE, 0, number) for number in range(trials)]
+    return [trial(k, planted(SPACE.decode(one)), values=SPACE.decode(one)) for k, one in enumerate(units)]
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "trials", "worst"), [("random", 60, -0.1), ("grid", 25, -0.05), ("tpe", 40, -0.05)]
-)
-def test_every_algorithm_comes_near_a_planted_optimum(algorithm, trials, worst):
-    best = max(searched(algorithm, trials), key=lambda one: one.last("score"))
-    assert best.last("score") > worst, best.values
+def test_random_points_and_a_grid_come_near_a_planted_optimum():
+    assert max(one.last("score") for one in searched(60)) > -0.1
+    assert max(planted(values) for values in grid(SPACE, 5)) > -0.05 and len(grid(SPACE, 5)) == 25
 
 
-def test_modelled_points_are_better_than_random_ones_on_the_whole():
-    def late(found):
-        return sum(one.last("score") for one in found[20:]) / 20
-
-    assert late(searched("tpe", 40)) > late(searched("random", 40)) + 0.3
-
-
-def test_points_depend_on_seed_and_number_alone_and_on_equal_knowledge():
-    assert propose("random", SPACE, 0, 5, [], BY) == propose("random", SPACE, 0, 5, searched("random", 3), BY)
-    assert propose("random", SPACE, 0, 5, [], BY) != propose("random", SPACE, 1, 5, [], BY)
-    known = searched("random", 12)
-    assert propose("tpe", SPACE, 0, 12, known, BY) == propose("tpe", SPACE, 0, 12, known, BY)
-    assert len(grid(SPACE, 5)) == 25
-
-
-def test_two_objectives_are_searched_together():
-    known = [
-        replace(
-            one,
-            reports=(
-                replace(one.reports[0], metrics={"score": planted(one.values), "cost": one.values["optim.momentum"]}),
-            ),
-        )
-        for one in searched("random", 10)
-    ]
-    by = objectives(["score", "cost"], ["max", "min"])
-    values, units = propose("tpe", SPACE, 0, 10, known, by)
-    assert SPACE.decode(units) == values
+def test_random_points_depend_on_seed_and_number_alone():
+    assert random_units(SPACE, 0, 5) == random_units(SPACE, 0, 5) != random_units(SPACE, 1, 5)
+    assert random_units(SPACE, 0, 6) != random_units(SPACE, 0, 5)
 
 
 def test_rungs_lie_at_shares_of_the_full_budget_and_behind_the_ramp():
@@ -91,23 +59,6 @@ def test_rungs_lie_at_shares_of_the_full_budget_and_behind_the_ramp():
     grace = grace_of_ramp(10.0)
     assert 2 / (1 + math.exp(-10 * grace)) - 1 == pytest.approx(0.95)
     assert grace == pytest.approx(0.366, abs=1e-3) and grace_of_ramp(0.1) == 0.9
-
-
-@given(st.lists(st.floats(-10, 10), min_size=1, max_size=30), st.floats(-10, 10))
-def test_a_rung_lets_the_best_share_go_on_and_never_the_others(scores, own):
-    rungs = Rungs(grace=0.3, reduction=3)
-    others = [trial(k + 1, score, share=0.3) for k, score in enumerate(scores)]
-    me = trial(99, own, share=0.3, status="running")
-    ahead = sum(score > own for score in scores)
-    stopped = rungs.verdict(me, [*others, me], BY[0])
-    few = len(scores) < 2
-    assert (stopped is None) == (few or ahead < max(1, (len(scores) + 1) // 3))
-    assert stopped is None or f"{ahead} of {len(scores)} others were ahead" in stopped
-    assert rungs.verdict(replace(me, kind=BASELINE), others, BY[0]) is None
-    assert rungs.verdict(replace(me, reports=()), others, BY[0]) is None
-    behind = sum(score < own for score in scores)
-    lowest = rungs.verdict(me, others, Objective(metric="score", sign=-1))
-    assert (lowest is None) == (few or behind < max(1, (len(scores) + 1) // 3))
 
 
 @pytest.mark.parametrize("metric", ["oracle/accuracy", "validation/oracle/recall@10"])
@@ -161,12 +112,12 @@ def test_within_one_standard_error_the_configuration_that_departs_least_is_chose
 
 
 def test_the_field_that_matters_most_is_named_first_and_a_surface_has_its_peak_where_it_was_planted():
-    found = importance(searched("random", 60), SPACE, BY[0])
+    found = importance(searched(60), SPACE, BY[0])
     assert [one.path for one in found] == ["optim.learning_rate", "optim.momentum"] and found[0].mean > 5 * found[
         1
     ].mean
-    assert importance(searched("random", 5), SPACE, BY[0]) == []
-    units, values = samples(searched("random", 200), SPACE, BY[0])
+    assert importance(searched(5), SPACE, BY[0]) == []
+    units, values = samples(searched(200), SPACE, BY[0])
     cells = surface(units, values, cells=8)
     assert abs(int(cells.mean(0).argmax()) - 3.5) <= 1  # 1e-3 lies in the middle of the range
 
