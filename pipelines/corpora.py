@@ -11,6 +11,7 @@ import ray
 from pipelines.config.data import Data
 from pipelines.source import Stream
 from xmodal.data import corpus as corpora
+from xmodal.data.block_cache import BlockCache
 from xmodal.data.blocks import Recipe
 from xmodal.data.corpus import Corpus, RawSample
 from xmodal.data.fields import Field, FieldMap, available_members, parse_field_map
@@ -122,8 +123,15 @@ def streams(
             share,
             task_rows_wanted=data.rows_per_task,
         )
-        found.append(Stream(corpus, plan, Recipe(mapping, fields), number, role))
+        found.append(Stream(corpus, plan, Recipe(mapping, fields), number, role, _cache(data)))
     return found
+
+
+def _cache(data: Data) -> BlockCache | None:
+    """Where decoded blocks are kept."""
+    if data.cache in (None, "off"):
+        return None
+    return BlockCache(folder=str(data.cache), limit_bytes=round(data.cache_gb * 1e9))
 
 
 def sample_texts(corpus: Corpus, mapping: FieldMap, *, most: int, extents: int = 64) -> list[str]:

@@ -18,7 +18,8 @@ from ray.data import DataContext, Datasource, ExecutionOptions, ExecutionResourc
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask as RayReadTask
 
-from xmodal.data import blocks
+from xmodal.data import block_cache, blocks
+from xmodal.data.block_cache import BlockCache
 from xmodal.data.blocks import Recipe
 from xmodal.data.corpus import Corpus
 from xmodal.data.fields import Column
@@ -36,6 +37,7 @@ class Stream:
     recipe: Recipe
     number: int = 0  # of the corpus in a mixture
     role: str = "source"  # of its rows in a batch
+    cache: BlockCache | None = None  # where decoded blocks are kept
 
     def block_rows(self, world_size: int) -> int:
         return block_rows(self.plan.global_batch, world_size, self.plan.task_rows, self.recipe.row_bytes)
@@ -49,7 +51,7 @@ class _Source(Datasource):
         self._rows_per_block = stream.block_rows(world_size)
         self._tasks = list(blocks.read_tasks(stream.corpus, stream.plan, start, stop, self._rows_per_block))
         self._row_bytes = stream.recipe.row_bytes
-        self._recipe = ray.put(stream.recipe)
+        self._recipe, self._cache = ray.put(stream.recipe), stream.cache
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -64,16 +66,17 @@ class _Source(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[RayReadTask]:
-        return [RayReadTask(_reader(task, self._recipe), self._metadata(task)) for task in self._tasks]
+        return [RayReadTask(_reader(task, self._recipe, self._cache), self._metadata(task)) for task in self._tasks]
 
     def _metadata(self, task: blocks.ReadTask) -> BlockMetadata:
         rows = task.task.stop - task.task.skip
         return BlockMetadata(num_rows=rows, size_bytes=rows * self._row_bytes, exec_stats=None, input_files=None)
 
 
-def _reader(task: blocks.ReadTask, recipe: Any) -> Callable[[], Iterator[pa.Table]]:
+def _reader(task: blocks.ReadTask, recipe: Any, cache: BlockCache | None) -> Callable[[], Iterator[pa.Table]]:
     def read() -> Iterator[pa.Table]:
-        return (to_table(block) for block in blocks.read(task, ray.get(recipe), new_block=_two_in_turn()))
+        decoded = block_cache.read(task, ray.get(recipe), cache, new_block=_two_in_turn())
+        return (to_table(block) for block in decoded)
 
     return read
 

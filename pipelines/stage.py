@@ -23,7 +23,7 @@ from xmodal.training.state import TrainState
 
 MAY_CHANGE = ("name", "runs", "resume", "resources", "cadence", "validation", "target_validation", "data.index",
               "balance.audit_every", "data.tasks_per_segment", "data.max_bad_fraction", "data.endpoint", "data.region",
-              "data.profile", "data.anonymous")  # fmt: skip
+              "data.profile", "data.anonymous", "data.cache", "data.cache_gb")  # fmt: skip
 News = Callable[[dict], None]
 
 

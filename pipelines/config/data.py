@@ -21,6 +21,8 @@ class Data:
     max_bad_fraction: float = 0.01  # the run stops when more of its rows than this had to be masked
     rows_per_task: int = 1024  # rows read and shuffled together by one read task; bounds its memory
     tasks_per_segment: int = 4096  # read tasks of one Ray Dataset; a new one costs seconds
+    cache: str | None = None  # folder of each machine for decoded blocks, auto (~/.cache) or off; None: auto in a sweep
+    cache_gb: float = 8.0  # what that folder may hold; blocks beyond it are decoded at every turn
     endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
     region: str | None = None  # of the store
     profile: str | None = None  # of the AWS configuration; None: the standard environment
@@ -37,6 +39,12 @@ class Data:
             raise ConfigError(f"max_bad_fraction must lie in [0, 1], not {self.max_bad_fraction}")
         if self.rows_per_task < 1 or self.tasks_per_segment < 1:
             raise ConfigError("rows_per_task and tasks_per_segment must be at least 1")
+        if self.cache is not None and "://" in self.cache:
+            raise ConfigError(
+                f"cache={self.cache}: decoded blocks are mapped from a disk; give a local folder, or auto"
+            )
+        if not 0 < self.cache_gb < math.inf:
+            raise ConfigError(f"cache_gb={self.cache_gb} must be above 0 and finite; --data.cache off keeps nothing")
 
     @property
     def storage(self) -> StorageOptions:
