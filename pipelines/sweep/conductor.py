@@ -175,6 +175,8 @@ class _Conductor:
 
     def _report(self, number: int, message: dict[str, Any]) -> None:
         trial = self._book[number]
+        if message.get("again") and any(one.step == message["step"] for one in trial.reports):
+            return
         metrics = {name: float(x) for name, x in message["metrics"].items() if isinstance(x, int | float)}
         oracle = {name: x for name, x in metrics.items() if name.startswith(ORACLE)}
         seconds = self._seconds(number)

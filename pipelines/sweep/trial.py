@@ -20,8 +20,12 @@ from typing import Any
 
 from pipelines.processes import end_with_parent
 from xmodal.errors import XmodalError
+from xmodal.run import read_metrics
+from xmodal.storage import NotFound, StorageOptions
 
 Say = Callable[[dict[str, Any]], None]
+DEFAULT = StorageOptions()
+OF_THE_LINE = ("step", "time")
 DONE, FAILED, NEWS, REPORT = "done", "failed", "news", "report"
 
 
@@ -91,17 +95,17 @@ def carry_out(config: Any, say: Say) -> None:
     def on_news(message: dict[str, Any]) -> None:
         if message["kind"] == "progress":
             say({"kind": REPORT, **{key: message[key] for key in ("step", "steps", "metrics")}})
-        else:
-            say({"kind": NEWS, "news": message["kind"], "text": message.get("text", "")})
+            return
+        if message["kind"] == "opening" and config.resume:
+            tell_again(message["run"], message["steps"], say, config.data.storage)
+        say({"kind": NEWS, "news": message["kind"], "text": message.get("text", "")})
 
-    result = pipeline.run(config, on_news)
-    if result.found_finished:  # it ended between its last report and this driver's hearing of it
-        _tell_again(result.run, result.step, say)
+    pipeline.run(config, on_news)
 
 
-def _tell_again(run: Any, steps: int, say: Say) -> None:
-    from xmodal.run import read_metrics
-
-    for line in read_metrics(run.uri, options=run.options):
-        metrics = {key: value for key, value in line.items() if isinstance(value, int | float)}
-        say({"kind": REPORT, "step": line["step"], "steps": steps, "metrics": metrics})
+def tell_again(run_uri: str, steps: int, say: Say, options: StorageOptions = DEFAULT) -> None:
+    """What the run measured up to its last end: the driver may have died before it heard of it, or wrote it down."""
+    with contextlib.suppress(NotFound):
+        for line in read_metrics(run_uri, options=options):
+            metrics = {name: x for name, x in line.items() if isinstance(x, int | float) and name not in OF_THE_LINE}
+            say({"kind": REPORT, "again": True, "step": line["step"], "steps": steps, "metrics": metrics})

@@ -11,9 +11,10 @@ from typing import ClassVar, Literal
 
 from pipelines.config.cadence import Cadence
 from pipelines.config.optim import Optim
+from pipelines.sweep.trial import tell_again
 from xmodal import checkpoint, storage
 from xmodal.errors import CheckpointError
-from xmodal.run import claim_attempt, create_run, open_run
+from xmodal.run import MetricsLog, claim_attempt, create_run, open_run
 
 BEST = 1e-3
 
@@ -53,6 +54,8 @@ def carry_out(config, say):
         step, weight, lineage = saved["step"], saved["weight"], saved["lineage"]
     except CheckpointError:
         pass
+    tell_again(uri, config.optim.steps, say)
+    log = MetricsLog(uri, after_step=step or None, sinks=())
     while step < config.optim.steps:
         step, weight = step + 1, weight + gain(config.optim.learning_rate) + 0.01 * config.seed
         _trouble(config.trouble.kind, step, attempt)
@@ -63,6 +66,7 @@ def carry_out(config, say):
                 Path(folder, "weights.json").write_text(json.dumps(saved))
                 checkpoint.commit(Path(folder), run.checkpoints_uri, run_id=run.id, attempt=attempt, step=step)
         metrics = {"score": weight, "oracle/accuracy": -weight}
+        log.log(step, metrics)
         say({"kind": "report", "step": step, "steps": config.optim.steps, "metrics": metrics})
         time.sleep(config.trouble.pause_s)
 
