@@ -44,6 +44,7 @@ class Config:
     retries: int = 1  # further attempts of a trial that fails; each goes on from its last checkpoint
     silent_s: float = 900.0  # a trial that says nothing for so long has hung: it is ended and tried again
     seed: int = 0  # of the search
+    beside: str | None = None  # another sweep in `runs`, e.g. one by --algorithm random, that the page compares with
     regret: str | None = None  # sealed pairs of the target: every trial is judged there once the choice is made
     storage: Annotated[StorageOptions, tyro.conf.Suppress] = field(default_factory=StorageOptions)
 

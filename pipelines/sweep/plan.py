@@ -10,6 +10,7 @@ from pipelines.config.sweep import PBT, Config
 from pipelines.lasting import check_output
 from pipelines.sweep.clone import check_may_differ
 from pipelines.sweep.presets import baseline_of, with_preset
+from pipelines.sweep.records import read_sweep
 from pipelines.sweep.searchers import check_algorithm
 from pipelines.sweep.strategy import Strategy
 from xmodal import storage
@@ -55,6 +56,8 @@ def outline(config: Config) -> Plan:
     config = with_preset(replace(config, runs=storage.absolute(config.runs)))
     if not config.search:
         raise ConfigError("nothing to search: give --search FIELD=RANGE ..., or a --preset")
+    if config.beside:
+        read_sweep(config.runs, config.beside, config.storage)
     by = objectives(config.metric, config.mode)
     space = parse_space(config.search, config.run)
     check_algorithm(config.algorithm, len(by))

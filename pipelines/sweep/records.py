@@ -23,9 +23,8 @@ from xmodal.storage import NotFound, StorageOptions
 
 RECORD, RECORDS, TRIALS = "sweep.json", "records", "trials"
 MAY_CHANGE = frozenset({
-    "resume", "concurrent", "retries", "silent_s", "regret", "trials", "finalists", "seeds", "storage", "command",
-    "run.resources", "run.cadence.restarts", "run.cadence.keep", "run.data.cache",
-    "run.data.cache_gb",
+    "resume", "concurrent", "retries", "silent_s", "regret", "beside", "trials", "finalists", "seeds", "storage",
+    "command", "run.resources", "run.cadence.restarts", "run.cadence.keep", "run.data.cache", "run.data.cache_gb",
 })  # fmt: skip
 SECONDS_PER_WRITE = 2.0  # of a trial that only reported
 
@@ -129,6 +128,15 @@ def as_begun(config: Any) -> Any:
     if not begun or not asked or not begun.startswith(storage.absolute(asked)):
         return config
     return replace(config, run=replace(config.run, start_from=begun))
+
+
+def read_sweep(runs: str, name: str, options: StorageOptions) -> tuple[dict[str, Any], list[Trial]]:
+    """The record and the trials of a sweep that is there; ConfigError where none is."""
+    uri = storage.join(runs, name)
+    known = _read(uri, options)
+    if known is None:
+        raise ConfigError(f"there is no sweep {name!r} in {runs} to stand beside this one")
+    return known, sorted(_trials(uri, options), key=lambda trial: trial.number)
 
 
 def _again(trial: Trial) -> Trial:

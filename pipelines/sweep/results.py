@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.sweep import sealed
 from pipelines.sweep.conductor import Result
 from pipelines.sweep.records import RECORD, TRIALS
 from xmodal import storage
@@ -21,7 +22,7 @@ from xmodal.report.search import Search, render
 from xmodal.run.plain import to_plain
 from xmodal.run.provenance import provenance
 from xmodal.search.fields import value_at
-from xmodal.search.trial import FINISHED, Trial
+from xmodal.search.trial import Trial
 from xmodal.storage import StorageOptions
 
 PARQUET, PAGE = "results.parquet", "index.html"
@@ -46,7 +47,8 @@ def write(result: Result) -> Told:
         chosen = next(one for one in result.trials if one.number == result.chosen.trial)
     command = command_of(plan.config.command, plan.config.run, chosen.values) if chosen is not None else ""
     _record_choice(result, chosen, options)
-    regret = _regret(result, chosen)
+    judged = sealed.judge(result, result.uri, result.trials) if chosen is not None else {}
+    regret = sealed.told(result, judged)
     storage.write(storage.join(result.uri, PARQUET), _parquet(result), options=options)
     _hyper_parameters(result, options)
     page = render(
@@ -60,6 +62,7 @@ def write(result: Result) -> Told:
             command=command,
             facts=_facts(result),
             regret=regret,
+            beside=sealed.beside(result, judged),
             made=datetime.now(UTC).isoformat(),
             version=metadata.version("xmodal"),
         )
@@ -203,40 +206,3 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("Commit", str(found["commit"])),
         ("Hardware", ", ".join(f"{name} {value}" for name, value in found["hardware"].items())),
     ]  # fmt: skip
-
-
-def _regret(result: Result, chosen: Trial | None) -> list[tuple[str, str]]:
-    """What the choice cost against the best finished trial by the sealed figures; nothing where nobody asks."""
-    if result.plan.config.regret is None or chosen is None:
-        return []
-    from xmodal.metrics.selection import regret, weighted_spearman
-
-    judged = {t.number: found for t in result.trials if t.status == FINISHED and (found := _oracle(t, result))}
-    names = sorted({name for found in judged.values() for name in found})
-    lines = []
-    for name in names:
-        scores = {str(number): found[name] for number, found in judged.items() if name in found}
-        if str(chosen.number) not in scores:
-            continue
-        by, best = result.plan.by[0], max(scores, key=lambda number: scores[number])
-        own = [by.better(t) or 0.0 for t in result.trials if str(t.number) in scores]
-        rank = weighted_spearman(own, [scores[str(t.number)] for t in result.trials if str(t.number) in scores])
-        cost, taken = regret(scores, str(chosen.number)), scores[str(chosen.number)]
-        base = scores.get("0", float("nan"))
-        told = (
-            f"{cost:.4g} (chosen {taken:.4g}, best {scores[best]:.4g} by trial-{int(best):03d}, baseline {base:.4g}; "
-        )
-        lines.append((name, f"{told}weighted rank correlation of {by.metric} {rank:.2f})"))
-    return lines
-
-
-def _oracle(trial: Trial, result: Result) -> Mapping[str, float]:
-    """What the trial itself put aside, else recalls of its newest checkpoint on the sealed corpus."""
-    if trial.oracle:
-        return trial.oracle
-    from pipelines import evaluate
-    from pipelines.config.evaluate import Config as Evaluate
-
-    uri = storage.join(result.uri, TRIALS, trial.name)
-    found = evaluate.run(Evaluate(checkpoint=uri, corpus=str(result.plan.config.regret), save=False, workers=0))
-    return {f"oracle/{name}": float(x) for name, x in found.metrics.items() if name.endswith(("recall@10", "accuracy"))}

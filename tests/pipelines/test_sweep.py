@@ -17,10 +17,12 @@ from jobs import arguments
 from jobs import sweep as job
 from pipelines import sweep
 from pipelines.config.sweep import Config
-from pipelines.sweep import results
+from pipelines.sweep import results, sealed
 from pipelines.sweep.plan import outline
 from xmodal.errors import ConfigError
+from xmodal.report.search_beside import best_so_far
 from xmodal.search.fields import changed
+from xmodal.search.objective import Objective
 from xmodal.search.trial import BASELINE, CLONE, FAILED, FINALIST, FINISHED, REJECTED, STOPPED
 
 RATE = "optim.learning_rate=loguniform(1e-5,1e-1)"
@@ -60,7 +62,22 @@ def test_all_trials_end_the_baseline_is_one_and_the_best_is_found(tmp_path):
     assert list(tmp_path.glob("sweep/tensorboard/trial-*/**/events*"))
     assert "oracle" not in page  # nobody asked for the regret
     asked = sweep.run(replace(config(tmp_path, finalists=2, seeds=3), resume=True, regret="sealed"), news.append)
-    assert "regret" in results.write(asked).regret or "oracle/accuracy" in Path(told.page).read_text()
+    assert results.write(asked).regret.startswith("oracle/accuracy: ")
+
+
+def test_another_search_stands_beside_with_what_it_found_for_how_much_work(tmp_path):
+    few = sweep.run(config(tmp_path, name="few", trials=2, concurrent=1))
+    results.write(few)
+    more = sweep.run(config(tmp_path, trials=4, concurrent=1, beside="few", regret="sealed"))
+    page = Path(results.write(more).page).read_text()
+    assert "Beside another search" in page and "Best score so far" in page and "regret of oracle/accuracy" in page
+    ours, theirs = sealed.beside(more, sealed.judge(more, more.uri, more.trials))
+    assert (ours.work, theirs.work) == (5, 3) and theirs.chosen == few.chosen.trial
+    assert theirs.sealed["oracle/accuracy"] == -few.trials[few.chosen.trial].last("score")
+    line = best_so_far(theirs, Objective(metric="score"))
+    assert [spent for spent, _ in line] == [1, 2, 3] and line[-1][1] == max(t.last("score") for t in few.trials)
+    with pytest.raises(ConfigError, match="there is no sweep 'none'"):
+        sweep.run(config(tmp_path, name="b", beside="none"))
 
 
 def test_asha_stops_what_lags_behind_at_a_share_of_its_own_budget(tmp_path):

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from xmodal.report import search_beside
 from xmodal.report.experiment import Chart, Table
 from xmodal.report.page import environment, file
+from xmodal.report.search_beside import Searched
 from xmodal.report.search_charts import Drawn, axes_of, bars, curves, over_field, parallel, surface
 from xmodal.report.wording import clean, count, moment, number, seconds
 from xmodal.search.choice import Chosen, Standing
@@ -37,6 +39,7 @@ class Search:
     command: str
     facts: Sequence[tuple[str, str]]
     regret: Sequence[tuple[str, str]] = ()
+    beside: Sequence[Searched] = ()  # this search and another one
     made: str
     version: str
 
@@ -49,12 +52,26 @@ def render(search: Search) -> str:
         title=clean(search.name, 60),
         leads=_leads(search),
         tiles=_tiles(search),
-        tables=[table for table in (_standings(search), _all(search)) if table.rows],
+        tables=[one for one in (*_compared(search), _standings(search), _all(search)) if one.rows],
         wide=_parallel(search, drawn),
-        charts=[*_curves(search, drawn), *_fields(search, drawn), *_importance(search), *_surfaces(search, drawn)],
+        charts=_charts(search, drawn),
         made=moment(search.made),
         style=Markup(file("style.css") + file("search.css")),
     )  # fmt: skip
+
+
+def _charts(search: Search, drawn: Mapping[int, Drawn]) -> list[Chart]:
+    over_fields = [*_fields(search, drawn), *_importance(search), *_surfaces(search, drawn)]
+    return [*_progress(search), *_curves(search, drawn), *over_fields]
+
+
+def _compared(search: Search) -> list[Table]:
+    return [search_beside.table(search.beside, search.by[0])] if search.beside else []
+
+
+def _progress(search: Search) -> list[Chart]:
+    found = search_beside.chart(search.beside, search.by[0]) if search.beside else None
+    return [found] if found else []
 
 
 def _drawn(search: Search) -> Mapping[int, Drawn]:

@@ -134,7 +134,7 @@ def over_field(
     reach = [v for drawn, _, sd in found for v in (_value(drawn) - sd, _value(drawn) + sd)]
     y = spanning([*reach, *([baseline] if baseline is not None else [])], height - BOTTOM, TOP)
     x = Scale(low=0, high=1, begin=LEFT, end=WIDTH - RIGHT)
-    parts = _frame(x, y, marks, name, height)
+    parts = framed(x, y, marks, name, height)
     if baseline is not None:
         parts.append(element("line", class_="reference", x1=LEFT, x2=WIDTH - RIGHT, y1=y(baseline), y2=y(baseline)))
         parts.append(text("baseline", WIDTH - RIGHT, y(baseline) - 5, class_="note", text_anchor="end"))
@@ -154,7 +154,8 @@ def _value(drawn: Drawn) -> Number:
     return drawn.value
 
 
-def _frame(x: Scale, y: Scale, marks: Sequence[tuple[Number, str]], name: str, height: Number) -> list[Markup]:
+def framed(x: Scale, y: Scale, marks: Sequence[tuple[Number, str]], name: str, height: Number) -> list[Markup]:
+    """Rules and words of a figure's axes."""
     parts = []
     for tick in y.ticks():
         parts.append(element("line", class_="rule", x1=LEFT, x2=WIDTH - RIGHT, y1=y(tick), y2=y(tick)))
@@ -179,7 +180,7 @@ def curves(
     x = Scale(low=0, high=1, begin=LEFT, end=WIDTH - RIGHT)
     y = spanning([value for _, value in points], height - BOTTOM, TOP)
     marks = [(share, f"{share:.0%}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    parts = _frame(x, y, marks, "share of the budget", height)
+    parts = framed(x, y, marks, "share of the budget", height)
     for place in places:
         parts.append(element("line", class_="reference", x1=x(place), x2=x(place), y1=TOP, y2=height - BOTTOM))
     order = {"ended": 0, "low": 1, "middle": 2, "top": 3, "chosen": 4}
