@@ -17,12 +17,14 @@ of any field of the run's configuration by its dotted name (in a shell the paren
     mmpareto-default   gamma and the rescale range of jobs.adapt's classifiers
 
 Every trial is a whole run in RUNS/NAME/trials, on its full budget: --scheduler asha stops those that lag behind at
-shares of it (never before a strength that ramps up has come near its peak), pbt copies checkpoints of the best over
-the worst, fifo lets all end. The run as it is, with lambda = 0 or the plain sum of the losses, is always trial 0. The
-metric is any that the run logs, but for those of the target's labels and pairs (oracle/...); a guard rejects a trial
-and says why. The best are repeated with other seeds, and of those that one standard error does not tell apart the
-configuration is chosen that departs least. Then the command to run it is printed, and RUNS/NAME gets results.parquet,
-tensorboard/ and index.html. --regret CORPUS judges all trials on pairs of the target afterwards.
+shares of it (never before a strength that ramps up has come near its peak), median those behind the others' median,
+pbt copies checkpoints of the best over the worst, fifo lets all end. Points come from --algorithm random, grid, or a
+searcher of Ray Tune (tpe, hyperopt, bayesopt). The run as it is, with lambda = 0 or the plain sum of the losses, is
+always trial 0. The metric is any that the run logs, but for those of the target's labels and pairs (oracle/...); a
+guard rejects a trial and says why. The best are repeated with other seeds, and of those that one standard error does
+not tell apart the configuration is chosen that departs least. Then the command to run it is printed, and RUNS/NAME
+gets results.parquet, tensorboard/ and index.html. --regret CORPUS judges all trials on pairs of the target afterwards;
+--beside NAME puts another sweep of RUNS on the page.
 
 A trial that fails is tried again, goes on from its last checkpoint, and is recorded with its error. A sweep may be
 killed at any moment: the same command with --resume goes on, and runs no finished trial again.

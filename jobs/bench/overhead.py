@@ -94,7 +94,7 @@ def _rank(rank: int, corpus: str, directory: str, answer: str) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=WORKERS)
     objective = ContrastiveObjective(DualEncoder.from_pretrained(directory), mask_duplicates=True)
     state = TrainState.create(objective, schedule=CosineSchedule(peak=5e-4, total_steps=STEPS), seed=0)
-    shares = _preloaded(corpus, directory)[rank::WORKERS]
+    shares = preloaded(corpus, directory, BATCH // WORKERS)[rank::WORKERS]
     rates = []
     for step in range(0, STEPS, 2):
         started = time.perf_counter()
@@ -106,11 +106,11 @@ def _rank(rank: int, corpus: str, directory: str, answer: str) -> None:
     dist.destroy_process_group()
 
 
-def _preloaded(corpus: str, directory: str) -> list[Batch]:
-    """Every rank's shares of an epoch."""
+def preloaded(corpus: str, directory: str, batch_size: int) -> list[Batch]:
+    """An epoch of scenes in memory, as a checkpoint's model wants them."""
     fields = (ImageField(size=64), TextField(tokenizer_json=load_tokenizer(directory), length=32))
     recipe = Recipe(parse_field_map(("image=jpg", "text=txt")), fields)
     opened = open_corpus(corpus)
-    plan = Plan(opened.extents.rows, opened.extents.shard, 0, BATCH // WORKERS, shuffle=False)
-    tasks = blocks.read_tasks(opened, plan, 0, plan.steps_per_epoch, BATCH // WORKERS)
+    plan = Plan(opened.extents.rows, opened.extents.shard, 0, batch_size, shuffle=False)
+    tasks = blocks.read_tasks(opened, plan, 0, plan.steps_per_epoch, batch_size)
     return [to_batch([block], recipe) for task in tasks for block in blocks.read(task, recipe)]

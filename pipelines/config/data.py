@@ -44,7 +44,7 @@ class Data:
                 f"cache={self.cache}: decoded blocks are mapped from a disk; give a local folder, or auto"
             )
         if not 0 < self.cache_gb < math.inf:
-            raise ConfigError(f"cache_gb={self.cache_gb} must be above 0 and finite; --data.cache off keeps nothing")
+            raise ConfigError(f"cache_gb={self.cache_gb} must be above 0 and finite; --cache off keeps nothing")
 
     @property
     def storage(self) -> StorageOptions:

@@ -31,7 +31,7 @@ def words(runs, corpus, *more):
     address = ray.get_runtime_context().gcs_address
     run = f"""jobs.pretrain vit-tiny --corpus {corpus} --arguments {" ".join(TINY)} --vocab-size 600 --batch-size 24
         --steps 24 --learning-rate 0.001 --log-every 4 --checkpoint-every 12 --address {address}
-        --cpus-per-worker 0.5 --data.cache {runs}/cache"""
+        --cpus-per-worker 0.5 --cache {runs}/cache"""
     search = f"""--search optim.learning_rate=choice(0.001,1e-9) --algorithm grid --metric loss --mode min --runs {runs}
         --scheduler asha --grace 0.3 --finalists 0 --concurrent 1"""
     return [*search.split(), *more, "--", *run.split()]
