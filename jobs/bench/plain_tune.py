@@ -58,13 +58,12 @@ def trial(config: dict[str, Any]) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     name = tune.get_context().get_trial_id()
+    hears: list[Any] = [TuneReportCallback()]
     trainer = TorchTrainer(
         train,
         train_loop_config=config,
         scaling_config=ray.train.ScalingConfig(num_workers=1),
-        run_config=ray.train.RunConfig(
-            name=f"train-{name}", storage_path=config["to"], callbacks=[TuneReportCallback()]
-        ),
+        run_config=ray.train.RunConfig(name=f"train-{name}", storage_path=config["to"], callbacks=hears),
     )
     trainer.fit()
 
@@ -87,7 +86,8 @@ def main(checkpoint: str, corpus: str, answer: str) -> None:
         ),
         run_config=tune.RunConfig(name="tune", storage_path=scratch, verbose=0),
     )  # fmt: skip
-    results = [one.metrics or {} for one in tuner.fit()]
+    grid = tuner.fit()
+    results = [grid[k].metrics or {} for k in range(len(grid))]
     time.sleep(SETTLED_S)
     standing = [g for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
     told = {

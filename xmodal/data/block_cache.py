@@ -117,7 +117,7 @@ def _open(path: Path, recipe: Recipe, rows: int) -> Block | None:
         length = int.from_bytes(data[-FOOTER_BYTES:].tobytes(), "little")
         end = len(data) - FOOTER_BYTES - length
         described = json.loads(data[end : end + length].tobytes())
-        if zlib.crc32(data[:end]) != described["crc32"]:
+        if zlib.crc32(data[:end].data) != described["crc32"]:
             raise ValueError("its checksum does not hold")
         columns, stored = _layout(recipe, described["rows"]), described["rows"]
         found = {
@@ -183,7 +183,7 @@ def _begin(begun: Path, size: int, cache: BlockCache) -> np.memmap | None:
 
 
 def _finish(begun: Path, path: Path, target: np.memmap, rows: int) -> None:
-    described = json.dumps({"rows": rows, "crc32": zlib.crc32(target)}).encode()
+    described = json.dumps({"rows": rows, "crc32": zlib.crc32(target.data)}).encode()
     with suppress(OSError), begun.open("ab") as file:
         file.write(described + len(described).to_bytes(FOOTER_BYTES, "little"))
         file.close()

@@ -64,9 +64,9 @@ def chart(both: Sequence[Searched], by: Objective) -> Chart | None:
     y = spanning([value for _, value in points], HEIGHT - BOTTOM, TOP)
     parts = framed(x, y, [(tick, number(tick)) for tick in x.ticks()], "full runs' worth of work", HEIGHT)
     for one, line, look in zip(both, lines, ("chosen", "middle"), strict=False):
-        title = Markup("<title>{}</title>").format(f"{one.name} ({one.algorithm})")
+        tip = Markup("<title>{}</title>").format(f"{one.name} ({one.algorithm})")
         steps = [(x(spent), y(value)) for spent, value in _stepped(line)]
-        parts.append(element("path", title, d=path(steps), class_=f"trial {look}"))
+        parts.append(element("path", tip, d=path(steps), class_=f"trial {look}"))
     names = f"Green: {both[0].name} ({both[0].algorithm}); blue: {both[1].name} ({both[1].algorithm})."
     title = f"Best {by.metric.rpartition('/')[2]} so far"
     return Chart(title=title, caption=f"Of trials that ran to their end. {names}", figure=figure(HEIGHT, title, *parts))
