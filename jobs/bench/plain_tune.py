@@ -74,7 +74,9 @@ def main(checkpoint: str, corpus: str, answer: str) -> None:
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    ray.init(num_cpus=2 + len(RATES), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        "local", num_cpus=2 + len(RATES), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
     scratch = str(Path(answer).parent / "plain")
     space = {"rate": tune.grid_search(list(RATES)), "checkpoint": checkpoint, "corpus": corpus, "to": scratch}
     tuner = tune.Tuner(

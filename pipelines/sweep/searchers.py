@@ -2,9 +2,10 @@
 
 Tune's searchers keep what they know in memory and, to survive, in a pickle. Here one is made anew for every proposal:
 it is given the points of the recorded trials as its first ones (`points_to_evaluate`), suggests them, is told what came
-of those that are over, and then suggests the one that is wanted. So nothing but the records has to be stored, equal
+of those that are over (a rejected one is as bad as the worst: what is told as failed is forgotten, and its region is
+tried again and again), and then suggests the one that is wanted. So nothing but the records has to be stored, equal
 records give an equal point, several metrics work as one does, and a newer release of the library may resume. Measured
-with Optuna on two fields, 10 known trials: 13 ms a proposal; 100: 60 ms.
+with Optuna on two fields: 5 ms a proposal with 10 known trials, 10 ms with 40 (bayesopt 17 and 155).
 
 Random and grid points stay our own (`xmodal.search.proposals`): they are functions of seed and number, which Tune's
 `BasicVariantGenerator` is not (its points are drawn one after the other from one state).
@@ -71,13 +72,20 @@ def propose(
     searcher = _new(name, axes, 1_000_003 * seed + number, [one.metric for one in by], points)
     for trial in told:
         searcher.suggest(trial.name)
+    found = {trial.number: _measured(trial, by) for trial in told if trial.over}
+    good = [one for one in found.values() if one]
+    worst = {one.metric: min((each[one.metric] for each in good), default=0.0) for one in by}
     for trial in told:
         if trial.over:
-            found = {one.metric: float(better) for one in by if (better := one.better(trial)) is not None}
-            good = len(found) == len(by) and trial.status != REJECTED
-            searcher.on_trial_complete(trial.name, found if good else None, error=not good)
+            searcher.on_trial_complete(trial.name, found[trial.number] or worst)
     asked = searcher.suggest("next")
     return tuple(min(1.0, max(0.0, float(asked[axis]))) for axis in axes)
+
+
+def _measured(trial: Trial, by: Sequence[Objective]) -> dict[str, float]:
+    """Larger is better; nothing for a trial that a guard rejected, or that measured nothing that is finite."""
+    found = {one.metric: float(better) for one in by if (better := one.better(trial)) is not None}
+    return found if len(found) == len(by) and trial.status != REJECTED else {}
 
 
 def _new(name: str, axes: Sequence[str], seed: int, metrics: Sequence[str], points: list[dict[str, float]]) -> Any:

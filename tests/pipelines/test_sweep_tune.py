@@ -73,6 +73,17 @@ def test_a_point_at_work_is_left_to_whom_it_was_given_and_a_rejected_one_teaches
     assert math.dist(propose("tpe", SPACE, 0, 12, [*known, splendid], BY), splendid.units) > 0.3
 
 
+def test_where_trials_were_rejected_fewer_are_proposed():
+    known = searched("random", 12)
+    best = max(known, key=lambda one: one.last("score"))
+    rejected = [replace(best, number=20 + k, status=REJECTED) for k in range(4)]
+
+    def away(found):
+        return sum(math.dist(propose("tpe", SPACE, 0, number, found, BY), best.units) for number in range(30, 40))
+
+    assert away([*known, *rejected]) > away(known)
+
+
 def test_two_metrics_are_searched_together():
     def with_cost(one):
         metrics = {**one.reports[0].metrics, "cost": one.values["optim.weight_decay"]}
