@@ -4,7 +4,9 @@ Tune's schedulers see results one by one, and keep what they saw in memory. Here
 told all that is recorded, so that a resumed sweep decides as an undisturbed one, and values of failed and rejected
 trials (a collapsed one may look splendid) leave no trace in a rung. Time is the share of a trial's own budget, so that
 schedules over the whole run are those of a full run at every rung. Nothing may be what it is not: a value that is not
-finite counts as the worst (Tune's comparison lets a NaN go on), and a share may fall short of a rung by rounding.
+finite counts as the worst (Tune's comparison lets a NaN go on), and a share may fall short of a rung by rounding. Nor
+is Tune asked before 1/reduction of the trials at a rung is one trial: it would stop the second of two, and the first
+other is the baseline (a three-trial sweep lost all three to it).
 
 Population-based training stays our own (`Strategy.exploit`). Tune's decides inside its trial runner: it pauses Tune's
 actors and writes checkpoints into them, and its mutation multiplies a value by 0.8 or 1.2 whatever its range (a rate
@@ -51,8 +53,21 @@ def verdict(scheduler: str, rungs: Rungs, trial: Trial, trials: Sequence[Trial],
         if other.number != trial.number and other.kind != FINALIST and other.status not in (FAILED, REJECTED)
     ]
     told = [(other, list(_results(other, objective))) for other in others]
-    ends = _asha(rungs, trial, own, told) if scheduler == "asha" else _median(rungs, trial, own, told)
-    return _why(scheduler, rungs, trial, others, objective) if ends else None
+    if scheduler == "median":
+        return _behind_median(trial, others, objective) if _median(rungs, trial, own, told) else None
+    place = max((place for place in rungs.places() if trial.share >= place - ROUNDING), default=1.0)
+    there = [value for other in others if (value := other.at(objective.metric, place)) is not None]
+    if len(there) + 1 < rungs.reduction or not _asha(rungs, trial, own, told):
+        return None
+    first = next(r for r in trial.reports if r.share >= place - ROUNDING and objective.metric in r.metrics)
+    ahead = sum(objective.sign * value > _score(first, objective) for value in there)
+    own_value = f"{objective.metric} {first.metrics[objective.metric]:.4g}"
+    return f"at {place:.0%} of its budget {ahead} of {len(there)} others were ahead ({own_value})"
+
+
+def _behind_median(trial: Trial, others: Sequence[Trial], objective: Objective) -> str:
+    value = f"{objective.metric} {trial.last(objective.metric):.4g}"
+    return f"at {trial.share:.0%} of its budget it was behind the median of {len(others)} others ({value})"
 
 
 def _results(trial: Trial, objective: Objective) -> Iterator[dict[str, float]]:
@@ -97,16 +112,3 @@ def _median(rungs: Rungs, trial: Trial, own: list[dict[str, float]], told: Told)
         for result in results:
             rule.on_trial_complete(_Controller(), _Known(one.name), result)  # type: ignore[arg-type]
     return rule.on_trial_result(_Controller(), _Known(trial.name), own[-1]) == rule.STOP  # type: ignore[arg-type]
-
-
-def _why(scheduler: str, rungs: Rungs, trial: Trial, others: Sequence[Trial], objective: Objective) -> str:
-    metric = objective.metric
-    if scheduler == "median":
-        told = f"{len(others)} others ({metric} {trial.last(metric):.4g})"
-        return f"at {trial.share:.0%} of its budget it was behind the median of {told}"
-    place = max(place for place in rungs.places() if trial.share >= place - ROUNDING)
-    own = next(report for report in trial.reports if report.share >= place - ROUNDING and metric in report.metrics)
-    there = [value for other in others if (value := other.at(metric, place)) is not None]
-    ahead = sum(objective.sign * value > _score(own, objective) for value in there)
-    told = f"{metric} {own.metrics[metric]:.4g}"
-    return f"at {place:.0%} of its budget {ahead} of {len(there)} others were ahead ({told})"
