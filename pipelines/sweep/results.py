@@ -19,6 +19,7 @@ from pipelines.sweep.conductor import Result
 from pipelines.sweep.records import RECORD, TRIALS
 from xmodal import storage
 from xmodal.report.search import Search, render
+from xmodal.report.wording import count
 from xmodal.run.plain import to_plain
 from xmodal.run.provenance import provenance
 from xmodal.search.fields import value_at
@@ -200,7 +201,7 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("Guards", "; ".join(config.guard) or "none"),
         ("Algorithm", f"{config.algorithm}, seed {config.seed}"),
         ("Scheduler", scheduler),
-        ("At a time", f"{result.plan.concurrent} trials"),
+        ("At a time", count(result.plan.concurrent, "trial")),
         ("To a first figure", f"{mean(ready):.1f} s in the mean" if ready else "none"),
         ("Run", shlex.join(config.command)),
         ("Commit", str(found["commit"])),
