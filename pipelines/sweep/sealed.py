@@ -49,7 +49,11 @@ def told(result: Result, judged: Judged) -> list[tuple[str, str]]:
     if result.chosen is None:
         return []
     by, chosen, lines = result.plan.by[0], str(result.chosen.trial), []
-    for name, cost in costs(judged, result.chosen.trial).items():
+    same = by.metric.rpartition("/")[2]
+    found = costs(judged, result.chosen.trial)
+    for name, cost in sorted(
+        found.items(), key=lambda one: one[0].rpartition("/")[2] != same
+    ):  # the metric's own first
         scores = _by_name(judged)[name]
         best = max(scores, key=lambda number: scores[number])
         own = {str(t.number): by.better(t) or 0.0 for t in result.trials}
