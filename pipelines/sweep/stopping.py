@@ -6,7 +6,7 @@ trials (a collapsed one may look splendid) leave no trace in a rung. Time is the
 schedules over the whole run are those of a full run at every rung. Nothing may be what it is not: a value that is not
 finite counts as the worst (Tune's comparison lets a NaN go on), and a share may fall short of a rung by rounding. Nor
 is Tune asked before 1/reduction of the trials at a rung is one trial: it would stop the second of two, and the first
-other is the baseline (a three-trial sweep lost all three to it).
+other is the baseline (a sweep of three trials lost two to it alone).
 
 Population-based training stays our own (`Strategy.exploit`). Tune's decides inside its trial runner: it pauses Tune's
 actors and writes checkpoints into them, and its mutation multiplies a value by 0.8 or 1.2 whatever its range (a rate
