@@ -19,9 +19,9 @@ swift:
 demo: install
 	$(BIN)/python -m jobs.demo
 
-# Two at a time; in their order, so that the long ones on Ray begin first and small ones fill the end.
+# Three at a time, since tests on Ray wait now and then; in their order, so that the long ones on Ray begin first and small ones fill the end.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .

@@ -81,7 +81,7 @@ class Digits:
         self.arm, self.seed, self.data, self.settings = arm, seed, data, settings
         pictures = [data[f"{domain}/train"]["image"] for domain in ("source", "target")]
         mean = torch.stack([x.float().mean((0, 1, 2)) / 255 for x in pictures]).mean(0)
-        self.net = DigitNet(mean, captions=captions).to(memory_format=torch.channels_last)
+        self.net = DigitNet(mean, captions=captions).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         parts = arm.method.split("+")
         self.views = next((kind for kind in KINDS if kind in parts), None)
         self.on_source = next((kind for kind in KINDS if f"source-{kind}" in parts), None)
