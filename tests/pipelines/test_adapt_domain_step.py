@@ -1,6 +1,7 @@
 """From corpora of two domains to a moved state, for pictures with captions and for clips. No Ray is needed."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,7 +110,8 @@ def test_a_label_predictor_is_kept_beside_the_model_and_measured_on_both_domains
     monkeypatch.setattr(ray, "get", lambda value: value)
     (tmp_path / "names.txt").write_text("\n".join(CLASSES) + "\n")
     source, target = labelled(tmp_path / "source", "photo", 0, 3), labelled(tmp_path / "target", "sketch", 5000, 99)
-    words = ["clip", "--name", "a", "--runs", str(tmp_path / "runs"), "--start-from", untrained, "--corpus", source]
+    before = shutil.copytree(untrained, tmp_path / "before")  # the comparison stores its figures there
+    words = ["clip", "--name", "a", "--runs", str(tmp_path / "runs"), "--start-from", str(before), "--corpus", source]
     words += ["--target", target, "--label.field", "cls", "--label.classes", str(tmp_path / "names.txt")]
     asked = parse(
         [*words, "--method", "mmpareto", "--batch-size", str(ROWS), "--steps", str(STEPS), "--rows-per-task", "8"]
