@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,9 +18,10 @@ from xmodal.data.video import VideoField
 from xmodal.data.window import Window
 from xmodal.encoders.audio_video import network, spectrogram
 from xmodal.encoders.dual_encoder import DualEncoder
-from xmodal.encoders.intake_av import Frames
+from xmodal.encoders.intake_av import Frames, Spectrogram
 from xmodal.encoders.multimodal import Encoder, MultimodalClassifier
 from xmodal.encoders.multimodal_layout import save_classifier, take_weights, tower_weights
+from xmodal.encoders.transformers_av import frame_transformer, spectrogram_transformer
 from xmodal.errors import CheckpointError
 from xmodal.storage import StorageOptions
 from xmodal.training.state import TrainState
@@ -44,14 +45,23 @@ def build_classifier(chosen: Classifier, seed: int, start: Mapping[str, Tensor] 
     )  # fmt: skip
     sight = Frames("video", size=chosen.size, frames=chosen.frames, seconds=chosen.seconds, margin=chosen.margin)
     torch.manual_seed(seed)
-    encoders = {
-        "audio": Encoder(sound, network(chosen.widths, channels=1)),
-        "video": Encoder(sight, network(chosen.widths, channels=3)),
-    }
+    audio, video = _backbones(chosen, sound)
+    encoders = {"audio": Encoder(sound, audio), "video": Encoder(sight, video)}
     model = MultimodalClassifier(encoders, classes=len(chosen.classes), fusion_name=chosen.fusion, dim=chosen.dim)
     if start is not None:
         model.load_state_dict(start, strict=False)
     return model
+
+
+def _backbones(chosen: Classifier, sound: Spectrogram) -> tuple[Any, Any]:
+    """Of sound and of sight."""
+    if chosen.encoders == "convolutional":
+        return network(chosen.widths, channels=1), network(chosen.widths, channels=3)
+    sizes = {"width": chosen.width, "depth": chosen.depth, "heads": chosen.heads, "patch": chosen.patch}
+    return (
+        spectrogram_transformer(sound.bands, sound.frames, **sizes),
+        frame_transformer(chosen.size, **sizes),
+    )
 
 
 def weights_to_start_from(chosen: Classifier, options: StorageOptions) -> dict[str, Tensor] | None:

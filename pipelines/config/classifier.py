@@ -11,14 +11,19 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """Two convolutional encoders, a fusion, and a head for each modality."""
+    """Two encoders, convolutional ones or transformers, a fusion, and a head for each modality."""
 
     classes: tuple[str, ...] = ()  # their names, in the order of their numbers
     start_from: str | None = None
     """a run of jobs.pretrain av-tiny, or one of its checkpoints: the encoders begin with its towers' weights"""
     fusion: Literal["concatenation", "summation", "gating", "film", "transformer"] = "concatenation"  # what joins them
     dim: int = 128  # width of what the fusion gives (concatenation has its own)
-    widths: tuple[int, ...] = (32, 64, 128)  # channels of each encoder's stages
+    encoders: Literal["convolutional", "transformer"] = "convolutional"  # transformer: ViT on frames, AST on sound
+    widths: tuple[int, ...] = (32, 64, 128)  # channels of each convolutional encoder's stages
+    width: int = 128  # of each transformer
+    depth: int = 4  # layers
+    heads: int = 4  # of its attention
+    patch: int = 16  # pixels, mel bands and frames of sound on a side
     frames: int = 8  # pictures of a clip, evenly over the window
     size: int = 64  # pixels on a side
     rate: int = 16_000  # Hz that sound is brought to
@@ -33,7 +38,7 @@ class Classifier:
             raise ConfigError(f"classes={list(self.classes)}: give at least two names, each once")
         if not self.widths or min(self.widths) < 1:
             raise ConfigError(f"widths={list(self.widths)} must be whole numbers of channels, at least 1")
-        for name in ("dim", "frames", "size", "bands"):
+        for name in ("dim", "frames", "size", "bands", "width", "depth", "heads", "patch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
         if not self.level_spread > 0:

@@ -5,10 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.clips import CLASSES, classifier, clip_batch
+from tests.clips import BANDS, CLASSES, FRAMES, LENGTH, SIDE, classifier, clip_batch
 from xmodal.encoders.fusion import FUSIONS, fusion
+from xmodal.encoders.intake_av import Frames, Spectrogram
+from xmodal.encoders.multimodal import Encoder, MultimodalClassifier
 from xmodal.encoders.multimodal_layout import load_classifier, save_classifier, take_weights
+from xmodal.encoders.transformers_av import frame_transformer, spectrogram_transformer
 from xmodal.errors import CheckpointError, ConfigError
+from xmodal.training.classification import ClassificationObjective
 
 WIDTHS = {"audio": 6, "video": 4, "touch": 3}
 
@@ -106,3 +110,39 @@ def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
         load_classifier(tmp_path)
     with pytest.raises(CheckpointError, match="cannot read a model from"):
         load_classifier(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("fusion_name", ["concatenation", "transformer"])
+def test_transformers_of_frames_and_of_sound_are_encoders(fusion_name: str, tmp_path: Path) -> None:
+    """Every parameter takes part, a row stands for itself, what is absent is not read, and a directory keeps them."""
+    torch.manual_seed(0)
+    sizes = {"width": 16, "depth": 1, "heads": 2, "patch": 8}
+    encoders = {
+        "audio": Encoder(
+            Spectrogram("audio", bands=BANDS, frames=LENGTH), spectrogram_transformer(BANDS, LENGTH, **sizes)
+        ),
+        "video": Encoder(Frames("video", size=SIDE, frames=FRAMES), frame_transformer(SIDE, **sizes)),
+    }
+    model = MultimodalClassifier(encoders, classes=CLASSES, fusion_name=fusion_name, dim=16)
+    batch = clip_batch(4)
+    tokens, masks = model.encode(batch)
+    assert tokens["audio"].shape == (4, 2 + 2 * 3, 16)  # two tokens of AST's own, 16 x 24 in patches of 8
+    assert tokens["video"].shape == (4, FRAMES * (1 + 4), 16)
+    assert not masks["audio"][1].any() and masks["audio"][0].all() and masks["video"][2].sum() == 1 + 4
+    losses = ClassificationObjective(model)(batch)
+    losses.sum.backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.eval()
+    torch.testing.assert_close(model.scores(batch[1:3])["audio"], model.scores(batch)["audio"][1:3])
+    save_classifier(model, tuple("abcde"), tmp_path)
+    torch.testing.assert_close(load_classifier(tmp_path)[0].scores(batch), model.scores(batch))
+
+
+def test_patches_that_do_not_fit_are_refused() -> None:
+    sizes = {"width": 16, "depth": 1, "heads": 2}
+    with pytest.raises(ConfigError, match="size=20 is not a multiple of patch=8"):
+        frame_transformer(20, **sizes, patch=8)
+    with pytest.raises(ConfigError, match="16 bands and 24 frames has no patch of 32"):
+        spectrogram_transformer(16, 24, **sizes, patch=32)
+    with pytest.raises(ConfigError, match="width=16 cannot be divided among heads=3"):
+        frame_transformer(16, width=16, depth=1, heads=3, patch=8)

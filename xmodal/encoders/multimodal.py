@@ -25,7 +25,8 @@ class Encoder(nn.Module):
     """One modality of a batch in, its tokens [B, N, W] and where there are any [B, N] out.
 
     `backbone` is a transformers model whose `last_hidden_state` is [R, W, h, w] or [R, L, W]; of a clip the R rows are
-    its frames, whose tokens stand one after the other.
+    its frames, whose tokens stand one after the other. One that reads `input_values` (AST) gets the spectrogram as
+    [B, L, M].
     """
 
     def __init__(self, intake: Intake, backbone: Any) -> None:
@@ -39,7 +40,10 @@ class Encoder(nn.Module):
         return width_of(self.backbone.config)
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, "B N W"], Bool[Tensor, "B N"]]:
-        hidden = self.backbone(**self.intake(batch)).last_hidden_state
+        inputs = self.intake(batch)
+        if self.backbone.main_input_name == "input_values":
+            inputs = {"input_values": inputs["pixel_values"][:, 0].transpose(1, 2)}
+        hidden = self.backbone(**inputs).last_hidden_state
         tokens = hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
         there = self.intake.present(batch)
         parts = there.shape[1]  # frames of a clip; 1 for a picture or a spectrogram
