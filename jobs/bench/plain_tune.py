@@ -2,7 +2,7 @@
 
 A function trainable starts a TorchTrainer, whose reports a TuneReportCallback hands to Tune; ASHA stops trials. Two of
 four learning rates are too small to learn anything, so that there is something to stop. The dashboard is off, as in
-any `ray.init` that asks for none: then nobody removes the placement groups of what was stopped.
+any `ray.init` that asks for none; what is counted at the end is placement groups that stopped trials left behind.
 
     python -m jobs.bench.plain_tune CHECKPOINT CORPUS ANSWER.json
 """

@@ -28,8 +28,11 @@ def _most_of_the_gain(trials: Trials, primary: str) -> Finding:
     if not all(scores(trials, arm, primary) for arm in ("joint", "uniform", "mmpareto")):
         return _untested(prediction)
     first, second = _gain(trials, "joint", "uniform", primary), _gain(trials, "uniform", "mmpareto", primary)
-    more = [a - b for a, b in zip(first, second, strict=False)]
-    return _positive(prediction, more, f"{_gap(first)}, then {_gap(second)} points")
+    return _positive(
+        prediction,
+        _margin(trials, primary, ("joint", "uniform", "mmpareto"), (-1, 2, -1)),
+        f"{_gap(first)}, then {_gap(second)} points",
+    )
 
 
 def _half_of_the_gap(trials: Trials, primary: str) -> Finding:
@@ -37,8 +40,11 @@ def _half_of_the_gap(trials: Trials, primary: str) -> Finding:
     if not all(scores(trials, arm, primary) for arm in ("uniform", "uniform-gamma", "mmpareto")):
         return _untested(prediction)
     step, whole = _gain(trials, "uniform", "uniform-gamma", primary), _gain(trials, "uniform", "mmpareto", primary)
-    more = [a - b / 2 for a, b in zip(step, whole, strict=False)]
-    return _positive(prediction, more, f"{_gap(step)} of {_gap(whole)} points")
+    return _positive(
+        prediction,
+        _margin(trials, primary, ("uniform", "uniform-gamma", "mmpareto"), (-0.5, 1, -0.5)),
+        f"{_gap(step)} of {_gap(whole)} points",
+    )
 
 
 def _few_conflicts(trials: Trials, primary: str) -> Finding:
@@ -101,6 +107,13 @@ OF_TASKS = ("sharing-costs", "harder-task", "half-of-the-gap", "few-conflicts", 
 
 def _untested(prediction: str) -> Finding:
     return Finding(prediction=prediction, held=None, evidence="")
+
+
+def _margin(trials: Trials, name: str, arms: Sequence[str], weights: Sequence[float]) -> list[float]:
+    """The weighted sum of arms' scores, seed by seed (seeds that all have)."""
+    by_seed = [{one["seed"]: one["test"][name] for one in trials[arm]} for arm in arms]
+    shared = sorted(set.intersection(*map(set, by_seed)))
+    return [sum(w * found[seed] for w, found in zip(weights, by_seed, strict=True)) for seed in shared]
 
 
 def _positive(prediction: str, margin: Sequence[float], evidence: str) -> Finding:
