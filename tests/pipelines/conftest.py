@@ -50,4 +50,5 @@ def untrained(tmp_path_factory):
     files = runs / "files"
     model.save_pretrained(files, tokenizer_json=tokenizer)
     commit(files, str(runs / "run" / "checkpoints"), step=7, attempt=1, run_id="a")
-    return str(runs / "run")
+    yield str(runs / "run")
+    assert [entry.name for entry in (runs / "run").iterdir()] == ["checkpoints"], "a test wrote into what all share"

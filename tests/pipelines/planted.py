@@ -59,15 +59,16 @@ def carry_out(config, say):
     while step < config.optim.steps:
         step, weight = step + 1, weight + gain(config.optim.learning_rate) + 0.01 * config.seed
         _trouble(config.trouble.kind, step, attempt)
+        metrics = {"score": weight, "oracle/accuracy": -weight}
+        log.log(step, metrics)
+        say({"kind": "report", "step": step, "steps": config.optim.steps, "metrics": metrics})
         if step % config.cadence.checkpoint_every == 0 or step == config.optim.steps:
+            log.sync()  # before the checkpoint, as training does: whoever resumes from it finds the figures up to it
             with tempfile.TemporaryDirectory() as folder:
                 saved = {"step": step, "weight": weight, "lineage": [*lineage, [config.name, step, weight]]}
                 lineage = saved["lineage"]
                 Path(folder, "weights.json").write_text(json.dumps(saved))
                 checkpoint.commit(Path(folder), run.checkpoints_uri, run_id=run.id, attempt=attempt, step=step)
-        metrics = {"score": weight, "oracle/accuracy": -weight}
-        log.log(step, metrics)
-        say({"kind": "report", "step": step, "steps": config.optim.steps, "metrics": metrics})
         time.sleep(config.trouble.pause_s)
 
 

@@ -45,7 +45,8 @@ def adapted(folder, name, start, **domain) -> str:
 
 
 def test_the_same_weights_have_the_same_figures_in_every_part(untrained, scenes, sketches, tmp_path, capsys):
-    runs = [adapted(tmp_path, f"dann-{seed}", untrained) for seed in range(2)]
+    start = str(shutil.copytree(untrained, tmp_path / "start"))  # the comparison stores its figures there
+    runs = [adapted(tmp_path, f"dann-{seed}", start) for seed in range(2)]
     said = []
     result = compare.run(Config(adapted=tuple(runs), source=scenes, target=sketches), said.append)
     assert list(result.arms) == ["before", "adapted"]  # what it started from is found in the record
