@@ -20,8 +20,9 @@ demo: install
 	$(BIN)/python -m jobs.demo
 
 # Three at a time, since tests on Ray wait now and then; in their order, so that the long ones on Ray begin first and small ones fill the end.
+# Python may keep what it compiles, also where the environment says otherwise: else every process compiles it again.
 test: install
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Every test runs with xmodal's array shapes checked and one torch thread."""
 
+import importlib
 import os
 import tempfile
 
@@ -8,13 +9,20 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # how soon a controller sees that its ranks ended
+os.environ.setdefault(
+    "REPORTER_UPDATE_INTERVAL_MS", "600000"
+)  # Ray's agents measure processes for nobody
+os.environ.setdefault("RAY_enable_metrics_collection", "0")
 
+import beartype.claw  # noqa: F401  (before the hook, as those below)
 import nursery
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 from s3 import s3_root, s3_server, short_waits  # noqa: F401  (fixtures for every test)
 
+for module in nursery.IMPORTED_FROM_OTHERS:  # under the hook, what xmodal imports would be compiled from its source
+    importlib.import_module(module)
 install_import_hook("xmodal", "beartype.beartype")
 settings.register_profile("shared machine", deadline=None)  # a busy neighbour is no failure
 settings.load_profile("shared machine")

@@ -33,9 +33,11 @@ READ_BY_RAY = (RAYLET, "RAY_JOB_ID")  # when it is imported
 SERVE, RUN = "--serve", "--run"
 KIND = socket.AF_UNIX, socket.SOCK_SEQPACKET
 LONGEST_REQUEST = 1 << 17
-IMPORTED = ("pandas", "pyarrow.dataset", "torch.distributed", "transformers.models.clip.modeling_clip", "tensorboardX",
-            "xmodal.encoders", "xmodal.export", "xmodal.training.balance", "xmodal.training.state", "xmodal.storage",
-            "xmodal.data.synthetic", "xmodal.data.audio", "xmodal.data.video", "xmodal.report.page")  # fmt: skip
+IMPORTED_FROM_OTHERS = ("pandas", "pyarrow.dataset", "torch.distributed", "transformers.models.clip.modeling_clip",
+                        "tensorboardX")  # fmt: skip
+IMPORTED = (*IMPORTED_FROM_OTHERS, "xmodal.encoders", "xmodal.export", "xmodal.training.balance",
+            "xmodal.training.state", "xmodal.storage", "xmodal.data.synthetic", "xmodal.data.audio",
+            "xmodal.data.video", "xmodal.report.page")  # fmt: skip
 IMPORTED_WITH_RAY = ("ray._private.workers.default_worker", "ray.data._internal.execution.streaming_executor",
                      "ray.train.torch", "ray.train.v2._internal.execution.controller", "pipelines.pretrain",
                      "pipelines.adapt", "pipelines.embed", "pipelines.evaluate", "pipelines.prepare")  # fmt: skip

@@ -82,7 +82,6 @@ TINY = (
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
 def test_a_preempted_machine_costs_no_step_before_its_notice(pairs, tmp_path, forked_workers):
     """No checkpoint but that of the notice, no restart allowed but for a preemption: the run goes on all the same."""
     done = subprocess.run(

@@ -39,7 +39,7 @@ def ours(head, *arguments, timeout=240, **environment):
     )  # fmt: skip
 
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from xmodal.errors import ConfigError, CorpusError
 from xmodal.run import read_metrics
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray]
 
 STEPS = 24
 FIELDS = ("--fields", "video=mp4", "audio=mp4", "label=json:shape")

@@ -17,7 +17,7 @@ from xmodal import checkpoint
 from xmodal.data import synthetic
 from xmodal.run import read_metrics
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray]
 STEPS = 12
 
 

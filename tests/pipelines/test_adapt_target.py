@@ -88,7 +88,6 @@ def test_the_target_has_sight_and_sound_and_no_label(here, clips, tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
 def test_a_killed_run_with_a_target_ends_with_the_weights_of_one_that_never_stopped(clips, ray_here, tmp_path):
     """DANN and MMPareto together, a ramp, an epoch of the target that ends in mid-run; critics too."""
     cadence = ("--log-every", "1", "--checkpoint-every", "4", "--address", "local")

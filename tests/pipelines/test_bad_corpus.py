@@ -15,7 +15,7 @@ from xmodal import checkpoint
 from xmodal.errors import CorpusError, TooManyBadRows
 from xmodal.run import read_metrics, read_quarantine
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray]
 
 TINY = ("image_size=32", "patch_size=8", "width=32", "depth=1", "heads=2",
         "text_width=32", "text_depth=1", "text_heads=2", "context=16", "dim=32")  # fmt: skip

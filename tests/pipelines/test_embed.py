@@ -27,7 +27,7 @@ from xmodal.data.shard_writer import tar_shard
 from xmodal.embeddings import read_embeddings
 from xmodal.errors import ConfigError, CorpusError
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray]
 
 LISTS = ("image=jpg", "text=json:captions")
 

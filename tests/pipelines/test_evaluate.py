@@ -264,7 +264,6 @@ def test_bad_values_are_refused(change, message):
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
 def test_encoders_on_the_cluster_find_the_same(untrained, held_out, ray_here, monkeypatch):
     monkeypatch.setattr(evaluate, "ROWS_PER_PART", 16)
     asked = config(untrained, held_out, save=False, label="cls")

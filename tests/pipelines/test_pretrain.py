@@ -31,7 +31,7 @@ from xmodal.data import synthetic
 from xmodal.errors import ConfigError
 from xmodal.run import read_metrics
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray]
 
 TINY = (
     "image_size=32", "patch_size=8", "width=32", "depth=2", "heads=2",

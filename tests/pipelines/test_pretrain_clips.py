@@ -29,7 +29,7 @@ from xmodal.errors import CheckpointError, ConfigError, CorpusError
 from xmodal.run import read_metrics
 from xmodal.storage import StorageOptions
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray]
 
 STEPS, SECONDS, RATE = 24, 0.6, 16_000
 SMALL = ("seconds=0.5", "frames=3", "size=32", "bands=16", "widths=8,16", "dim=16")

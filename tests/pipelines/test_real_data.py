@@ -17,7 +17,6 @@ from xmodal.data.augment import Augment
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(300),
     pytest.mark.skipif(not (DATA / "icons").is_dir(), reason=f"no real data in {DATA}"),
 ]
 

@@ -27,7 +27,7 @@ from xmodal.data.text import TextField
 from xmodal.data.tokenizer import train_tokenizer
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray]
 
 BATCH, STEPS = 24, 25  # 240 rows: ten steps an epoch, so the stream crosses two borders of epochs
 

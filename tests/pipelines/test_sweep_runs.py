@@ -19,7 +19,7 @@ from pipelines.sweep import results
 from pipelines.sweep.clone import clone
 from xmodal.storage import StorageOptions
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray]
 
 TINY = (
     "image_size=32", "patch_size=8", "width=32", "depth=1", "heads=2",

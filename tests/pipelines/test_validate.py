@@ -117,7 +117,6 @@ def test_bad_values_are_refused(change, message):
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
 def test_what_is_wrong_with_the_corpus_is_said_before_a_worker_starts(scenes, held_out, ray_here, tmp_path):
     (tmp_path / "empty").mkdir()
     other = tmp_path / "other" / "a.tar"
