@@ -27,7 +27,7 @@ from xmodal.data.corpus import Corpus
 from xmodal.data.fields import Column
 from xmodal.data.order import Plan, block_rows
 
-BETWEEN_TURNS_S = 0.02  # of Ray Data's scheduling loop
+BETWEEN_TURNS_S = 0.05  # of Ray Data's scheduling loop, which waits up to 0.1 s for tasks that are at work
 CPUS_PER_READ = 0.66  # three read tasks for two cores: while one waits for storage or for Ray, no core is idle
 
 

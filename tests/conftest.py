@@ -9,9 +9,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # how soon a controller sees that its ranks ended
-os.environ.setdefault(
-    "REPORTER_UPDATE_INTERVAL_MS", "600000"
-)  # Ray's agents measure processes for nobody
+os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "600000")  # Ray's agents measure processes for nobody
 os.environ.setdefault("RAY_enable_metrics_collection", "0")
 
 import beartype.claw  # noqa: F401  (before the hook, as those below)
