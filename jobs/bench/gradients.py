@@ -33,7 +33,7 @@ REACH = {"features": 1.05, "parameters": 1.7, "published": None}
 MEMORY_REACH = {"features": 0.05, "parameters": 1.05, "published": None}  # 5 % for the resolution of resident memory
 BATCH = {"conv": 64, "transformer": 32, "wide": 2, "small": 24}
 PIXELS = {"conv": 64, "transformer": 64, "wide": 32, "small": 32}
-ROUNDS, WARM, STEPS = 7, 1, 5
+ROUNDS, WARM, STEPS = 15, 1, 5
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # as training sets it: else a step's page faults cost as much as its smaller passes
 
 

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from pipelines import corpora, ingest
+from pipelines import corpora, ingest, source
 from pipelines.corpora import Data
 from pipelines.rank import Rank
 from xmodal.data.augment import Augment
@@ -191,3 +191,33 @@ def test_a_changed_order_of_reuse_would_show(scenes):
         blocks.read(task, stream.recipe), blocks.read(task, stream.recipe, new_block=garbage), strict=True
     ):
         assert all(np.array_equal(clean[name], dirty[name]) for name in clean)
+
+
+class Clock:
+    """Time that passes only where somebody sleeps or works."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def test_the_scheduling_loop_rests_where_it_spins_and_not_where_it_works(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(source, "time", clock)
+    assert source.Paced in source._context(100, {}).execution_callback_classes
+    pace = source.Paced()
+    turns = 0
+    while clock.now < 1010.0:
+        clock.now += 0.001
+        pace.on_execution_step(None)
+        turns += 1
+    assert turns == pytest.approx(10.0 / source.BETWEEN_TURNS_S, abs=2)
+    for _ in range(5):
+        before = clock.now = clock.now + 0.2
+        pace.on_execution_step(None)
+        assert clock.now == before
