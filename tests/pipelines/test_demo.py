@@ -9,7 +9,7 @@ from called import call
 from jobs import demo as job
 from xmodal.run import read_metrics
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray]
 SMALL = ("--rows", "128", "--steps", "4", "--batch-size", "32", "--sketches", "64", "--adapt-steps", "3")
 
 

@@ -25,7 +25,7 @@ from xmodal.data import synthetic
 from xmodal.data.corpus import open_corpus, read_extent
 from xmodal.run import read_metrics, read_quarantine
 
-pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.s3]
 
 ROWS, SHARDS, STEPS = 96, 6, 12  # 24 rows a step: three epochs
 TINY = (
