@@ -168,7 +168,6 @@ def test_the_checkpoint_is_evaluated(undisturbed, scenes):
     assert found.recall[1] <= found.recall[10]
 
 
-@pytest.mark.timeout(600)
 def test_validation_measures_what_an_evaluation_would_and_leaves_no_trace_in_the_weights(
     undisturbed, scenes, ray_here, tmp_path, capsys
 ):
