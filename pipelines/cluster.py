@@ -12,10 +12,10 @@ from typing import Any
 import ray
 
 from pipelines.config.resources import Resources
-from pipelines.source import CPUS_PER_READ
 from xmodal.errors import ConfigError
 
 QUIET_LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "ray._private")
+CPUS_PER_READ = 0.66  # three read tasks for two cores: while one waits for storage or for Ray, no core is idle
 MOST = "XMODAL_CLUSTER_MOST"  # what a cluster that grows by itself may come to hold, e.g. CPU=640,GPU=32
 
 
@@ -66,6 +66,7 @@ def connect(resources: Resources, *, cpus: int | None = None, check: bool = True
 
 def _start(cores: int, options: dict[str, Any]) -> None:
     """ConfigError where the machine is too busy for Ray's 30 seconds, which no setting changes."""
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody reclaims a cluster of one machine
     try:
         ray.init(address="local", num_cpus=cores + 1, include_dashboard=False, **options)
     except Exception as error:  # it has no class of its own

@@ -24,8 +24,7 @@ import torch
 from ray.exceptions import RayActorError, RayTaskError
 from torch import Tensor
 
-from pipelines.cluster import Cluster
-from pipelines.source import CPUS_PER_READ
+from pipelines.cluster import CPUS_PER_READ, Cluster
 from xmodal import checkpoint
 from xmodal.batch import Batch
 from xmodal.checkpoint import Found

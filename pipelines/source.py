@@ -20,6 +20,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask as RayReadTask
 
+from pipelines.cluster import CPUS_PER_READ
 from xmodal.data import block_cache, blocks
 from xmodal.data.block_cache import BlockCache
 from xmodal.data.blocks import Recipe
@@ -28,7 +29,6 @@ from xmodal.data.fields import Column
 from xmodal.data.order import Plan, block_rows
 
 BETWEEN_TURNS_S = 0.05  # of Ray Data's scheduling loop, which waits up to 0.1 s for tasks that are at work
-CPUS_PER_READ = 0.66  # three read tasks for two cores: while one waits for storage or for Ray, no core is idle
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from pipelines.cluster import CPUS_PER_READ
 from pipelines.config import embed, evaluate
 from pipelines.preview.places import address_of, corpus, stored_checkpoint, where
-from pipelines.source import CPUS_PER_READ
 from xmodal import storage
 from xmodal.data.listing import folder_before_pattern
 from xmodal.run.plain import to_plain

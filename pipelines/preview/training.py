@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 
-from pipelines.cluster import Cluster, share_of
+from pipelines.cluster import CPUS_PER_READ, Cluster, share_of
 from pipelines.config.resources import Resources
 from pipelines.preview.places import address_of, where
-from pipelines.source import CPUS_PER_READ
 
 TRAINING_BYTES = 16  # a parameter in float32: its value, its gradient and two moments
 

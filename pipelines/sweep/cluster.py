@@ -10,8 +10,8 @@ from typing import Any
 import ray
 
 from pipelines import cluster, stage
+from pipelines.cluster import CPUS_PER_READ
 from pipelines.config.resources import Resources
-from pipelines.source import CPUS_PER_READ
 
 
 def connect(resources: Resources, wanted: int | None) -> tuple[str, int, dict[str, float]]:

@@ -1,6 +1,7 @@
 """Processes for trials: orders in, messages of trials out; one that is ended leaves nothing on machine or cluster."""
 
 import multiprocessing
+import os
 import shutil
 import tempfile
 import time
@@ -12,6 +13,7 @@ from typing import Any
 from pipelines.sweep.trial import DONE, FAILED, Order, serve
 
 DIED = "died"
+HELD = ["xmodal.encoders", "xmodal.checkpoint"]  # what is slow to import and knows nothing of Ray
 GRACE_S = 5.0  # until a process that was killed is expected to be gone
 
 
@@ -24,11 +26,15 @@ class _Slot:
 
 
 class Slots:
-    """At most `count` processes. One whose trial ended well takes the next one and saves its imports."""
+    """At most `count` processes, forked from one that holds `HELD`: no Ray, no threads.
+
+    One whose trial ended well takes the next one and saves its imports.
+    """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of Ray
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(HELD)
         self._slots: list[_Slot] = []
         self._scratch = tempfile.mkdtemp(prefix="xmodal-sweep-")
 
@@ -91,7 +97,7 @@ class Slots:
 
     def _new(self) -> _Slot:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=serve, args=(theirs,), daemon=False)
+        process = self._context.Process(target=serve, args=(theirs, dict(os.environ)), daemon=False)
         process.start()
         theirs.close()
         slot = _Slot(process, ours)

@@ -41,8 +41,10 @@ class Order:
     scratch: str  # its temporary files: removed by whoever ends it
 
 
-def serve(pipe: Connection) -> None:
+def serve(pipe: Connection, environment: dict[str, str]) -> None:
     """Carry out one order after the other until the pipe is closed; ends with the process that started this one."""
+    os.environ.clear()  # its server may be older than the sweep
+    os.environ.update(environment)
     end_with_parent()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
