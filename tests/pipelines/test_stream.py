@@ -8,12 +8,15 @@ import tarfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import ray
 import ray.train
 import torch.distributed as dist
+from ray.data import DataContext
+from ray.data._internal.execution.operators.input_data_buffer import InputDataBuffer
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -193,31 +196,18 @@ def test_a_changed_order_of_reuse_would_show(scenes):
         assert all(np.array_equal(clean[name], dirty[name]) for name in clean)
 
 
-class Clock:
-    """Time that passes only where somebody sleeps or works."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def monotonic(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += seconds
-
-
-def test_the_scheduling_loop_rests_where_it_spins_and_not_where_it_works(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(source, "time", clock)
-    assert source.Paced in source._context(100, {}).execution_callback_classes
-    pace = source.Paced()
-    turns = 0
-    while clock.now < 1010.0:
-        clock.now += 0.001
-        pace.on_execution_step(None)
-        turns += 1
-    assert turns == pytest.approx(10.0 / source.BETWEEN_TURNS_S, abs=2)
-    for _ in range(5):
-        before = clock.now = clock.now + 0.2
-        pace.on_execution_step(None)
-        assert clock.now == before
+def test_the_scheduling_loop_rests_where_it_is_ahead_of_its_consumer_and_not_where_it_works(monkeypatch):
+    rests = []
+    monkeypatch.setattr(source.time, "sleep", rests.append)
+    assert source.Rested in source._context(100, {}).execution_callback_classes
+    busy, full = (InputDataBuffer(DataContext.get_current(), []) for _ in range(2))
+    full.notify_in_task_output_backpressure(True)
+    loop, level, ahead = source.Rested(), SimpleNamespace(_topology={busy: None}), {busy: None, full: None}
+    loop.on_execution_step(level)
+    assert rests == []
+    for _ in range(9):
+        loop.on_execution_step(SimpleNamespace(_topology=ahead))
+    assert rests == sorted(rests) and (rests[0], rests[-1]) == (source.SHORTEST_REST_S, source.LONGEST_REST_S)
+    loop.on_execution_step(level)
+    loop.on_execution_step(SimpleNamespace(_topology=ahead))
+    assert rests[-1] == source.SHORTEST_REST_S and len(rests) == 10
