@@ -1,6 +1,7 @@
 """A measured number with its target goes in; one JSON line with all that is needed to measure it again comes out."""
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,5 +57,5 @@ def median_figure(samples: Sequence[float], **figure: Any) -> Figure:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Five significant digits: no benchmark here is more exact than that."""
-    return None if value is None else float(f"{value:.5g}")
+    """Five significant digits: no benchmark here is more exact than that. None for what JSON has no number for."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")

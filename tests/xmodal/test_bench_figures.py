@@ -34,6 +34,11 @@ def test_the_line_opens_with_the_promised_keys_in_order():
     assert list(json.loads(line))[: len(keys)] == keys
 
 
+def test_what_could_not_be_measured_is_null_which_json_has_a_word_for():
+    line = Figure(name="x", value=math.nan, unit="s", reach=2).to_json(WHERE)
+    assert json.loads(line, parse_constant=pytest.fail)["value"] is None
+
+
 def test_the_median_figure_carries_the_spread_of_its_repeats():
     figure = median_figure([4.0, 1.0, 3.0, 2.0, 5.0], name="x", unit="s")
     assert (figure.value, figure.repeats, figure.spread) == (3.0, 5, 1.5)

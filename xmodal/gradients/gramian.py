@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 CHUNK = {
-    "cpu": 2**17,
+    "cpu": 2**16,
     "other": 2**24,
 }  # elements widened to float64 at a time: a cache on a CPU, few launches elsewhere
 
@@ -22,10 +22,13 @@ def gramian_of(gradients: Sequence[Tensor]) -> Float64[Tensor, "K K"]:
     rows = [g.detach().reshape(-1) for g in gradients]
     size = rows[0].numel()
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows[0].device)
-    step = CHUNK.get(rows[0].device.type, CHUNK["other"])
-    for start in range(0, size, step):
-        part = torch.stack([row[start : start + step] for row in rows]).double()
-        total += part @ part.T
+    step = min(size, CHUNK.get(rows[0].device.type, CHUNK["other"]))
+    wide = total.new_empty(len(rows), step)  # one for all chunks: fresh pages cost more than the products
+    for start in range(0, size, max(step, 1)):
+        part = wide[:, : min(step, size - start)]
+        for own, row in zip(part, rows, strict=True):
+            own.copy_(row[start : start + step])
+        total.addmm_(part, part.T)
     return total
 
 
