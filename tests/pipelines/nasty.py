@@ -1,5 +1,6 @@
 """A corpus of sound pairs with every kind of bad or odd sample among them, and what has to become of each."""
 
+import functools
 import io
 import tarfile
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ def sound(seed: int) -> Sample:
     return Sample(encode(picture(seed)), f"picture number {seed} of a series".encode())
 
 
+@functools.cache
 def bad() -> dict[str, Sample]:
     """Samples that cannot be delivered, by key."""
     whole = encode(picture(1000), quality=95)
@@ -102,6 +104,7 @@ def odd() -> dict[str, Sample]:
     }
 
 
+@functools.cache
 def samples() -> dict[str, Sample]:
     """All of them, the nasty ones spread among the sound ones."""
     nasty = list((bad() | odd()).items())
