@@ -59,10 +59,14 @@ class TargetMeasurer:
 
 
 def label_free(rows: Tensor, bank: Tensor, names: Sequence[str]) -> dict[str, float]:
-    """Scores by name (higher is better), and `effective_rank` and `mean_cosine`, by which a collapse is seen."""
+    """Scores by name (higher is better), and what a collapse is seen by.
+
+    `effective_rank`, `mean_cosine` of different rows, and `spread`, 1 - mean_cosine: 0 where all are alike.
+    """
     evidence = Evidence(target=bank_scores(rows, bank), target_features=rows, texts=bank)
     found = {name: score(name, evidence) for name in names} if names else scores(evidence)
-    return found | {"effective_rank": effective_rank(rows), "mean_cosine": mean_cosine(rows)}
+    cosine = mean_cosine(rows)
+    return found | {"effective_rank": effective_rank(rows), "mean_cosine": cosine, "spread": 1 - cosine}
 
 
 def check_names(names: Sequence[str]) -> None:

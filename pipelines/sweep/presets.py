@@ -40,7 +40,7 @@ PRESETS: Mapping[str, Preset] = {
         guard=(
             "validation/image_to_text/recall@10 >= 0.9 * baseline",
             "validation/target/effective_rank >= 0.3 * baseline",
-            "validation/target/mean_cosine <= 0.95",
+            "validation/target/spread >= 0.3 * baseline",
         ),
     ),
     "mmpareto-default": Preset(

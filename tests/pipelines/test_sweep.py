@@ -70,7 +70,7 @@ def test_another_search_stands_beside_with_what_it_found_for_how_much_work(tmp_p
     results.write(few)
     more = sweep.run(config(tmp_path, trials=4, concurrent=1, beside="few", regret="sealed"))
     page = Path(results.write(more).page).read_text()
-    assert "Beside another search" in page and "Best score so far" in page and "regret of oracle/accuracy" in page
+    assert "Beside another search" in page and "Best score so far" in page and "chosen: oracle accuracy" in page
     ours, theirs = sealed.beside(more, sealed.judge(more, more.uri, more.trials))
     assert (ours.work, theirs.work) == (5, 3) and theirs.chosen == few.chosen.trial
     assert theirs.sealed["oracle/accuracy"] == -few.trials[few.chosen.trial].last("score")

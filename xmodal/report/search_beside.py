@@ -68,7 +68,7 @@ def chart(both: Sequence[Searched], by: Objective) -> Chart | None:
         steps = [(x(spent), y(value)) for spent, value in _stepped(line)]
         parts.append(element("path", tip, d=path(steps), class_=f"trial {look}"))
     names = f"Green: {both[0].name} ({both[0].algorithm}); blue: {both[1].name} ({both[1].algorithm})."
-    title = f"Best {by.metric.rpartition('/')[2]} so far"
+    title = f"Best {_last(by.metric)} so far"
     return Chart(title=title, caption=f"Of trials that ran to their end. {names}", figure=figure(HEIGHT, title, *parts))
 
 
@@ -90,10 +90,14 @@ def table(both: Sequence[Searched], by: Objective) -> Table:
         cells = [str(len(one.drawn)), f"{one.work:.1f}", _value(best, by), _value(chosen, by)]
         cells += [cell for name in names for cell in (number(one.sealed[name]), number(one.regret[name]))]
         rows.append((one.name, one.algorithm, cells))
-    sealed = [head for name in names for head in (f"chosen {name}", f"regret of {name}")]
-    columns = ["trials", "full runs' worth", f"best {by.metric}", f"chosen {by.metric}", *sealed]
+    sealed = [head for name in names for head in (f"chosen: oracle {_last(name)}", "its regret")]
+    columns = ["trials", "full runs' worth", f"best {_last(by.metric)}", f"chosen: {_last(by.metric)}", *sealed]
     note = "Repeats of finalists over seeds are not counted as work."
     return Table(title="Beside another search", note=note, columns=columns, rows=rows)
+
+
+def _last(metric: str) -> str:
+    return metric.rpartition("/")[2]
 
 
 def _value(trial: Trial | None, by: Objective) -> str:
