@@ -138,7 +138,7 @@ def _ingest(scratch: str) -> Iterator[Figure]:
 
 def _epoch(uri: str, scratch: str) -> tuple[float, float]:
     """Rows a second behind the first batch, and seconds in all."""
-    data, opened = Data(corpus=(uri,), cache=str(Path(scratch, "blocks")), rows_per_task=128), [open_corpus(uri)]
+    data, opened = Data(corpus=(uri,), cache=str(Path(scratch, "blocks")), rows_per_task=512), [open_corpus(uri)]
     maps = [corpora.field_map(opened[0], (), ("image", "text"))]
     fields = (
         ImageField(size=SIDE, augment=Augment()),
