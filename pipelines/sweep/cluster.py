@@ -12,6 +12,7 @@ import ray
 from pipelines import cluster, stage
 from pipelines.cluster import CPUS_PER_READ
 from pipelines.config.resources import Resources
+from xmodal import storage
 
 
 def connect(resources: Resources, wanted: int | None) -> tuple[str, int, dict[str, float]]:
@@ -39,14 +40,14 @@ def most_at_once(workers: int, share: dict[str, float], have: dict[str, float]) 
     return max(1, min(int(have.get(name, 0.0) / need + 1e-9) for name, need in needs.items() if need > 0))
 
 
-def checked(run: Any) -> Any:
+def checked(run: Any, runs: str) -> Any:
     """The run's configuration with absolute places and the very checkpoint to start from; needs no cluster.
 
-    Raises what the run itself would refuse.
+    Raises what a trial, which lies in `runs` and not where the run says, would refuse.
     """
     pipeline = importlib.import_module(f"pipelines.{type(run).__module__.rpartition('.')[2]}")
-    found = pipeline.check(replace(run, name="check", resume=False))[0]
-    return replace(found, name=run.name, resume=False)
+    found = pipeline.check(replace(run, name="check", runs=runs, resume=False))[0]
+    return replace(found, name=run.name, runs=storage.absolute(run.runs), resume=False)
 
 
 def index(run: Any, on_news: Callable[[dict], None]) -> None:

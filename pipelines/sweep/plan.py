@@ -89,7 +89,7 @@ def prepare(config: Config, on_news: Callable[[dict], None]) -> Plan:
         return plan
     from pipelines.sweep.cluster import checked, connect, index
 
-    run = checked(plan.config.run)
+    run = checked(plan.config.run, plan.config.runs)
     plan = outline(replace(plan.config, run=run))
     address, concurrent, share = connect(run.resources, plan.config.concurrent)
     index(run, on_news)

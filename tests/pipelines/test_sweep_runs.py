@@ -14,9 +14,12 @@ from deaths import same, weights
 
 from jobs import pretrain as pretrain_job
 from jobs import sweep as job
-from pipelines import pretrain, sweep
+from pipelines import lasting, pretrain, sweep
 from pipelines.sweep import results
 from pipelines.sweep.clone import clone
+from pipelines.sweep.cluster import checked
+from pipelines.sweep.plan import outline
+from xmodal.errors import ConfigError
 from xmodal.storage import StorageOptions
 
 pytestmark = [pytest.mark.ray]
@@ -35,6 +38,16 @@ def words(runs, corpus, *more):
     search = f"""--search optim.learning_rate=choice(0.001,1e-9) --algorithm grid --metric loss --mode min --runs {runs}
         --scheduler asha --grace 0.3 --finalists 0 --concurrent 1"""
     return [*search.split(), *more, "--", *run.split()]
+
+
+def test_a_submitted_sweep_asks_for_a_place_that_lasts_once_and_not_again_for_its_trials(
+    ray_here, scenes, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(lasting, "in_a_copy", lambda: True)
+    config = job.parse(words(tmp_path, scenes)).config
+    assert checked(config.run, config.runs).runs == os.path.abspath("runs")
+    with pytest.raises(ConfigError, match="--runs elsewhere is relative"):
+        outline(replace(config, runs="elsewhere"))
 
 
 def groups():
