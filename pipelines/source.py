@@ -136,7 +136,7 @@ class Rested(ExecutionCallback):
 
     It waits for tasks that have something to give; where all have, and the consumer's queue is full, it does not wait
     at all and takes what a core can give. Streams that are ahead of their training took half of two cores from it.
-    A rest is longer the longer the queue has been full: short ones cost a fast consumer (a cache, a GPU) nothing.
+    A rest is longer the longer the queue has been full: short ones cost a fast consumer (a cache, a GPU) little.
     """
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@
 A small dual encoder on synthetic scenes, learning rate and temperature swept, by retrieval on held-out pairs. Both
 draw the same 16 points; the full runs are single runs in one Ray, as a person would start them in a loop. What a trial
 costs beside its steps is told by where it goes. Ingest is an epoch of photograph-sized scenes through the stream, as a
-sweep's first trial reads it and as its second one does. Plain Ray Tune: `jobs.bench.plain_tune`.
+sweep's first trial reads it and as later ones do. Plain Ray Tune: `jobs.bench.plain_tune`.
 """
 
 import json
