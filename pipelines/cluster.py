@@ -16,6 +16,13 @@ from xmodal.errors import ConfigError
 
 QUIET_LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "ray._private")
 CPUS_PER_READ = 0.66  # three read tasks for two cores: while one waits for storage or for Ray, no core is idle
+ALONE = {  # for a Ray of our own, which has neither dashboard nor neighbours: what nobody reads is not measured
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_event_stats": "0",
+    "REPORTER_UPDATE_INTERVAL_MS": "600000",
+}
 MOST = "XMODAL_CLUSTER_MOST"  # what a cluster that grows by itself may come to hold, e.g. CPU=640,GPU=32
 
 
@@ -49,7 +56,6 @@ def connect(resources: Resources, *, cpus: int | None = None, check: bool = True
     workers can starve the readers. `cpus` overrides the number of cores; without `check` workers need not fit.
     """
     quiet()
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for torch: a batch's page faults cost as its copy
     address = resources.address or os.environ.get("RAY_ADDRESS")
     local = address in (None, "local")
     if not ray.is_initialized():
@@ -66,7 +72,8 @@ def connect(resources: Resources, *, cpus: int | None = None, check: bool = True
 
 def _start(cores: int, options: dict[str, Any]) -> None:
     """ConfigError where the machine is too busy for Ray's 30 seconds, which no setting changes."""
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody reclaims a cluster of one machine
+    for name, value in ALONE.items():
+        os.environ.setdefault(name, value)
     try:
         ray.init(address="local", num_cpus=cores + 1, include_dashboard=False, **options)
     except Exception as error:  # it has no class of its own

@@ -1,5 +1,6 @@
 """The loop of one rank: restore, stream, step, report. Both stages share it; they differ in objective and streams."""
 
+import os
 import tempfile
 import threading
 import time
@@ -12,8 +13,9 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig
+from ray.train import FailureConfig
 from ray.train.torch import TorchConfig
+from ray.train.v2.api.config import RunConfig  # what ray.train.RunConfig is, for a type checker too
 
 from pipelines import elastic, ingest
 from pipelines.books import Books
@@ -26,7 +28,7 @@ from xmodal import errors
 from xmodal.batch import Batch
 from xmodal.errors import ConfigError, NeverSynchronised, NonFiniteLoss, TooManyBadRows, XmodalError
 from xmodal.run import Run
-from xmodal.training.memory import peak_memory
+from xmodal.training.memory import ALLOCATOR, peak_memory
 from xmodal.training.prefetch import to_device
 from xmodal.training.state import TrainState
 from xmodal.training.step import train_step
@@ -238,6 +240,7 @@ def launch(make_job: Callable[[Any], Job], cluster: Cluster, on_news: Callable[[
                 name="ray",
                 storage_path=scratch,
                 failure_config=FailureConfig(max_failures=job.cadence.restarts),  # preemptions are not counted
+                worker_runtime_env={"env_vars": {name: os.environ.get(name, x) for name, x in ALLOCATOR.items()}},
             ),
         )
         try:

@@ -7,7 +7,6 @@ ratio is of one round, in CPU seconds. Agreement: the weights after five steps o
 (AdamW divides by the gradient, and shows the rounding of one that is next to nothing as large as any other).
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import torch.multiprocessing
 from torch import Tensor
 
 from jobs.bench.figure import Figure, median_figure
+from jobs.bench.memory import keep_freed
 from xmodal.batch import Batch
 from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.training.adaptation import AdaptationObjective
@@ -43,7 +43,7 @@ REACH = {"dann": 1.1}
 
 def run() -> Iterator[Figure]:
     """Step cost of both models in both protocols, then agreement."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as training sets it
+    keep_freed()
     for architecture in MODELS:
         for protocol in SHOWN:
             yield from costs(architecture, protocol)

@@ -9,7 +9,6 @@ units of the encoders' gradients. Agreement: the weights after five steps on W g
 """
 
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from jobs.bench.figure import Figure, median_figure
-from jobs.bench.memory import resident
+from jobs.bench.memory import keep_freed, resident
 from jobs.bench.two_modalities import MODELS, TwoModalities, rows_of, stepper
 from xmodal.gradients import FeatureSplitter, weighting
 
@@ -34,12 +33,11 @@ MEMORY_REACH = {"features": 0.05, "parameters": 1.05, "published": None}  # 5 % 
 BATCH = {"conv": 64, "transformer": 32, "wide": 2, "small": 24}
 PIXELS = {"conv": 64, "transformer": 64, "wide": 32, "small": 32}
 ROUNDS, WARM, STEPS = 15, 1, 5
-HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # as training sets it: else a step's page faults cost as much as its smaller passes
 
 
 def run() -> Iterator[Figure]:
     """Step cost of both kinds of encoders, then memory, then agreement."""
-    os.environ.setdefault(HUGE_PAGES, "1")
+    keep_freed()
     for kind in ("conv", "transformer"):
         yield from costs(kind)
     yield from memory()
@@ -91,7 +89,6 @@ def measured_peak(method: str) -> float:
 
 def peak(method: str) -> float:
     """The highest resident memory of this process over three steps, behind a first one."""
-    os.environ[HUGE_PAGES] = "0"  # they round every tensor up
     torch.set_num_threads(1)
     step, rows = stepper(method, MODELS["wide"](), keep=True), rows_of(BATCH["wide"], PIXELS["wide"])
     step(rows)

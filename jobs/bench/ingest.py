@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 
 from jobs.bench.figure import Figure, median_figure
 from jobs.bench.material import material
+from jobs.bench.memory import keep_freed
 from pipelines import cluster, corpora, ingest
 from pipelines.corpora import Data
 from xmodal.data.corpus import open_corpus
@@ -117,6 +118,7 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def steady(contender: Callable[[], Batches]) -> tuple[float, float]:
     """Rows a second once the first rows are past, and seconds to the first batch."""
+    keep_freed()
     started = time.perf_counter()
     batches = iter(contender())
     rows = next(batches)

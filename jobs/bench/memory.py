@@ -1,9 +1,20 @@
-"""How much memory a piece of work takes: a call goes in, the rise of this process's resident memory comes out."""
+"""The rise of this process's resident memory while a piece of work is done; and memory that is kept as in training."""
 
 import ctypes
 import gc
 from collections.abc import Callable
 from pathlib import Path
+
+from xmodal.training.memory import ALLOCATOR
+
+PARAMETERS = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}  # glibc's mallopt, of these variables
+
+
+def keep_freed() -> None:
+    """From now on this process's main thread keeps what it frees, as training processes do."""
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for name, parameter in PARAMETERS.items():
+            libc.mallopt(parameter, int(ALLOCATOR[name]))
 
 
 def rise(work: Callable[[], object]) -> float:
