@@ -13,9 +13,8 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import FailureConfig
 from ray.train.torch import TorchConfig
-from ray.train.v2.api.config import RunConfig  # what ray.train.RunConfig is, for a type checker too
+from ray.train.v2.api.config import FailureConfig, RunConfig  # what ray.train has, for a type checker too
 
 from pipelines import elastic, ingest
 from pipelines.books import Books
