@@ -1,11 +1,18 @@
-"""The small parts of the loop that need no Ray: when a notice is answered, and where the time went."""
+"""The small parts of the loop that need no Ray: when a notice is answered, where the time went, how ranks start."""
 
 import time
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import ray.train
 
-from pipelines.train import Preemption, Stopwatch
+from pipelines import elastic
+from pipelines.cluster import Cluster
+from pipelines.config.cadence import Cadence
+from pipelines.train import Preemption, Stopwatch, launch
+from xmodal.training.memory import ALLOCATOR
 
 
 def test_a_preemption_notice_is_answered_once_and_asked_for_at_the_same_steps_on_every_rank(monkeypatch):
@@ -35,3 +42,13 @@ def test_waiting_for_data_is_told_apart_from_starting_and_from_computing():
     assert figures["first_batch_s"] == pytest.approx(0.2, abs=0.1)
     assert 0.2 < figures["data_wait_share"] < 0.65  # 0.1 s of 0.25 s
     assert "first_batch_s" not in watch.figures()
+
+
+def test_ranks_start_with_the_memory_settings_of_training_unless_the_driver_has_others(
+    ray_here: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    monkeypatch.setattr(elastic, "trainer", lambda *_, **given: asked.update(given) or Mock())
+    launch(lambda news: SimpleNamespace(cadence=Cadence()), ray_here, print)
+    assert asked["run_config"].worker_runtime_env == {"env_vars": ALLOCATOR | {"MALLOC_ARENA_MAX": "4"}}
