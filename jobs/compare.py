@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipelines.compare import Comparison, Spread
 
 ROWS = {"before": "before", "control": "source alone", "adapted": "adapted", "oracle": "oracle"}
+TITLES = {"mean_class_recall": "per class"}  # where a figure's own name is wider than its column
 
 
 def table(result: "Comparison") -> str:
@@ -35,7 +36,7 @@ def table(result: "Comparison") -> str:
 
 def _block(result: "Comparison", task: str) -> str:
     names = [name for name in result.names() if name.startswith(f"{task}/") and not name.endswith("median_rank")]
-    titles = [name.partition("/")[2].replace("recall@", "R@").replace("_", " ") for name in names]
+    titles = [TITLES.get(figure := name.partition("/")[2], figure.replace("recall@", "R@")) for name in names]
     width = 14 if any(len(found["source"]) > 1 for found in result.arms.values()) else 11
     head = f"{WORDS[task]:15}" + "".join(
         f"{f'{domain} {title}' if place == 0 else title:>{width + (8 if place == 0 else 0)}}"
@@ -71,7 +72,7 @@ def gains(result: "Comparison") -> str:
             target, source = (result.gain(over, domain, name) for domain in ("target", "source"))
             if target and source:
                 title = f"{WORDS[task]} {figure.replace('recall@', 'R@')}, adapted - {ROWS[over]}"
-                lines.append(f"{title:45} target {_points(target)}, source {_points(source)}")
+                lines.append(f"{title:49} target {_points(target)}, source {_points(source)}")
                 break
     return "\n".join(lines)
 

@@ -285,6 +285,15 @@ class TestLocal:
         with pytest.raises(StorageError, match=r"is a file"):
             storage.check(f"{tmp_path}/file/run", writable=True)
 
+    def test_check_to_write_passes_where_a_file_is_to_be_replaced(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "page.html").write_bytes(b"old")
+        monkeypatch.chdir(tmp_path)
+        for uri in ("page.html", str(tmp_path / "page.html")):
+            storage.check(uri, writable=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
     def test_check_to_read_refuses_an_empty_directory_as_s3_would(self, tmp_path: Path) -> None:
         with pytest.raises(storage.NotFound, match="no file is stored there"):
             storage.check(str(tmp_path), writable=False)

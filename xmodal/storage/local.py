@@ -220,8 +220,8 @@ class LocalStore:
 
     def _probe(self) -> None:
         """Make and remove an empty file in the nearest directory that exists."""
-        parent = os.path.abspath(self.path)
-        while not os.path.isdir(parent) and (parent == self.path or not os.path.lexists(parent)):
+        place = parent = os.path.abspath(self.path)
+        while not os.path.isdir(parent) and (parent == place or not os.path.lexists(parent)):
             parent = os.path.dirname(parent)
         probe = os.path.join(parent, f".{secrets.token_hex(6)}{PARTIAL}")
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
