@@ -1,5 +1,6 @@
 """The trials of an experiment on adaptation in; its tables, pictures and findings as one page out."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -42,7 +43,7 @@ def page(experiment: "Adaptation", settings: "Settings", trials: "Trials") -> Pa
 
 
 def _results(experiment: "Adaptation", trials: "Trials") -> Table:
-    columns = [*experiment.figures.values(), "source", "gap closed", "regret", "strengths chosen", "seeds"]
+    columns = [*experiment.figures.values(), "source", "gap closed", "regret", "chosen (times)", "seeds"]
     rows: list[Row] = [(name, "other work", _published(experiment, own)) for name, own in experiment.published.items()]
     for arm, about in experiment.arms.items():
         rows += _fixed(experiment, trials, arm) if not about.strength and arm != ORACLE else []
@@ -53,7 +54,8 @@ def _results(experiment: "Adaptation", trials: "Trials") -> Table:
     rows += _fixed(experiment, trials, ORACLE)
     note = (
         f"Strength and checkpoint of each method were chosen by {experiment.by!r}, without a label of the target, "
-        "behind the guards on source accuracy, collapse and dead critics. Regret: what the best candidate had more."
+        "behind the guards on source accuracy, collapse and dead critics. Regret: what the best candidate had more. "
+        "Chosen: strengths, or none where source-only was."
     )
     return Table(title="Results", note=note, columns=columns, rows=rows)
 
@@ -75,14 +77,14 @@ def _fixed(experiment: "Adaptation", trials: "Trials", arm: str) -> list[Row]:
 def _chosen(experiment: "Adaptation", trials: "Trials", method: str) -> list[str]:
     found = choices(trials, experiment.arms, method, experiment.by, experiment.primary).values()
     cells = [_percent([one.oracle[name] for one in found]) for name in experiment.figures]
-    taken = ", ".join(one.arm.removeprefix(f"{method}-") for one in found)
+    taken = Counter("none" if one.arm == SOURCE_ONLY else one.arm.removeprefix(f"{method}-") for one in found)
     shares = closed(experiment, trials, method)
     return [
         *cells,
         _percent([one.source for one in found]),
         f"{mean(shares):.0%}" if shares else NONE,
         _percent([one.regret for one in found]),
-        taken,
+        ", ".join(f"{strength} ({times})" for strength, times in taken.most_common()),
         str(len(found)),
     ]
 
