@@ -14,7 +14,7 @@ install: .venv/installed
 
 # The S3 server of the tests, in an environment of its own; without it those tests are skipped.
 swift:
-	$(PYTHON) tests/object_store.py install
+	$(PYTHON) tests/support/object_store.py install
 
 demo: install
 	$(BIN)/python -m jobs.demo

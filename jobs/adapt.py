@@ -33,19 +33,19 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from jobs import arguments, console
-from jobs.narrator import Narrator
-from pipelines.config import adapt, adapt_domain
+from jobs.progress_reporter import Narrator
+from pipelines.config import adapt, classify
 from pipelines.config.classifier import DIGITS, LETTERS, Classifier
 from pipelines.config.data import Data
-from pipelines.config.optim import Optim
+from pipelines.config.optimizer import Optim
 from pipelines.config.target import Target
-from xmodal.data.augment import Augment
+from xmodal.data.decode.augment import Augment
 
 if TYPE_CHECKING:
-    from pipelines.stage import Result
+    from pipelines.stages.training_job import Result
 
 PROGRAM = "python -m jobs.adapt"
-Config = adapt.Config | adapt_domain.Config
+Config = classify.Config | adapt.Config
 FURTHER = Optim(batch_size=128, epochs=10, learning_rate=2e-4, weight_decay=0.1)  # a trained model moves gently
 SMALL = Optim(batch_size=64, epochs=30, learning_rate=1e-3, weight_decay=0.05)
 STILL = Augment(scale=(0.8, 1.0), ratio=(0.9, 1.1), jitter=0.8, brightness=0.2, contrast=0.2)
@@ -59,9 +59,9 @@ class Classifying:
     model: Classifier
     fields: tuple[str, ...] = ()
 
-    def config(self, name: str) -> adapt.Config:
+    def config(self, name: str) -> classify.Config:
         data = Data(corpus=tyro.MISSING, fields=self.fields)
-        return adapt.Config(name=name, data=data, model=self.model, optim=SMALL, augment=STILL)
+        return classify.Config(name=name, data=data, model=self.model, optim=SMALL, augment=STILL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,8 @@ class Adapting:
     optim: Optim = FURTHER
     augment: Augment = field(default_factory=Augment)
 
-    def config(self, name: str) -> adapt_domain.Config:
-        return adapt_domain.Config(
+    def config(self, name: str) -> adapt.Config:
+        return adapt.Config(
             name=name,
             data=Data(corpus=tyro.MISSING),
             target=Target(corpus=tyro.MISSING),
@@ -120,21 +120,21 @@ def run(words: list[str]) -> None:
 
 
 def preview(config: Config) -> dict[str, Any]:
-    if isinstance(config, adapt_domain.Config):
-        from pipelines.preview.adapt_domain import of as of_domain
+    if isinstance(config, adapt.Config):
+        from pipelines.preview.adapt import of as of_domain
 
         return of_domain(config)
-    from pipelines.preview.adapt import of
+    from pipelines.preview.classify import of
 
     return of(config)
 
 
 def _train(config: Config, narrator: Narrator) -> "Result":
-    if isinstance(config, adapt_domain.Config):
-        from pipelines.adapt_domain import run as adapt_encoder  # torch, Ray and seconds, for a sound command line
+    if isinstance(config, adapt.Config):
+        from pipelines.stages.adapt import run as adapt_encoder  # torch, Ray and seconds, for a sound command line
 
         return adapt_encoder(config, narrator)
-    from pipelines.adapt import run as adapt_classifier
+    from pipelines.stages.classify import run as adapt_classifier
 
     return adapt_classifier(config, narrator)
 

@@ -22,7 +22,7 @@ from jobs.evaluate import WORDS
 from pipelines.config.compare import Config
 
 if TYPE_CHECKING:
-    from pipelines.compare import Comparison, Spread
+    from pipelines.results.compare import Comparison, Spread
 
 ROWS = {"before": "before", "control": "source alone", "adapted": "adapted", "oracle": "oracle"}
 TITLES = {"mean_class_recall": "per class"}  # where a figure's own name is wider than its column
@@ -83,14 +83,14 @@ def _points(value: "Spread") -> str:
 
 
 def run(config: Config) -> None:
-    from pipelines import compare  # torch and seconds, for a command line that is sound
+    from pipelines.results import compare  # torch and seconds, for a command line that is sound
 
     result = compare.run(config, lambda text: print(text, file=sys.stderr))
     print(f"\nadapted: {result.adaptation}\n\n{table(result)}\n\n{gains(result)}\n\nstored in {result.stored}")
 
 
 def preview(config: Config) -> dict[str, Any]:
-    from pipelines.preview.here import comparing
+    from pipelines.preview.local_jobs import comparing
 
     return comparing(config)
 

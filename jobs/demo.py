@@ -18,21 +18,21 @@ from jobs import arguments, console
 from jobs.compare import gains
 from jobs.compare import table as comparison
 from jobs.evaluate import table
-from jobs.narrator import Narrator
 from jobs.presets import PRESETS
+from jobs.progress_reporter import Narrator
 from jobs.report import place
-from pipelines.config import adapt_domain, compare, evaluate, pretrain, report
-from pipelines.config.cadence import Cadence
+from pipelines.config import adapt, compare, evaluate, pretrain, report
 from pipelines.config.data import Data
 from pipelines.config.domain import Domain
-from pipelines.config.optim import Optim
+from pipelines.config.logging import Cadence
+from pipelines.config.optimizer import Optim
 from pipelines.config.resources import Resources
 from pipelines.config.target import Target
 from pipelines.config.validation import Validation
 from xmodal import storage
 from xmodal.data import synthetic
 from xmodal.errors import ConfigError
-from xmodal.run.plain import to_plain
+from xmodal.run.plain_config import to_plain
 from xmodal.storage import NotFound
 
 NAME, ADAPTED, PRESET = "demo", "demo-adapted", "conv-tiny"
@@ -71,9 +71,9 @@ class Demo:
         return storage.join(self.runs, "demo-corpus", "sketches-held-out")
 
     @property
-    def adaptation(self) -> adapt_domain.Config:
+    def adaptation(self) -> adapt.Config:
         """The second act: as many sketches as photos in every step, without their captions."""
-        return adapt_domain.Config(
+        return adapt.Config(
             name=ADAPTED,
             runs=self.runs,
             resume=self.resume,
@@ -157,8 +157,8 @@ def run(demo: Demo) -> None:
 
 def pretrained(demo: Demo, found: str) -> None:
     """The first act: a dual encoder of photos and captions, and its retrieval."""
-    from pipelines.evaluate import run as measure  # torch, Ray and seconds, for a command line that is sound
-    from pipelines.pretrain import run as train
+    from pipelines.inference.evaluate import run as measure  # torch, Ray and seconds, for a command line that is sound
+    from pipelines.stages.pretrain import run as train
 
     uri = storage.join(demo.runs, NAME)
     write(demo.train, "photo", demo.rows, 0, "training pairs")
@@ -173,9 +173,9 @@ def pretrained(demo: Demo, found: str) -> None:
 
 def adapted(demo: Demo, found: str) -> None:
     """The second act: the same encoder among sketches without captions, before and after, on photos and on sketches."""
-    from pipelines.adapt_domain import run as train
-    from pipelines.compare import run as judge
-    from pipelines.report import run as show
+    from pipelines.results.compare import run as judge
+    from pipelines.results.report import run as show
+    from pipelines.stages.adapt import run as train
 
     uri, before = storage.join(demo.runs, ADAPTED), storage.join(demo.runs, NAME)
     write(demo.sketches_train, "sketch", demo.sketches, 2_000_000, "sketches")

@@ -58,7 +58,7 @@ def _share(value: float | None) -> str:
 
 
 def run(config: Config) -> None:
-    from pipelines import diagnose  # torch and seconds, for a command line that is sound
+    from pipelines.inference import diagnose  # torch and seconds, for a command line that is sound
 
     result = diagnose.run(config, print)
     record = result.record
@@ -70,7 +70,7 @@ def run(config: Config) -> None:
 
 
 def preview(config: Config) -> dict[str, Any]:
-    from pipelines.preview.here import diagnosing
+    from pipelines.preview.local_jobs import diagnosing
 
     return diagnosing(config)
 

@@ -19,7 +19,7 @@ from jobs import arguments, console
 from pipelines.config.doctor import Config
 
 if TYPE_CHECKING:
-    from pipelines.doctor import Finding
+    from pipelines.ops.doctor import Finding
 
 
 def table(findings: "list[Finding]") -> str:
@@ -35,7 +35,7 @@ def table(findings: "list[Finding]") -> str:
 
 def run(config: Config) -> int:
     """1 when something would break a run."""
-    from pipelines import doctor  # Ray and a second, for a command line that is sound
+    from pipelines.ops import doctor  # Ray and a second, for a command line that is sound
 
     findings = doctor.run(config)
     print(table(findings))
@@ -43,7 +43,7 @@ def run(config: Config) -> int:
 
 
 def preview(config: Config) -> dict[str, Any]:
-    from pipelines.preview.here import examining
+    from pipelines.preview.local_jobs import examining
 
     return examining(config)
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from jobs import arguments, console
 from pipelines.config.embed import Config
-from pipelines.lasting import check_output
+from pipelines.runtime.output_path import check_output
 
 
 def run(config: Config) -> None:
-    from pipelines import embed  # torch, Ray and seconds, for a command line that is sound
+    from pipelines.inference import embed  # torch, Ray and seconds, for a command line that is sound
 
     check_output(config.to, "--to")
     with console.progress("embed", "rows") as progress:

@@ -21,7 +21,7 @@ from jobs import arguments, console
 from pipelines.config.evaluate import Config
 
 if TYPE_CHECKING:
-    from pipelines.results import Evaluation
+    from pipelines.inference.evaluation_records import Evaluation
 
 WORDS = {
     "image_to_text": "image -> text",
@@ -62,7 +62,7 @@ def _number(figure: str, value: float) -> str:
 
 
 def run(config: Config) -> None:
-    from pipelines import evaluate  # torch and seconds, for a command line that is sound
+    from pipelines.inference import evaluate  # torch and seconds, for a command line that is sound
 
     result = evaluate.run(config)
     skipped = f", {result.skipped:,} could not be read" if result.skipped else ""

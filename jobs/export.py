@@ -21,12 +21,12 @@ from typing import Any
 
 from jobs import arguments, console
 from pipelines.config.export import Config
-from pipelines.lasting import check_output
-from xmodal.report.wording import size
+from pipelines.runtime.output_path import check_output
+from xmodal.formatting import size
 
 
 def run(config: Config) -> None:
-    from pipelines import export  # torch and seconds, for a command line that is sound
+    from pipelines.results import export  # torch and seconds, for a command line that is sound
 
     check_output(config.to, "--to")
     result = export.run(config, print)
@@ -40,7 +40,7 @@ def run(config: Config) -> None:
 
 
 def preview(config: Config) -> dict[str, Any]:
-    from pipelines.preview.here import exporting
+    from pipelines.preview.local_jobs import exporting
 
     return exporting(config)
 

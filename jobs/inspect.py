@@ -20,18 +20,18 @@ import numpy as np
 from jobs import arguments, console
 from pipelines.config.inspect import TERMINAL, Config
 from xmodal.data.extents import damage_summary
-from xmodal.data.survey import Alike
-from xmodal.report.sheet import terminal_grid
-from xmodal.report.wording import clean, count, percent, size
+from xmodal.data.index.survey import Alike
+from xmodal.formatting import clean, count, percent, size
+from xmodal.report.charts.contact_sheet import terminal_grid
 
 if TYPE_CHECKING:
-    from pipelines.inspect import Inspection
+    from pipelines.corpus.inspect import Inspection
 
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 
 
 def run(config: Config) -> None:
-    from pipelines import inspect  # Ray Data and a second, for a command line that is sound
+    from pipelines.corpus import inspect  # Ray Data and a second, for a command line that is sound
 
     with console.progress("index", "shards") as report:
         found = inspect.run(config, notify=print, progress=report)
@@ -108,7 +108,7 @@ def _damage(found: "Inspection") -> Iterator[str]:
 
 
 def preview(config: Config) -> dict[str, Any]:
-    from pipelines.preview.here import inspecting
+    from pipelines.preview.local_jobs import inspecting
 
     return inspecting(config)
 

@@ -17,8 +17,8 @@ import sys
 from typing import Any
 
 from jobs import arguments, console
-from pipelines import prepare
-from pipelines.lasting import check_output
+from pipelines.corpus import prepare
+from pipelines.runtime.output_path import check_output
 from xmodal import storage
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from pipelines.config.model import Model
-from pipelines.config.optim import Optim
-from xmodal.data.augment import Augment
+from pipelines.config.optimizer import Optim
+from xmodal.data.decode.augment import Augment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from typing import Any
 import tyro
 
 from jobs import arguments, console
-from jobs.narrator import Narrator
 from jobs.presets import PRESETS
+from jobs.progress_reporter import Narrator
 from pipelines.config.data import Data
 from pipelines.config.pretrain import Config
 
@@ -58,7 +58,7 @@ def preview(config: Config) -> dict[str, Any]:
 
 
 def train(config: Config) -> None:
-    from pipelines import pretrain  # torch, Ray and seconds, for a command line that is sound
+    from pipelines.stages import pretrain  # torch, Ray and seconds, for a command line that is sound
 
     result = pretrain.run(config, Narrator("pretrain"))
     if result.found_finished:

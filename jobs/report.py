@@ -18,12 +18,12 @@ from typing import Any
 
 from jobs import arguments, console
 from pipelines.config.report import Config
-from pipelines.lasting import check_output
-from xmodal.report.wording import size
+from pipelines.runtime.output_path import check_output
+from xmodal.formatting import size
 
 
 def run(config: Config) -> None:
-    from pipelines import report  # torch and seconds, for a command line that is sound
+    from pipelines.results import report  # torch and seconds, for a command line that is sound
 
     check_output(config.to, "--to")
     result = report.run(config, print)
@@ -36,7 +36,7 @@ def place(uri: str) -> str:
 
 
 def preview(config: Config) -> dict[str, Any]:
-    from pipelines.preview.here import reporting
+    from pipelines.preview.local_jobs import reporting
 
     return reporting(config)
 

@@ -21,7 +21,7 @@ def parse(words: list[str]) -> Config:
 
 
 def run(config: Config) -> None:
-    from pipelines import spot  # Ray and a second, for a command line that is sound
+    from pipelines.ops import spot  # Ray and a second, for a command line that is sound
 
     spot.run(config, say=functools.partial(print, "[spot]", flush=True))
 

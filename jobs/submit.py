@@ -25,7 +25,7 @@ from typing import Any
 
 from jobs import arguments, console
 from pipelines.config.submission import Config
-from pipelines.lasting import check_lasting
+from pipelines.runtime.output_path import check_lasting
 from xmodal.errors import ConfigError, nearest
 
 PROGRAM = "python -m jobs.submit"
@@ -94,7 +94,7 @@ def run(words: list[str]) -> int:
     before, job = split(words)
     flags = arguments.parse(Flags, before, program=PROGRAM, text=__doc__)
     name = run_name(job, check(job))
-    from pipelines import submission  # Ray and a second, for a command line that is sound
+    from pipelines.ops import submission  # Ray and a second, for a command line that is sound
 
     config = Config(
         command=("python", "-m", *job),

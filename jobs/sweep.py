@@ -37,7 +37,7 @@ from dataclasses import replace
 from typing import Any
 
 from jobs import arguments, console
-from jobs.sweep_table import Watch, closing
+from jobs.sweep_reporter import Watch, closing
 from pipelines.config.sweep import Config
 from xmodal.errors import ConfigError, nearest
 from xmodal.storage import StorageOptions
@@ -69,7 +69,7 @@ def run_of(words: list[str]) -> Any:
     words = words[2:] if words[:2] == ["python", "-m"] else words
     first = words[0] if words else ""
     if first in EXPERIMENTS:
-        from jobs.reproduce.swept import parse as experiment
+        from jobs.reproduce.sweepable import parse as experiment
 
         return experiment(words)
     if first not in RUNS:

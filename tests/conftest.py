@@ -13,13 +13,14 @@ os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "600000")  # Ray's agents m
 os.environ.setdefault("RAY_enable_metrics_collection", "0")
 
 import beartype.claw  # noqa: F401  (before the hook, as those below)
-import nursery
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
-from s3 import s3_root, s3_server, short_waits  # noqa: F401  (fixtures for every test)
 
-for module in nursery.IMPORTED_FROM_OTHERS:  # under the hook, what xmodal imports would be compiled from its source
+from support import fork_server
+from support.s3 import s3_root, s3_server, short_waits  # noqa: F401  (fixtures for every test)
+
+for module in fork_server.IMPORTED_FROM_OTHERS:  # under the hook, what xmodal imports would be compiled from its source
     importlib.import_module(module)
 install_import_hook("xmodal", "beartype.beartype")
 settings.register_profile("shared machine", deadline=None)  # a busy neighbour is no failure
@@ -29,7 +30,7 @@ settings.load_profile("shared machine")
 @pytest.fixture(scope="session")
 def forked_workers():
     """Workers of the Rays that are started meanwhile are forked from processes that hold Ray and torch."""
-    with tempfile.TemporaryDirectory(prefix="xmodal-") as folder, nursery.forked(folder):
+    with tempfile.TemporaryDirectory(prefix="xmodal-") as folder, fork_server.forked(folder):
         yield
 
 

@@ -19,19 +19,19 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor
 
-from jobs.bench.figure import Figure, median_figure
+from jobs.bench.measurement import Figure, median_figure
 from jobs.bench.memory import keep_freed
 from xmodal.batch import Batch
 from xmodal.encoders.dual_encoder import DualEncoder
-from xmodal.training.adaptation import AdaptationObjective
 from xmodal.training.domain_methods import METHODS, SOURCE, TARGET, TARGET_TEXT, WITH_BANK
-from xmodal.training.domains import DomainLoss
+from xmodal.training.engine.schedule import CosineSchedule
+from xmodal.training.engine.state import TrainState
+from xmodal.training.engine.step import train_step
 from xmodal.training.objective import ContrastiveObjective
-from xmodal.training.places import Places
-from xmodal.training.schedule import CosineSchedule
-from xmodal.training.state import TrainState
-from xmodal.training.step import train_step
-from xmodal.training.strength import Strength
+from xmodal.training.objectives.adaptation import AdaptationObjective
+from xmodal.training.objectives.alignment_points import Places
+from xmodal.training.objectives.domain import DomainLoss
+from xmodal.training.objectives.domain_strength import Strength
 
 ROWS, PIXELS, CONTEXT, VOCABULARY, BANK = 64, 64, 32, 2000, 64
 ROUNDS, WARM, STEPS = 9, 2, 5

@@ -16,15 +16,15 @@ import av
 import cv2
 import numpy as np
 
-from jobs.bench.figure import Figure, median_figure
-from jobs.bench.material import material
-from xmodal.data.audio import AudioField
-from xmodal.data.fields import Excerpt, allocate, row_of
-from xmodal.data.mel import Mel
+from jobs.bench.measurement import Figure, median_figure
+from jobs.bench.real_data import material
+from xmodal.data.decode.fields import Excerpt, allocate, row_of
+from xmodal.data.media.audio import AudioField
+from xmodal.data.media.clip_window import Window
+from xmodal.data.media.mel import Mel
+from xmodal.data.media.video import VideoField
 from xmodal.data.synthetic.clips import BEATS, moving, pictures, waveform
 from xmodal.data.synthetic.mux import Encoding, mux
-from xmodal.data.video import VideoField
-from xmodal.data.window import Window
 
 FRAMES, SIZE, RATE, ROUNDS = 8, 112, 16_000, 5
 CLIPS = {"whole": 60, "word": 60, "long": 4}  # per round

@@ -21,17 +21,18 @@ import numpy as np
 import ray
 import torch
 
-from jobs.bench.figure import Figure, median_figure
-from pipelines import cluster, embed
+from jobs.bench.measurement import Figure, median_figure
 from pipelines.config.embed import Config
 from pipelines.config.resources import Resources
-from pipelines.encode import Trained, encode_items, load
+from pipelines.inference import embed
+from pipelines.inference.encode import Trained, encode_items, load
+from pipelines.runtime import cluster
 from xmodal.checkpoint import commit
 from xmodal.data import synthetic
-from xmodal.data.corpus import open_corpus
-from xmodal.data.fields import parse_field_map
-from xmodal.data.items import Chunk, ItemRecipe, Items, chunks, read_items
-from xmodal.data.tokenizer import special_ids, train_tokenizer
+from xmodal.data.decode.fields import parse_field_map
+from xmodal.data.decode.tokenizer import special_ids, train_tokenizer
+from xmodal.data.index.corpus import open_corpus
+from xmodal.data.stream.evaluation_rows import Chunk, ItemRecipe, Items, chunks, read_items
 from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.storage import StorageOptions
 

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.bench.figure import Figure, median_figure
+from jobs.bench.measurement import Figure, median_figure
 from jobs.bench.memory import rise
-from xmodal.metrics.pairs import Ids
-from xmodal.metrics.ranks import ranks_both_ways
+from xmodal.metrics.positive_pairs import Ids
 from xmodal.metrics.retrieval import retrieve_both_ways
+from xmodal.metrics.retrieval_ranks import ranks_both_ways
 
 ROWS, WIDTH, ROUNDS, CASES = 100_000, 256, 3, 1000
 NOISE = 5.0  # against a signal of 1: the right answer lies some hundred places down

@@ -23,7 +23,7 @@ import torch.multiprocessing
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from jobs.bench.figure import Figure, median_figure
+from jobs.bench.measurement import Figure, median_figure
 from jobs.bench.memory import keep_freed, resident
 from jobs.bench.two_modalities import MODELS, TwoModalities, rows_of, stepper
 from xmodal.gradients import FeatureSplitter, weighting

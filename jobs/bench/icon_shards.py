@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.bench.material import material
-from xmodal.data.corpus import open_corpus, read_extent
-from xmodal.data.shard_writer import write_shards
+from jobs.bench.real_data import material
+from xmodal.data.formats.shard_writer import write_shards
+from xmodal.data.index.corpus import open_corpus, read_extent
 from xmodal.errors import CorpusError
 
 ICONS, TRAIN, UNSEEN = "icons/train.parquet", "emoji/noto/train-*.tar", "emoji/noto/test-*.tar"

@@ -14,15 +14,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from jobs.bench.figure import Figure
 from jobs.bench.icon_shards import Corpora, data_root, write_corpora
-from jobs.narrator import Narrator
+from jobs.bench.measurement import Figure
 from jobs.presets import PRESETS
-from pipelines import evaluate, pretrain
-from pipelines.cluster import Resources
-from pipelines.corpora import Data
-from pipelines.results import Evaluation
-from pipelines.train import Cadence
+from jobs.progress_reporter import Narrator
+from pipelines.inference import evaluate
+from pipelines.inference.evaluation_records import Evaluation
+from pipelines.loop.train import Cadence
+from pipelines.runtime.cluster import Resources
+from pipelines.stages import pretrain
+from pipelines.stream.corpora import Data
 
 PRESET = "hog-tiny"
 STEPS = 400

@@ -27,14 +27,15 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from jobs.bench.figure import Figure, median_figure
-from jobs.bench.material import material
+from jobs.bench.measurement import Figure, median_figure
 from jobs.bench.memory import keep_freed
-from pipelines import cluster, corpora, ingest
-from pipelines.corpora import Data
-from xmodal.data.corpus import open_corpus
-from xmodal.data.image import ImageField
-from xmodal.data.shard_writer import write_shards
+from jobs.bench.real_data import material
+from pipelines.runtime import cluster
+from pipelines.stream import corpora, ingest
+from pipelines.stream.corpora import Data
+from xmodal.data.decode.image import ImageField
+from xmodal.data.formats.shard_writer import write_shards
+from xmodal.data.index.corpus import open_corpus
 
 SIZE, BATCH, ROUNDS = 224, 256, 3
 PHOTOS, COPIES = 713, 29

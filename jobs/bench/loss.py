@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jobs.bench.figure import Figure, median_figure
+from jobs.bench.measurement import Figure, median_figure
 from jobs.bench.memory import rise
 from xmodal.losses.contrastive import info_nce
 

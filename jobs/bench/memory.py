@@ -5,7 +5,7 @@ import gc
 from collections.abc import Callable
 from pathlib import Path
 
-from xmodal.training.memory import ALLOCATOR
+from xmodal.training.engine.memory import ALLOCATOR
 
 PARAMETERS = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}  # glibc's mallopt, of these variables
 

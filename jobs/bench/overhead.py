@@ -18,32 +18,33 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from jobs.bench.figure import Figure, median_figure
-from pipelines import pretrain
-from pipelines.cluster import Resources
-from pipelines.config.optim import Optim
-from pipelines.corpora import Data
-from pipelines.ingest import to_batch
-from pipelines.model import Model
-from pipelines.pretrain import Config
-from pipelines.train import Cadence
+from jobs.bench.measurement import Figure, median_figure
+from pipelines.config.optimizer import Optim
+from pipelines.loop.train import Cadence
+from pipelines.models.dual_encoder import Model
+from pipelines.runtime.cluster import Resources
+from pipelines.stages import pretrain
+from pipelines.stages.pretrain import Config
+from pipelines.stream.corpora import Data
+from pipelines.stream.ingest import to_batch
 from xmodal import checkpoint
 from xmodal.batch import Batch
-from xmodal.data import blocks, synthetic
-from xmodal.data.blocks import Recipe
-from xmodal.data.corpus import open_corpus
-from xmodal.data.fields import parse_field_map
-from xmodal.data.image import ImageField
-from xmodal.data.order import Plan
-from xmodal.data.text import TextField
+from xmodal.data import synthetic
+from xmodal.data.decode.fields import parse_field_map
+from xmodal.data.decode.image import ImageField
+from xmodal.data.decode.text import TextField
+from xmodal.data.index.corpus import open_corpus
+from xmodal.data.stream import blocks
+from xmodal.data.stream.blocks import Recipe
+from xmodal.data.stream.order import Plan
 from xmodal.encoders.dual_encoder import DualEncoder
+from xmodal.encoders.hub_tokenizer import load_tokenizer
 from xmodal.run import read_metrics
-from xmodal.tokenizer_hub import load_tokenizer
-from xmodal.training.memory import ALLOCATOR
+from xmodal.training.engine.memory import ALLOCATOR
+from xmodal.training.engine.schedule import CosineSchedule
+from xmodal.training.engine.state import TrainState
+from xmodal.training.engine.step import train_step
 from xmodal.training.objective import ContrastiveObjective
-from xmodal.training.schedule import CosineSchedule
-from xmodal.training.state import TrainState
-from xmodal.training.step import train_step
 
 WORKERS, BATCH, ROWS, STEPS, WARM, ROUNDS, PORT = 2, 256, 2048, 40, 10, 3, 29_533
 PLAIN: dict[str, dict[str, str]] = {"plain": {}, "plain_same_memory": ALLOCATOR}

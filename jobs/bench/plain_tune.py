@@ -27,10 +27,10 @@ def train(config: dict[str, Any]) -> None:
     import torch
 
     from xmodal.encoders.dual_encoder import DualEncoder
+    from xmodal.training.engine.schedule import CosineSchedule
+    from xmodal.training.engine.state import TrainState
+    from xmodal.training.engine.step import train_step
     from xmodal.training.objective import ContrastiveObjective
-    from xmodal.training.schedule import CosineSchedule
-    from xmodal.training.state import TrainState
-    from xmodal.training.step import train_step
 
     torch.set_num_threads(1)
     objective = ContrastiveObjective(DualEncoder.from_pretrained(config["checkpoint"]), mask_duplicates=True)

@@ -7,8 +7,8 @@ from resource import RUSAGE_SELF, getrusage
 
 import numpy as np
 
-from jobs.bench.figure import Figure, median_figure
-from xmodal.data.order import Plan, epoch_order
+from jobs.bench.measurement import Figure, median_figure
+from xmodal.data.stream.order import Plan, epoch_order
 
 EXTENTS, ROWS, EXTENTS_PER_SHARD, BATCH, REPEATS = 2_000_000, 500, 20, 32_768, 5
 

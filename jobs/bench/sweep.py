@@ -20,23 +20,26 @@ from pathlib import Path
 
 import ray
 
-from jobs.bench.figure import Figure, median_figure
-from pipelines import cluster, corpora, ingest, pretrain, sweep
-from pipelines.config.cadence import Cadence
+from jobs.bench.measurement import Figure, median_figure
+from pipelines import sweep
 from pipelines.config.data import Data
+from pipelines.config.logging import Cadence
 from pipelines.config.model import Model
-from pipelines.config.optim import Optim
+from pipelines.config.optimizer import Optim
 from pipelines.config.pretrain import Config
 from pipelines.config.resources import Resources
 from pipelines.config.sweep import Config as Sweep
 from pipelines.config.validation import Validation
+from pipelines.runtime import cluster
+from pipelines.stages import pretrain
+from pipelines.stream import corpora, ingest
 from xmodal import checkpoint
 from xmodal.data import synthetic
-from xmodal.data.augment import Augment
-from xmodal.data.corpus import open_corpus
-from xmodal.data.image import ImageField
-from xmodal.data.text import TextField
-from xmodal.data.tokenizer import train_tokenizer
+from xmodal.data.decode.augment import Augment
+from xmodal.data.decode.image import ImageField
+from xmodal.data.decode.text import TextField
+from xmodal.data.decode.tokenizer import train_tokenizer
+from xmodal.data.index.corpus import open_corpus
 from xmodal.run import read_metrics
 from xmodal.search.trial import FINISHED, STOPPED, Trial
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.encoders.conv import ConvConfig, ConvModel
+from xmodal.encoders.small_resnet import ConvConfig, ConvModel
 from xmodal.gradients import FeatureSplitter, ParameterSpace, Partition, weighting
 
 CLASSES, MODALITIES, PATCH = 10, ("audio", "video"), 8

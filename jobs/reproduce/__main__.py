@@ -64,23 +64,23 @@ class Config:
 
 def run(config: Config) -> None:
     """Every trial that is not there yet, then the page."""
-    from jobs.reproduce import results
-    from jobs.reproduce.trials import ended
+    from jobs.reproduce import results_file
+    from jobs.reproduce.trial_processes import ended
     from xmodal import storage
 
     experiment, to, settings = catalogue.experiment(config.name), config.place, asdict(config.settings())
     storage.check(to, writable=True)
-    done = results.known(to, settings)
+    done = results_file.known(to, settings)
     asked = _asked(config)
-    missing = results.missing(asked, done)
+    missing = results_file.missing(asked, done)
     if missing:
         experiment.prepare(config.name, config.settings(), to)
     if len(missing) < len(asked):
         print(f"{to}: {len(done)} trials are there, {len(missing)} to go")
     trials = ended(config.name, config.settings(), config.place, missing, config.processes)
     for number, (arm, seed, found) in enumerate(trials, 1):
-        done[results.key(arm, seed)] = found
-        results.store(to, config.name, settings, done)
+        done[results_file.key(arm, seed)] = found
+        results_file.store(to, config.name, settings, done)
         told = f"{experiment.headline(found)} in {found['seconds']:.0f} s"
         print(f"[{number}/{len(missing)}] {arm}, seed {seed}: {told}", flush=True)
     _page(config, done)
@@ -88,10 +88,10 @@ def run(config: Config) -> None:
 
 def preview(config: Config) -> dict[str, Any]:
     """What would be trained, how, and how much of it is there."""
-    from jobs.reproduce import results
+    from jobs.reproduce import results_file
 
     settings = asdict(config.settings())
-    done, asked = results.known(config.place, settings), _asked(config)
+    done, asked = results_file.known(config.place, settings), _asked(config)
     return {
         "experiment": config.name,
         "to": config.place,
@@ -99,7 +99,7 @@ def preview(config: Config) -> dict[str, Any]:
         "arms": [*dict.fromkeys(arm for arm, _ in asked)],
         "seeds": [*dict.fromkeys(seed for _, seed in asked)],
         "trials": len(asked),
-        "missing": len(results.missing(asked, done)),
+        "missing": len(results_file.missing(asked, done)),
         "processes": config.processes,
     }
 
@@ -115,7 +115,7 @@ def _asked(config: Config) -> list[tuple[str, int]]:
 
 def _page(config: Config, done: dict[str, Any]) -> None:
     from xmodal import storage
-    from xmodal.report.experiment import render
+    from xmodal.report.experiment_page import render
 
     trials: dict[str, list[Any]] = {}
     for found in done.values():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from xmodal.errors import ConfigError, nearest
-from xmodal.training.method import Balance
+from xmodal.training.balance_options import Balance
 
 Kind = TypeVar("Kind")
 

@@ -15,17 +15,17 @@ import torch
 from jobs.reproduce import digits
 from jobs.reproduce.arms import Arm, some
 from jobs.reproduce.experiment import Experiment, Settings, Splits
-from jobs.reproduce.members import members
-from jobs.reproduce.rows import Fields
-from jobs.reproduce.subject import Subject, of_modalities
-from xmodal.data.audio import AudioField
-from xmodal.data.fields import allocate, row_of
-from xmodal.data.mel import Mel
-from xmodal.data.window import Window
-from xmodal.encoders.conv import ConvConfig, ConvModel
-from xmodal.encoders.intake import Pixels
-from xmodal.encoders.intake_av import Spectrogram
-from xmodal.encoders.multimodal import Encoder, MultimodalClassifier
+from jobs.reproduce.learner import Subject, of_modalities
+from jobs.reproduce.row_batches import Fields
+from jobs.reproduce.tar_members import members
+from xmodal.data.decode.fields import allocate, row_of
+from xmodal.data.media.audio import AudioField
+from xmodal.data.media.clip_window import Window
+from xmodal.data.media.mel import Mel
+from xmodal.encoders.av_inputs import Spectrogram
+from xmodal.encoders.inputs import Pixels
+from xmodal.encoders.multimodal_classifier import Encoder, MultimodalClassifier
+from xmodal.encoders.small_resnet import ConvConfig, ConvModel
 
 KEPT = 0.25  # of the pictures' variance
 NOISE = 4.0  # standard deviation beside that of the speech: -12 dB, in which half of the digits are recognised

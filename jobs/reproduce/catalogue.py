@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from xmodal.report.experiment import Page
+    from xmodal.report.experiment_page import Page
 
 Name = Literal[
     "cg-mnist", "grid-letter", "grid-digit", "av-mnist", "multi-mnist",

@@ -13,12 +13,12 @@ import torch
 from jobs.reproduce import digits
 from jobs.reproduce.arms import ARMS, Arm
 from jobs.reproduce.experiment import Experiment, Settings, Splits
-from jobs.reproduce.findings import OF_MODALITIES
-from jobs.reproduce.rows import Fields
-from jobs.reproduce.subject import Subject, of_modalities
-from xmodal.encoders.conv import ConvConfig, ConvModel
-from xmodal.encoders.intake import Pixels
-from xmodal.encoders.multimodal import Encoder, MultimodalClassifier
+from jobs.reproduce.hypotheses import OF_MODALITIES
+from jobs.reproduce.learner import Subject, of_modalities
+from jobs.reproduce.row_batches import Fields
+from xmodal.encoders.inputs import Pixels
+from xmodal.encoders.multimodal_classifier import Encoder, MultimodalClassifier
+from xmodal.encoders.small_resnet import ConvConfig, ConvModel
 
 MODALITIES, JITTER = ("grey", "colour"), 0.03
 COLOURS = np.array(

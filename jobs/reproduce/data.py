@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from jobs.bench.material import material
+from jobs.bench.real_data import material
 from jobs.reproduce.catalogue import Name, experiment
-from jobs.reproduce.kept import kept
-from jobs.reproduce.rows import Rows
+from jobs.reproduce.disk_cache import kept
+from jobs.reproduce.row_batches import Rows
 
 if TYPE_CHECKING:
     from jobs.reproduce.experiment import Experiment

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from jobs.reproduce.rows import Rows
-from jobs.reproduce.subject import Subject
+from jobs.reproduce.learner import Subject
+from jobs.reproduce.row_batches import Rows
 from xmodal.batch import Batch
 from xmodal.gradients import Partition
-from xmodal.gradients.statistics import gradient_statistics
+from xmodal.gradients.gradient_statistics import gradient_statistics
 from xmodal.metrics.flatness import loss_along_directions, top_eigenvalue
 from xmodal.training.objective import Losses
 

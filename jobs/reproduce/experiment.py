@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.reproduce.arms import Arm
 from jobs.reproduce.catalogue import Name
-from jobs.reproduce.rows import Fields, View, as_they_are
-from jobs.reproduce.subject import Subject
+from jobs.reproduce.learner import Subject
+from jobs.reproduce.row_batches import Fields, View, as_they_are
 
 if TYPE_CHECKING:
-    from xmodal.report.experiment import Page
+    from xmodal.report.experiment_page import Page
 
 Splits = dict[str, Fields]  # "train", "validation", "test"
 

@@ -18,19 +18,19 @@ import torch
 
 from jobs.reproduce.arms import Arm, some
 from jobs.reproduce.experiment import Experiment, Floor, Settings, Splits
-from jobs.reproduce.findings import OF_MODALITIES
-from jobs.reproduce.members import members
-from jobs.reproduce.rows import Fields
-from jobs.reproduce.subject import Subject, of_modalities
-from xmodal.data.audio import SILENCE, AudioField
-from xmodal.data.fields import Excerpt, allocate, row_of
-from xmodal.data.mel import Mel
-from xmodal.data.video import VideoField
-from xmodal.data.window import Window
-from xmodal.encoders.conv import ConvConfig, ConvModel
-from xmodal.encoders.intake import Pixels
-from xmodal.encoders.intake_av import Spectrogram
-from xmodal.encoders.multimodal import Encoder, MultimodalClassifier
+from jobs.reproduce.hypotheses import OF_MODALITIES
+from jobs.reproduce.learner import Subject, of_modalities
+from jobs.reproduce.row_batches import Fields
+from jobs.reproduce.tar_members import members
+from xmodal.data.decode.fields import Excerpt, allocate, row_of
+from xmodal.data.media.audio import SILENCE, AudioField
+from xmodal.data.media.clip_window import Window
+from xmodal.data.media.mel import Mel
+from xmodal.data.media.video import VideoField
+from xmodal.encoders.av_inputs import Spectrogram
+from xmodal.encoders.inputs import Pixels
+from xmodal.encoders.multimodal_classifier import Encoder, MultimodalClassifier
+from xmodal.encoders.small_resnet import ConvConfig, ConvModel
 
 SIDE, MOUTH, CROP = 112, (slice(68, 112), slice(32, 80)), 40  # of the picture; where lips moved in training clips
 BANDS, VALIDATION_EVERY = 40, 8

@@ -13,12 +13,12 @@ import torch
 from jobs.reproduce import digits
 from jobs.reproduce.arms import Arm, alone, some
 from jobs.reproduce.experiment import Experiment, Settings, Splits
-from jobs.reproduce.findings import OF_TASKS
-from jobs.reproduce.rows import Fields
-from jobs.reproduce.subject import Subject, of_tasks
-from xmodal.encoders.conv import ConvConfig, ConvModel
-from xmodal.encoders.intake import Pixels
-from xmodal.encoders.tasks import SharedEncoder, TaskClassifier
+from jobs.reproduce.hypotheses import OF_TASKS
+from jobs.reproduce.learner import Subject, of_tasks
+from jobs.reproduce.row_batches import Fields
+from xmodal.encoders.inputs import Pixels
+from xmodal.encoders.multitask_classifier import SharedEncoder, TaskClassifier
+from xmodal.encoders.small_resnet import ConvConfig, ConvModel
 
 TASKS = ("easy", "hard")
 SIDE, BOX = 32, slice(4, 24)  # of the picture; of a digit, whose strokes lie in 20 x 20 pixels

@@ -7,11 +7,11 @@ from statistics import mean, stdev
 from typing import Any
 
 from jobs.bench.provenance import commit, hardware
-from jobs.reproduce.diagnosed import diagnosis_table, flatness_chart
+from jobs.reproduce.diagnosis_summary import diagnosis_table, flatness_chart
 from jobs.reproduce.experiment import Experiment, Floor, Settings
-from jobs.reproduce.findings import Trials, findings, scores
+from jobs.reproduce.hypotheses import Trials, findings, scores
 from jobs.reproduce.trial import WEIGHT_DECAY
-from xmodal.report.experiment import Chart, Page, Table, over_epochs, spread
+from xmodal.report.experiment_page import Chart, Page, Table, over_epochs, spread
 
 NONE = "\u2013"
 SHOWN = ("mmpareto", "mmpareto-features", "min-norm-2", "uniform", "pcgrad", "upgrad")

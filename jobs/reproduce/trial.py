@@ -11,12 +11,12 @@ import torch
 from jobs.bench.memory import forget_peak, resident
 from jobs.reproduce.arms import Arm
 from jobs.reproduce.diagnosis import diagnosis
+from jobs.reproduce.evaluation import accuracies, probes
 from jobs.reproduce.experiment import Settings
-from jobs.reproduce.judging import accuracies, probes
-from jobs.reproduce.rows import Rows
-from jobs.reproduce.subject import Subject
-from xmodal.training.state import TrainState
-from xmodal.training.step import train_step
+from jobs.reproduce.learner import Subject
+from jobs.reproduce.row_batches import Rows
+from xmodal.training.engine.state import TrainState
+from xmodal.training.engine.step import train_step
 
 WARM_UP = 50  # steps
 WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.01}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xmodal.data.fields import parse_field_map
+from xmodal.data.decode.fields import parse_field_map
 from xmodal.errors import ConfigError, nearest
 from xmodal.storage import StorageOptions
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import tyro
 
-from xmodal.embeddings import DType
+from xmodal.data.formats.embedding_parts import DType
 from xmodal.errors import ConfigError
 from xmodal.storage import StorageOptions
 

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from pipelines.config.cadence import Cadence
 from pipelines.config.data import Data
+from pipelines.config.logging import Cadence
 from pipelines.config.model import Loss, Model
-from pipelines.config.optim import Optim
+from pipelines.config.optimizer import Optim
 from pipelines.config.resources import Resources
 from pipelines.config.validation import Validation
-from xmodal.data.augment import Augment
+from xmodal.data.decode.augment import Augment
 from xmodal.errors import ConfigError
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import tyro
 
 from xmodal.errors import ConfigError
-from xmodal.report.svg import MOST_SERIES
+from xmodal.report.charts.svg import MOST_SERIES
 from xmodal.storage import StorageOptions
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from pipelines.cluster import CPUS_PER_READ
 from pipelines.config import embed, evaluate
-from pipelines.preview.places import address_of, corpus, stored_checkpoint, where
+from pipelines.preview.locations import address_of, corpus, stored_checkpoint, where
+from pipelines.runtime.cluster import CPUS_PER_READ
 from xmodal import storage
-from xmodal.data.listing import folder_before_pattern
-from xmodal.run.plain import to_plain
+from xmodal.data.index.listing import folder_before_pattern
+from xmodal.run.plain_config import to_plain
 
 
 def embedding(config: embed.Config) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import os
 from collections import Counter
 from typing import Any
 
-from pipelines import prepare
-from xmodal.run.plain import to_plain
+from pipelines.corpus import prepare
+from xmodal.run.plain_config import to_plain
 
 
 def of(config: prepare.Config) -> dict[str, Any]:

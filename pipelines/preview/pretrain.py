@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from pipelines import pretrain
-from pipelines.preview.places import corpus
+from pipelines.preview.locations import corpus
 from pipelines.preview.training import memory_gib, resources
+from pipelines.stages import pretrain
 from xmodal.encoders.dual_encoder import DualEncoder
-from xmodal.run.plain import to_plain
+from xmodal.run.plain_config import to_plain
 
 
 def of(config: pretrain.Config) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipelines.config.sweep import Config
 from pipelines.sweep.plan import PIPELINE, outline
-from xmodal.run.plain import to_plain
+from xmodal.run.plain_config import to_plain
 from xmodal.search.trial import Trial
 
 SHOWN = 5

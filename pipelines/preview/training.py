@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from pipelines.cluster import CPUS_PER_READ, Cluster, share_of
 from pipelines.config.resources import Resources
-from pipelines.preview.places import address_of, where
+from pipelines.preview.locations import address_of, where
+from pipelines.runtime.cluster import CPUS_PER_READ, Cluster, share_of
 
 TRAINING_BYTES = 16  # a parameter in float32: its value, its gradient and two moments
 

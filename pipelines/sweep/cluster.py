@@ -9,9 +9,10 @@ from typing import Any
 
 import ray
 
-from pipelines import cluster, stage
-from pipelines.cluster import CPUS_PER_READ
 from pipelines.config.resources import Resources
+from pipelines.runtime import cluster
+from pipelines.runtime.cluster import CPUS_PER_READ
+from pipelines.stages import training_job
 from xmodal import storage
 
 
@@ -45,7 +46,7 @@ def checked(run: Any, runs: str) -> Any:
 
     Raises what a trial, which lies in `runs` and not where the run says, would refuse.
     """
-    pipeline = importlib.import_module(f"pipelines.{type(run).__module__.rpartition('.')[2]}")
+    pipeline = importlib.import_module(f"pipelines.stages.{type(run).__module__.rpartition('.')[2]}")
     found = pipeline.check(replace(run, name="check", runs=runs, resume=False))[0]
     return replace(found, name=run.name, runs=storage.absolute(run.runs), resume=False)
 
@@ -53,7 +54,7 @@ def checked(run: Any, runs: str) -> Any:
 def index(run: Any, on_news: Callable[[dict], None]) -> None:
     """Index all corpora of the run, once for all trials."""
     for uris in filter(None, (run.data.corpus, *_further(run))):
-        stage.open_all(replace(run.data, corpus=tuple(uris), weights=(), fields=()), on_news)
+        training_job.open_all(replace(run.data, corpus=tuple(uris), weights=(), fields=()), on_news)
 
 
 def _further(run: Any) -> list[tuple[str, ...]]:

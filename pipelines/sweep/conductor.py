@@ -13,15 +13,15 @@ from typing import Any
 from pipelines.config.sweep import PBT, Config
 from pipelines.sweep.clone import clone, committed
 from pipelines.sweep.plan import Plan, prepare
-from pipelines.sweep.records import TRIALS, Book, as_begun, open_book
 from pipelines.sweep.slots import DIED, Slots
 from pipelines.sweep.trial import DONE, FAILED, NEWS, REPORT, Order
+from pipelines.sweep.trial_store import TRIALS, Book, as_begun, open_book
 from xmodal import storage
 from xmodal.errors import ConfigError, nearest
 from xmodal.run import newest_attempt
 from xmodal.search import trial as trials_
 from xmodal.search.choice import Chosen, choose
-from xmodal.search.fields import value_at
+from xmodal.search.config_fields import value_at
 from xmodal.search.trial import BASELINE, CLONE, ORACLE, Report, Trial
 from xmodal.storage import NotFound
 

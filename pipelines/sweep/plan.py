@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.config.sweep import PBT, Config
-from pipelines.lasting import check_output
+from pipelines.runtime.output_path import check_output
 from pipelines.sweep.clone import check_may_differ
 from pipelines.sweep.presets import baseline_of, with_preset
-from pipelines.sweep.records import read_sweep
 from pipelines.sweep.searchers import check_algorithm
 from pipelines.sweep.strategy import Strategy
+from pipelines.sweep.trial_store import read_sweep
 from xmodal import storage
-from xmodal.data.block_cache import AUTO
+from xmodal.data.stream.block_cache import AUTO
 from xmodal.errors import ConfigError
-from xmodal.search.fields import changed, paths, value_at
+from xmodal.search.config_fields import changed, paths, value_at
 from xmodal.search.objective import Objective, objectives, parse_guards
 from xmodal.search.rungs import Rungs, grace_of_ramp
 from xmodal.search.space import Space, parse_space

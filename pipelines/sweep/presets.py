@@ -6,7 +6,7 @@ from typing import Any
 
 from pipelines.config.sweep import Config
 from xmodal.errors import ConfigError, nearest
-from xmodal.search.fields import paths, value_at
+from xmodal.search.config_fields import paths, value_at
 from xmodal.search.space import Space
 
 
@@ -34,7 +34,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "adapt-default": Preset(
         summary="lambda and learning rate of jobs.adapt clip, by BNM on the target; source and spread guarded",
-        kind="adapt_domain",
+        kind="adapt",
         search=("domain.strength=loguniform(0.01,3)", "optim.learning_rate=loguniform(3e-5,1e-3)"),
         metric=("validation/target/bnm",),
         guard=(
@@ -45,7 +45,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "mmpareto-default": Preset(
         summary="gamma and the rescale range of MMPareto in jobs.adapt's classifiers, by the loss of the joint head",
-        kind="adapt",
+        kind="classify",
         search=("balance.gamma=uniform(1,3)", "balance.rescale=loginterval(0.3,10)"),
         metric=("multimodal/accuracy",),
     ),

@@ -14,15 +14,15 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sweep import sealed
+from pipelines.sweep import sealed_oracle
 from pipelines.sweep.conductor import Result
-from pipelines.sweep.records import RECORD, TRIALS
+from pipelines.sweep.trial_store import RECORD, TRIALS
 from xmodal import storage
-from xmodal.report.search import Search, render
-from xmodal.report.wording import count
-from xmodal.run.plain import to_plain
+from xmodal.formatting import count
+from xmodal.report.search_page import Search, render
+from xmodal.run.plain_config import to_plain
 from xmodal.run.provenance import provenance
-from xmodal.search.fields import value_at
+from xmodal.search.config_fields import value_at
 from xmodal.search.trial import Trial
 from xmodal.storage import StorageOptions
 
@@ -48,8 +48,8 @@ def write(result: Result) -> Told:
         chosen = next(one for one in result.trials if one.number == result.chosen.trial)
     command = command_of(plan.config.command, plan.config.run, chosen.values) if chosen is not None else ""
     _record_choice(result, chosen, options)
-    judged = sealed.judge(result, result.uri, result.trials) if chosen is not None else {}
-    regret = sealed.told(result, judged)
+    judged = sealed_oracle.judge(result, result.uri, result.trials) if chosen is not None else {}
+    regret = sealed_oracle.told(result, judged)
     storage.write(storage.join(result.uri, PARQUET), _parquet(result), options=options)
     _hyper_parameters(result, options)
     page = render(
@@ -63,7 +63,7 @@ def write(result: Result) -> Told:
             command=command,
             facts=_facts(result),
             regret=regret,
-            beside=sealed.beside(result, judged),
+            beside=sealed_oracle.beside(result, judged),
             made=datetime.now(UTC).isoformat(),
             version=metadata.version("xmodal"),
         )

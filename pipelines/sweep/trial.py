@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from pipelines.processes import end_with_parent
+from pipelines.runtime.processes import end_with_parent
 from xmodal.errors import XmodalError
 from xmodal.run import read_metrics
 from xmodal.storage import NotFound, StorageOptions
@@ -77,7 +77,7 @@ def _join(address: str, namespace: str) -> None:
     from ray.train.v2._internal.execution.callback import RayTrainCallback
     from ray.train.v2.api import data_parallel_trainer
 
-    from pipelines import cluster
+    from pipelines.runtime import cluster
 
     # Its detached cleaner outlives the job, asks a dashboard that may be off, and does what the job's end does anyway.
     data_parallel_trainer.PlacementGroupCleanerCallback = RayTrainCallback  # type: ignore
@@ -92,7 +92,7 @@ def _join(address: str, namespace: str) -> None:
 def carry_out(config: Any, say: Say) -> None:
     """The run of a pipeline: of `pipelines.config.X` its `pipelines.X`; what it measures becomes reports."""
     name = type(config).__module__.rpartition(".")[2]
-    pipeline = importlib.import_module(f"pipelines.{name}")
+    pipeline = importlib.import_module(f"pipelines.stages.{name}")
 
     def on_news(message: dict[str, Any]) -> None:
         if message["kind"] == "progress":

@@ -5,10 +5,10 @@ import contextlib
 import pytest
 import ray
 
-from pipelines import cluster
+from pipelines.runtime import cluster
 from xmodal.checkpoint import commit
 from xmodal.data import synthetic
-from xmodal.data.tokenizer import special_ids, train_tokenizer
+from xmodal.data.decode.tokenizer import special_ids, train_tokenizer
 from xmodal.encoders.dual_encoder import DualEncoder
 
 

@@ -25,7 +25,7 @@ class Shard:
     """One file of a corpus. `coding` is "gzip" for a compressed tar, whose offsets count decompressed bytes.
 
     `rows` counts the samples that its extents deliver; `fields` names what they hold (tar extensions, Parquet columns)
-    and `kinds`, for Parquet only, says of which kind each column is (`xmodal.data.parquet.kind`).
+    and `kinds`, for Parquet only, says of which kind each column is (`xmodal.data.formats.parquet.kind`).
     """
 
     path: str  # relative to the corpus

@@ -1,6 +1,6 @@
 """Batch in, features out: towers for each modality, and the dual encoder of two of them."""
 
+from xmodal.encoders.auto_model import DualEncoderModel
 from xmodal.encoders.dual_encoder import DualEncoder
-from xmodal.encoders.pretrained import DualEncoderModel
 
 __all__ = ["DualEncoder", "DualEncoderModel"]

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from xmodal.encoders.audio_video import av_towers
+from xmodal.encoders.av_cnn import av_towers
 from xmodal.encoders.clip import clip_towers
-from xmodal.encoders.convolutional import conv_towers, hog_towers, resnet_bert_towers
-from xmodal.encoders.hub import hub_towers
+from xmodal.encoders.cnn_towers import conv_towers, hog_towers, resnet_bert_towers
+from xmodal.encoders.hub_towers import hub_towers
 from xmodal.encoders.tower import Tower
 from xmodal.errors import ConfigError, nearest
 

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPVisionModel
 from transformers.activations import ACT2FN
 
-from xmodal.encoders.intake import Pixels, Tokens
+from xmodal.encoders.inputs import Pixels, Tokens
 from xmodal.encoders.tower import Tower
 from xmodal.errors import ConfigError, nearest
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from xmodal.batch import Batch
-from xmodal.encoders import architectures, layout
-from xmodal.encoders.patches import PatchDropout
+from xmodal.encoders import architectures, dual_encoder_files
+from xmodal.encoders.patch_dropout import PatchDropout
 from xmodal.encoders.tower import Tower
 from xmodal.errors import ConfigError, nearest
 
@@ -133,17 +133,17 @@ class DualEncoder(nn.Module):
         tokenizer_directory: str | Path | None = None,
     ) -> None:
         """Write the Hugging Face layout into `directory`; `layout` says which files."""
-        layout.write(self, Path(directory), tokenizer_json, tokenizer_directory)
+        dual_encoder_files.write(self, Path(directory), tokenizer_json, tokenizer_directory)
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "DualEncoder":
         """A directory written by `save_pretrained` or by `CLIPModel`, or the Hub name of a CLIP."""
-        return cls(**layout.read(str(source)))
+        return cls(**dual_encoder_files.read(str(source)))
 
     def load_weights(self, source: str | Path) -> None:
         """Take over the weights of a checkpoint of the same architecture; CheckpointError names what differs."""
         other = DualEncoder.from_pretrained(source)
-        layout.compare(self, other, str(source))
+        dual_encoder_files.compare(self, other, str(source))
         self.load_state_dict(other.state_dict())
 
     def describe(self) -> dict[str, Any]:

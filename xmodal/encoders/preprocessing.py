@@ -8,9 +8,9 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
-from xmodal.data.tokenizer import save_tokenizer, special_ids
-from xmodal.encoders.intake import CLIP_MEAN, CLIP_STD, Pixels
-from xmodal.encoders.reading import explained
+from xmodal.data.decode.tokenizer import save_tokenizer, special_ids
+from xmodal.encoders.hub_files import explained
+from xmodal.encoders.inputs import CLIP_MEAN, CLIP_STD, Pixels
 from xmodal.errors import CheckpointError
 
 IMAGE_FILE = "preprocessor_config.json"

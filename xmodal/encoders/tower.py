@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from xmodal.batch import Batch
-from xmodal.encoders.intakes import Intake, intake_of
+from xmodal.encoders.input_fields import Intake, intake_of
 from xmodal.encoders.pooling import Pooling, pool
 
 

@@ -12,8 +12,8 @@ from xmodal.encoders.clip import is_clip_shaped
 from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.export.onnx import Checked
 from xmodal.export.origin import Measured, cell, code, facts, measured, other_steps, settings
-from xmodal.report.recorded import Evaluated
-from xmodal.report.wording import clean
+from xmodal.formatting import clean
+from xmodal.run.run_record import Evaluated
 
 PIPELINE = "zero-shot-image-classification"
 

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoProcessor
 from transformers.utils import logging
 
-from xmodal.data.text import TextField
+from xmodal.data.decode.text import TextField
 from xmodal.encoders.dual_encoder import SMALLEST_NORM, DualEncoder
-from xmodal.encoders.reading import explained, quiet
+from xmodal.encoders.hub_files import explained, quiet
 from xmodal.errors import CheckpointError
 from xmodal.export.probe import probe
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xmodal.report.recorded import Evaluated
-from xmodal.report.results import label, newest, shown
-from xmodal.report.wording import clean, moment, number
+from xmodal.formatting import clean, moment, number
+from xmodal.report.sections.evaluation_results import label, newest, shown
+from xmodal.run.run_record import Evaluated
 
 PRIVATE = ("runs", "resume", "cadence", "resources", "data.endpoint", "data.region", "data.profile", "data.anonymous",
            "data.index", "data.tasks_per_segment")  # fmt: skip

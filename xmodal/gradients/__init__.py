@@ -7,13 +7,13 @@
 * `Partition`: which parameters belong to which encoder; `with_gain`: gamma for AdamW; `check_synchronised`: the guard.
 """
 
+from xmodal.distributed.synchrony import check_synchronised, follow_first_rank, unsynchronised
 from xmodal.gradients.audit import Agreement, Auditor, audit
 from xmodal.gradients.decision import Decision
+from xmodal.gradients.encoder_lr_gain import clip_before_gain_, set_rate, with_gain
 from xmodal.gradients.feature_space import FeatureSplitter
-from xmodal.gradients.gain import clip_before_gain_, set_rate, with_gain
 from xmodal.gradients.parameter_space import ParameterSpace
 from xmodal.gradients.partition import Partition
-from xmodal.gradients.synchrony import check_synchronised, follow_first_rank, unsynchronised
 from xmodal.gradients.weightings import WEIGHTINGS, PerTensor, Weighting, weighting
 
 __all__ = [

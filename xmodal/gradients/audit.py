@@ -12,13 +12,13 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
+from xmodal.distributed.ranks import Group, world_size
 from xmodal.errors import ConfigError
 from xmodal.gradients.feature_space import FeatureSplitter, over_ranks
 from xmodal.gradients.gramian import conflicting, gramian_of, lowest_cosine, norm_of
 from xmodal.gradients.parameter_space import reduced_gramians
 from xmodal.gradients.partition import Partition
 from xmodal.gradients.weightings import PerTensor, Weighting
-from xmodal.losses.ranks import Group, world_size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,11 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from xmodal.distributed.ranks import Group, world_size
 from xmodal.errors import ConfigError
 from xmodal.gradients.decision import Decision
 from xmodal.gradients.gramian import gramian_of
 from xmodal.gradients.weightings import PerTensor, Weighting
-from xmodal.losses.ranks import Group, world_size
 
 
 class FeatureSplitter:

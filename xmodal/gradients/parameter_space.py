@@ -11,13 +11,13 @@ import torch.distributed as dist
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from xmodal.distributed.ranks import Group, rank_in, world_size
 from xmodal.errors import ConfigError
 from xmodal.gradients.decision import Decision
+from xmodal.gradients.flat_gradients import Sheets, segments
 from xmodal.gradients.gramian import alignment, gramian_of
 from xmodal.gradients.partition import Partition
-from xmodal.gradients.sheets import Sheets, segments
 from xmodal.gradients.weightings import PerTensor, Weighting
-from xmodal.losses.ranks import Group, rank_in, world_size
 
 
 class ParameterSpace:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from xmodal.losses.ranks import Group, world_size
+from xmodal.distributed.ranks import Group, world_size
 
 
 def consistency(

@@ -20,9 +20,9 @@ equally: the upstream gradient is taken to be the same on all ranks.
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from xmodal.losses.ranks import Group
-from xmodal.losses.sigmoid import Sigmoid
-from xmodal.losses.softmax import Softmax
+from xmodal.distributed.ranks import Group
+from xmodal.losses.tiled_sigmoid import Sigmoid
+from xmodal.losses.tiled_softmax import Softmax
 
 
 def info_nce(

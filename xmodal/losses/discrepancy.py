@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from xmodal.losses.ranks import Group
-from xmodal.losses.replicated import valid_rows
+from xmodal.distributed.ranks import Group
+from xmodal.losses.valid_rows import valid_rows
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the median squared distance
 

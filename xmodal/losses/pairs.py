@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xmodal.losses.ranks import Group, gather_rows, rank_in, scatter_sum, world_size
+from xmodal.distributed.ranks import Group, gather_rows, rank_in, scatter_sum, world_size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from xmodal.losses.ranks import Group
-from xmodal.losses.replicated import valid_rows
+from xmodal.distributed.ranks import Group
+from xmodal.losses.valid_rows import valid_rows
 
 
 @torch.no_grad()
@@ -57,7 +57,7 @@ def pseudo_pairs(
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE among the guessed pairs of all ranks' unit rows, at a constant `scale` (1 / temperature).
 
-    Every rank returns the whole as its share (`xmodal.losses.replicated`). Rows without a partner are neither anchors
+    Every rank returns the whole as its share (`xmodal.losses.valid_rows`). Rows without a partner are neither anchors
     nor negatives; with fewer than two pairs there is nothing to tell apart and the loss is 0.
     """
     with torch.autocast(image.device.type, enabled=False):

@@ -21,8 +21,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from xmodal.metrics.bootstrap import interval_of_median, interval_of_share
-from xmodal.metrics.pairs import Ids, entries, positives_per_query
-from xmodal.metrics.ranks import ranks, ranks_both_ways
+from xmodal.metrics.positive_pairs import Ids, entries, positives_per_query
+from xmodal.metrics.retrieval_ranks import ranks, ranks_both_ways
 
 
 @dataclass(frozen=True, kw_only=True)

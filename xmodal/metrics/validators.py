@@ -4,8 +4,8 @@ S: held-out source rows.  R: source rows trained on.  T: held-out target rows, u
 captions of a bank (of the target, of the source).  D: width.
 
 None of them knows whether a prediction is right. Those on predictions (`entropy`, `information`, `bnm`, `snd`) like a
-model that has collapsed in the right way, so `xmodal.metrics.selection` rejects candidates first. Predictions are to
-be made at one temperature for all candidates: a trained one would win by growing sharp.
+model that has collapsed in the right way, so `xmodal.metrics.model_selection` rejects candidates first. Predictions
+are to be made at one temperature for all candidates: a trained one would win by growing sharp.
 """
 
 import math

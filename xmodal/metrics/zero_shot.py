@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from xmodal.errors import ConfigError
 from xmodal.metrics.bootstrap import interval_of_share
-from xmodal.metrics.ranks import ranks
+from xmodal.metrics.retrieval_ranks import ranks
 
 TEMPLATES = (
     "{}",

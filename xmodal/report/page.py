@@ -9,16 +9,16 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from xmodal.report.balance import balance
-from xmodal.report.curves import curves
-from xmodal.report.diagnosis import diagnosis
-from xmodal.report.domains import domains
-from xmodal.report.health import accounts, times
-from xmodal.report.looks import spaces, views
-from xmodal.report.material import Material, Shown
-from xmodal.report.results import results
-from xmodal.report.setup import configuration, facts, leads, summary, tiles
-from xmodal.report.wording import clean, count, moment
+from xmodal.formatting import clean, count, moment
+from xmodal.report.page_data import Material, Shown
+from xmodal.report.sections.curves import curves
+from xmodal.report.sections.diagnosis import diagnosis
+from xmodal.report.sections.domain_alignment import domains
+from xmodal.report.sections.evaluation_results import results
+from xmodal.report.sections.gallery_view import spaces, views
+from xmodal.report.sections.gradient_balance import balance
+from xmodal.report.sections.run_health import accounts, times
+from xmodal.report.sections.run_setup import configuration, facts, leads, summary, tiles
 
 
 def render(material: Material) -> str:

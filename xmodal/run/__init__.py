@@ -10,9 +10,9 @@
 
 from xmodal.run.attempts import claim_attempt, newest_attempt
 from xmodal.run.directory import Run, check_name, check_new, check_same_config, create_run, open_run
+from xmodal.run.metric_sinks import check_sinks
 from xmodal.run.metrics_log import MetricsLog, read_metrics
 from xmodal.run.quarantine import Ledger, Quarantine, QuarantineRecord, read_quarantine
-from xmodal.run.sinks import check_sinks
 
 __all__ = [
     "Ledger",

@@ -10,7 +10,7 @@ from typing import Any
 
 from xmodal import storage
 from xmodal.errors import ConfigError, nearest
-from xmodal.run.plain import differences, is_within, to_plain
+from xmodal.run.plain_config import differences, is_within, to_plain
 from xmodal.run.provenance import provenance
 from xmodal.storage import NotFound, StorageOptions
 

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from xmodal import storage
 from xmodal.errors import ConfigError
-from xmodal.run.sinks import Sink, open_sinks
+from xmodal.run.metric_sinks import Sink, open_sinks
 from xmodal.storage import NotFound, StorageOptions
 from xmodal.storage.address import S3Address, parse
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from xmodal.errors import ConfigError, nearest
-from xmodal.search.fields import changed, check_path, kinds_at, may_be_none
+from xmodal.search.config_fields import changed, check_path, kinds_at, may_be_none
 from xmodal.search.ranges import Choice, Interval, Number, Range, Units
 
 C = TypeVar("C")

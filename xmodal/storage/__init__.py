@@ -10,10 +10,10 @@ from typing import Protocol, runtime_checkable
 
 from xmodal.errors import StorageError
 from xmodal.storage.address import LocalAddress, absolute, join, parse
-from xmodal.storage.counts import RetryCounts, retries
-from xmodal.storage.failures import Changed, NotFound, ShortRead
+from xmodal.storage.errors import Changed, NotFound, ShortRead
 from xmodal.storage.local import Entry, LocalStore
 from xmodal.storage.options import StorageOptions
+from xmodal.storage.retry_counts import RetryCounts, retries
 
 __all__ = [
     "Changed",

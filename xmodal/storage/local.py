@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from stat import S_ISREG
 
 from xmodal.errors import StorageError
-from xmodal.storage.failures import Changed, NotFound, ShortRead
+from xmodal.storage.errors import Changed, NotFound, ShortRead
 
 PARTIAL = ".xmodal-partial"  # the suffix of a file that is being written; no listing shows it
 COPY_BYTES = 16 << 20

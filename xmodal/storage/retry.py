@@ -13,7 +13,7 @@ import aiohttp
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
-from xmodal.storage.counts import retries
+from xmodal.storage.retry_counts import retries
 
 T = TypeVar("T")
 

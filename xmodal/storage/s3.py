@@ -16,12 +16,12 @@ from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
 from xmodal.errors import StorageError
-from xmodal.storage.explain import cause_and_mend, code, is_missing
-from xmodal.storage.failures import Changed, NotFound
+from xmodal.storage.errors import Changed, NotFound
 from xmodal.storage.local import PARTIAL, Entry, named_errors, read_all, replacing, write_all
 from xmodal.storage.options import StorageOptions
 from xmodal.storage.retry import CLIENT_ERRORS
-from xmodal.storage.session import credential_source, file_system, place
+from xmodal.storage.s3_errors import cause_and_mend, code, is_missing
+from xmodal.storage.s3_session import credential_source, file_system, place
 from xmodal.storage.transfer import Requests, Transfer, some_at_once
 
 T = TypeVar("T")

@@ -13,10 +13,10 @@ from botocore.exceptions import ClientError
 from s3fs import S3FileSystem
 
 from xmodal.errors import StorageError
-from xmodal.storage.explain import code
-from xmodal.storage.failures import ShortRead
+from xmodal.storage.errors import ShortRead
 from xmodal.storage.local import Entry
 from xmodal.storage.retry import CLIENT_ERRORS, CutBody, InvalidEndpoint, persist
+from xmodal.storage.s3_errors import code
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from xmodal.batch import Batch
+from xmodal.distributed.ranks import Group
 from xmodal.errors import ConfigError, nearest
 from xmodal.losses.contrastive import info_nce, sigmoid_loss
-from xmodal.losses.ranks import Group
 
 Embeddings = dict[str, Float[Tensor, "B D"]]
 LOSSES = ("info_nce", "sigmoid")

@@ -6,11 +6,11 @@ Rows are all valid and all on one rank: the losses are those of `xmodal.losses`,
 import torch
 from torch import Tensor, nn
 
-from xmodal.losses.conditional import Conditioning, certainty
-from xmodal.losses.confusion import bnm, mcc
-from xmodal.losses.critic import adversarial, critic_accuracy
+from xmodal.losses.cdan import Conditioning, certainty
 from xmodal.losses.discrepancy import coral, mmd
-from xmodal.losses.reversal import reverse
+from xmodal.losses.domain_critic import adversarial, critic_accuracy
+from xmodal.losses.gradient_reversal import reverse
+from xmodal.losses.prediction_losses import bnm, mcc
 
 BETWEEN = {"mmd": mmd, "coral": coral}  # the hidden layers of both domains
 OF_PREDICTIONS = {"mcc": mcc, "bnm": bnm}  # of the target

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.encoders.bag import BagConfig, BagModel
+from xmodal.encoders.bag_of_tokens import BagConfig, BagModel
 from xmodal.losses.contrastive import info_nce
 from xmodal.metrics.validators import bank_scores
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from jobs.bench.material import material
+from jobs.bench.real_data import material
 from jobs.reproduce.catalogue import Name, experiment
-from jobs.reproduce.kept import kept
+from jobs.reproduce.disk_cache import kept
 
 if TYPE_CHECKING:
     from jobs.reproduce.adaptation.experiment import Adaptation, Fields, Parts

@@ -15,14 +15,14 @@ from torch.nn import functional as F
 
 from jobs.reproduce.adaptation.alignment import Alignment
 from jobs.reproduce.adaptation.arms import ORACLE, Arm
+from jobs.reproduce.adaptation.batches import endless, tapped
 from jobs.reproduce.adaptation.caption_head import CaptionHead
+from jobs.reproduce.adaptation.evaluation import Seen, judged
 from jobs.reproduce.adaptation.experiment import Parts, Settings
-from jobs.reproduce.adaptation.judging import Seen, judged
-from jobs.reproduce.adaptation.stepping import endless, tapped
 from jobs.reproduce.adaptation.views import KINDS, changed
 from jobs.reproduce.digits import CLASSES
 from xmodal.losses.consistency import consistency
-from xmodal.losses.reversal import ramp
+from xmodal.losses.gradient_reversal import ramp
 
 FEATURES, HIDDEN = 768, 100
 PART = 500  # rows judged together
@@ -136,7 +136,7 @@ class Digits:
         oracle = {"accuracy": right["target/test"]}
         whole = {**found, "source_test": right["source/test"], "oracle": oracle}
         if last:
-            from jobs.reproduce.adaptation.judging import distances, projections
+            from jobs.reproduce.adaptation.evaluation import distances, projections
 
             pair = seen["source/test"].features.numpy(), seen["target/test"].features.numpy()
             classes = label["source/test"].numpy(), label["target/test"].numpy()

@@ -7,7 +7,7 @@ from jobs.reproduce.adaptation.arms import arms
 from jobs.reproduce.adaptation.digit_learner import Digits
 from jobs.reproduce.adaptation.domains import NEEDS_M, NEEDS_USPS, READ
 from jobs.reproduce.adaptation.experiment import Adaptation, Settings
-from jobs.reproduce.adaptation.findings import ALL
+from jobs.reproduce.adaptation.hypotheses import ALL
 
 STRENGTHS = {
     "dann": (0.3, 1.0),

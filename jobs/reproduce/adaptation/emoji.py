@@ -4,7 +4,7 @@ from jobs.reproduce.adaptation.arms import arms
 from jobs.reproduce.adaptation.emoji_data import NEEDS, read
 from jobs.reproduce.adaptation.emoji_learner import Emoji
 from jobs.reproduce.adaptation.experiment import Adaptation, Settings
-from jobs.reproduce.adaptation.findings import OF_EMOJI
+from jobs.reproduce.adaptation.hypotheses import OF_EMOJI
 
 STRENGTHS = {
     "dann": (0.3, 1.0),

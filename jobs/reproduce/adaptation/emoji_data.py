@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jobs.bench.icon_shards import query, training_captions
-from jobs.reproduce.members import members
-from xmodal.data.tokenizer import train_tokenizer
+from jobs.reproduce.tar_members import members
+from xmodal.data.decode.tokenizer import train_tokenizer
 from xmodal.encoders.hog import HogConfig, HogModel
 
 Fields = dict[str, Tensor]

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jobs.reproduce.adaptation.arms import MATCHING, ORACLE, OWN, PAIRS, Arm
+from jobs.reproduce.adaptation.batches import endless, tapped
 from jobs.reproduce.adaptation.emoji_data import HOG, VOCABULARY
+from jobs.reproduce.adaptation.evaluation import Seen, distances, judged, projections
 from jobs.reproduce.adaptation.experiment import Parts, Settings
-from jobs.reproduce.adaptation.judging import Seen, distances, judged, projections
-from jobs.reproduce.adaptation.stepping import endless, tapped
-from xmodal.encoders.bag import BagConfig, BagModel
+from xmodal.encoders.bag_of_tokens import BagConfig, BagModel
 from xmodal.losses.contrastive import info_nce
+from xmodal.losses.gradient_reversal import ramp
 from xmodal.losses.pseudo_pairs import best_assignment, mutual_nearest
-from xmodal.losses.reversal import ramp
 from xmodal.metrics.retrieval import retrieve
 from xmodal.metrics.validators import bank_scores
 from xmodal.training.domain_methods import METHODS, WITH_BANK
-from xmodal.training.domains import DomainLoss, Domains
+from xmodal.training.objectives.domain import DomainLoss, Domains
 
 WIDTH, HIDDEN, DROPOUT, TOKENS = 128, 512, 0.4, 256
 WARM_UP, WEIGHT_DECAY, LARGEST = 50, 0.2, math.log(100)

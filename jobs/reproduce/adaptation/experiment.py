@@ -9,7 +9,7 @@ import torch
 
 from jobs.reproduce.adaptation.arms import Arm
 from jobs.reproduce.catalogue import Name
-from xmodal.report.experiment import Page
+from xmodal.report.experiment_page import Page
 
 Fields = dict[str, torch.Tensor]
 Parts = Mapping[str, Fields]  # "source/train", "source/held", "source/test", "target/train", ...

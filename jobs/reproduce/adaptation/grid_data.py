@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from jobs.reproduce.grid import GREY, MOUTH, Word, decoded, unchanged
-from jobs.reproduce.rows import Fields
+from jobs.reproduce.row_batches import Fields
 
 SEED = 20_161
 HELD_EVERY = 5  # training clips, by name, that validators look at

@@ -11,23 +11,23 @@ import torch
 from torch.nn import functional as F
 
 from jobs.reproduce.adaptation.arms import ORACLE, Arm
+from jobs.reproduce.adaptation.batches import endless
+from jobs.reproduce.adaptation.evaluation import Seen, judged
 from jobs.reproduce.adaptation.experiment import Parts, Settings
-from jobs.reproduce.adaptation.judging import Seen, judged
-from jobs.reproduce.adaptation.stepping import endless
 from jobs.reproduce.grid import Word, network_of, view
-from jobs.reproduce.rows import Rows
+from jobs.reproduce.row_batches import Rows
 from xmodal.batch import Batch
 from xmodal.encoders.fusion import mean_of_tokens
-from xmodal.encoders.multimodal import MultimodalClassifier
-from xmodal.training.balance import balanced
+from xmodal.encoders.multimodal_classifier import MultimodalClassifier
+from xmodal.training.balance_options import Balance
+from xmodal.training.balanced_learning import balanced
 from xmodal.training.domain_methods import METHODS, SOURCE, TARGET
-from xmodal.training.domains import DomainLoss
-from xmodal.training.method import Balance
-from xmodal.training.places import Places
-from xmodal.training.schedule import CosineSchedule
-from xmodal.training.state import TrainState
-from xmodal.training.step import train_step
-from xmodal.training.strength import Strength
+from xmodal.training.engine.schedule import CosineSchedule
+from xmodal.training.engine.state import TrainState
+from xmodal.training.engine.step import train_step
+from xmodal.training.objectives.alignment_points import Places
+from xmodal.training.objectives.domain import DomainLoss
+from xmodal.training.objectives.domain_strength import Strength
 
 PART, WARM_UP, WEIGHT_DECAY, HIDDEN = 200, 20, 1e-4, (64,)
 MMPARETO = "+mmpareto"
@@ -81,7 +81,7 @@ class Clips:
         oracle = {"accuracy": target["multimodal"], **{name: target[name] for name in self.model.modalities}}
         whole = {**found, "source_test": seen["source/test"][1]["multimodal"], "oracle": oracle}
         if last:
-            from jobs.reproduce.adaptation.judging import distances, projections
+            from jobs.reproduce.adaptation.evaluation import distances, projections
 
             pair = [seen[f"{domain}/test"][0].features.numpy() for domain in ("source", "target")]
             classes = [self.rows[f"{domain}/test"].fields["label"].numpy() for domain in ("source", "target")]

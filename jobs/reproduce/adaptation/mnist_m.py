@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from jobs.reproduce.members import members
+from jobs.reproduce.tar_members import members
 
 
 def photographs(uri: str) -> list[np.ndarray]:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.bench.provenance import commit, hardware
 from jobs.reproduce.adaptation.arms import ABOUT, ORACLE, SOURCE_ONLY
-from jobs.reproduce.adaptation.choosing import agreement, choices, final, methods, validators
-from jobs.reproduce.adaptation.findings import closed, findings
-from jobs.reproduce.adaptation.pictures import clouds, plane
-from xmodal.report.charts import Line, Reference, lines
-from xmodal.report.experiment import Chart, Page, Table, spread
-from xmodal.report.svg import MOST_SERIES
+from jobs.reproduce.adaptation.charts import clouds, plane
+from jobs.reproduce.adaptation.hypotheses import closed, findings
+from jobs.reproduce.adaptation.model_choice import agreement, choices, final, methods, validators
+from xmodal.report.charts.figures import Line, Reference, lines
+from xmodal.report.charts.svg import MOST_SERIES
+from xmodal.report.experiment_page import Chart, Page, Table, spread
 
 if TYPE_CHECKING:
     from jobs.reproduce.adaptation.experiment import Adaptation, Settings, Trials

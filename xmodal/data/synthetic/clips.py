@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from xmodal.data.shard_writer import ROWS_PER_SHARD, WrittenShard, write_shards
-from xmodal.data.synthetic.graph import COLOURS, Thing
+from xmodal.data.formats.shard_writer import ROWS_PER_SHARD, WrittenShard, write_shards
 from xmodal.data.synthetic.mux import Encoding, mux
 from xmodal.data.synthetic.raster import fill, place
+from xmodal.data.synthetic.scene_graph import COLOURS, Thing
 from xmodal.data.synthetic.shapes import parts
 from xmodal.errors import ConfigError
 from xmodal.storage import StorageOptions

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from xmodal.data.synthetic.graph import COLOURS, Scene, Thing
 from xmodal.data.synthetic.raster import cloud, corner, fill, place, window
+from xmodal.data.synthetic.scene_graph import COLOURS, Scene, Thing
 from xmodal.data.synthetic.shapes import parts
 
 Picture = np.ndarray  # float32 [size, size, 3], RGB 0..1

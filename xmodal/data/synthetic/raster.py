@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from xmodal.data.synthetic.graph import Thing
+from xmodal.data.synthetic.scene_graph import Thing
 
 _SHIFT = 4  # OpenCV draws with 4 fractional bits per coordinate
 _UNIT = 1 << _SHIFT

@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from xmodal.data.synthetic.graph import COLOURS, Scene, Thing
 from xmodal.data.synthetic.raster import cloud, corner, fill, place, strokes, window
+from xmodal.data.synthetic.scene_graph import COLOURS, Scene, Thing
 from xmodal.data.synthetic.shapes import Part, parts
 
 Paper = np.ndarray  # float32 [3, size, size], RGB 0..1; whole planes are quicker to press on

@@ -1,0 +1,1 @@
+"""Prepare and inspect corpora."""

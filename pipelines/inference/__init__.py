@@ -1,0 +1,1 @@
+"""Encode corpora with trained models and evaluate them."""

@@ -1,0 +1,1 @@
+"""The training loop of one rank: restore, stream, step, save, validate."""

@@ -1,0 +1,1 @@
+"""Build and load the models of a run."""

@@ -1,0 +1,1 @@
+"""Operations: cluster checks, spot notices, job submission."""

@@ -1,0 +1,1 @@
+"""Reports, comparisons and exports of finished runs."""

@@ -1,0 +1,1 @@
+"""Corpora as deterministic streams of blocks read by Ray Data."""

@@ -1,0 +1,97 @@
+"""Trials that ended in; what the target's labels say of them, of the choice, and of another sweep's, out.
+
+Nothing here is looked at before the choice is made, and nothing where nobody asks with --regret.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from pipelines.sweep.conductor import Result
+from pipelines.sweep.trial_store import TRIALS, read_sweep
+from xmodal import storage
+from xmodal.metrics.model_selection import regret, weighted_spearman
+from xmodal.report.search_comparison import Searched
+from xmodal.search.trial import FINISHED, Trial
+
+Judged = Mapping[int, Mapping[str, float]]  # of each trial that ran to its end
+
+
+def judge(result: Result, uri: str, trials: Sequence[Trial]) -> Judged:
+    """Every trial of the sweep at `uri` that ran to its end."""
+    if result.plan.config.regret is None:
+        return {}
+    found = {t.number: _figures(t, uri, result.plan.config.regret) for t in trials if t.status == FINISHED}
+    return {number: figures for number, figures in found.items() if figures}
+
+
+def _figures(trial: Trial, uri: str, corpus: str) -> Mapping[str, float]:
+    """What the trial itself put aside, else recalls of its newest checkpoint on the sealed corpus."""
+    if trial.oracle:
+        return trial.oracle
+    from pipelines.config.evaluate import Config as Evaluate
+    from pipelines.inference import evaluate
+
+    run = storage.join(uri, TRIALS, trial.name)
+    found = evaluate.run(Evaluate(checkpoint=run, corpus=corpus, save=False, workers=0))
+    return {f"oracle/{name}": float(x) for name, x in found.metrics.items() if name.endswith(("recall@10", "accuracy"))}
+
+
+def costs(judged: Judged, chosen: int | None) -> dict[str, float]:
+    """Of each sealed figure, the best trial's minus the chosen one's."""
+    found = {}
+    for name, scores in _by_name(judged).items():
+        if str(chosen) in scores:
+            found[name] = regret(scores, str(chosen))
+    return found
+
+
+def told(result: Result, judged: Judged) -> list[tuple[str, str]]:
+    """A line for each sealed figure."""
+    if result.chosen is None:
+        return []
+    by, chosen, lines = result.plan.by[0], str(result.chosen.trial), []
+    same = by.metric.rpartition("/")[2]
+    found = costs(judged, result.chosen.trial)
+    for name, cost in sorted(
+        found.items(), key=lambda one: one[0].rpartition("/")[2] != same
+    ):  # the metric's own first
+        scores = _by_name(judged)[name]
+        best = max(scores, key=lambda number: scores[number])
+        own = {str(t.number): by.better(t) or 0.0 for t in result.trials}
+        rank = weighted_spearman([own[number] for number in scores], list(scores.values()))
+        base = scores.get("0", float("nan"))
+        lines.append(
+            (
+                name,
+                f"{cost:.4g} (chosen {scores[chosen]:.4g}, best {scores[best]:.4g} by trial-{int(best):03d}, baseline "
+                f"{base:.4g}; weighted rank correlation of {by.metric} {rank:.2f})",
+            )
+        )
+    return lines
+
+
+def _by_name(judged: Judged) -> dict[str, dict[str, float]]:
+    names = sorted({name for figures in judged.values() for name in figures})
+    return {
+        name: {str(number): figures[name] for number, figures in judged.items() if name in figures} for name in names
+    }
+
+
+def beside(result: Result, judged: Judged) -> list[Searched]:
+    """This sweep and the one that was named with --beside; nothing where none was."""
+    config = result.plan.config
+    if config.beside is None:
+        return []
+    record, trials = read_sweep(config.runs, config.beside, config.storage)
+    theirs = judge(result, storage.join(config.runs, config.beside), trials)
+    chosen = (record.get("chosen") or {}).get("trial")
+    own = result.chosen.trial if result.chosen else None
+    return [
+        Searched(
+            name=name, algorithm=algorithm, trials=found, chosen=number, sealed=sealed.get(number or 0, {}),
+            regret=costs(sealed, number),
+        )
+        for name, algorithm, found, number, sealed in (
+            (config.name, config.algorithm, result.trials, own, judged),
+            (config.beside, record["config"]["algorithm"], trials, chosen, theirs),
+        )
+    ]  # fmt: skip

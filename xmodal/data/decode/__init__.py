@@ -1,0 +1,1 @@
+"""Decoders from encoded images, captions and labels to numpy columns."""

@@ -1,0 +1,1 @@
+"""Shard formats: tar, gzip and Parquet readers, shard writers, and byte sources."""

@@ -1,0 +1,1 @@
+"""Corpora: list shards, index their extents, sample and survey their rows."""

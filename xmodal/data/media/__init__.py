@@ -1,0 +1,1 @@
+"""Decoders of video and audio, and the time spans they read."""

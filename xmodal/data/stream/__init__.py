@@ -1,0 +1,1 @@
+"""The deterministic order of rows, and the blocks that carry them."""

@@ -1,0 +1,1 @@
+"""Process groups: rows and values across ranks, and checks that ranks agree."""

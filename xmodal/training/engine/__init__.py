@@ -1,0 +1,1 @@
+"""Training state, one optimisation step, accumulation, schedules and saved state."""
