@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install swift demo test check clean
+.PHONY: install swift demo test check docs clean
 
 install: .venv/installed
 
@@ -28,7 +28,14 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict xmodal
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+
+# The documentation as a site in build/site; every link of the pages and of the README is followed.
+docs: install
+	$(BIN)/python .ci/check_links.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet -f .ci/mkdocs.yml
 
 clean:
 	rm -rf .venv .venv-swift build *.egg-info

@@ -1,4 +1,4 @@
-"""The words of a command line in, the configuration of a job out; `--help` opens with the job's own text."""
+"""Parse the words of a command line into the configuration of a job; `--help` opens with the job's own text."""
 
 import json
 import shutil
@@ -10,77 +10,113 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar
 import tyro
 
 from xmodal.errors import ConfigError, nearest
+from xmodal.plugins import load_plugins
 
 STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName)
-HELP = frozenset({"-h", "--help"})
+HELP_FLAGS = frozenset({"-h", "--help"})
+PLUGIN = "--plugin"
 C = TypeVar("C")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start(Generic[C]):
-    """A job that starts work, or with `dry_run` only says what it would start."""
+class JobRequest(Generic[C]):
+    """A job to start, or with `dry_run` only to describe."""
 
     config: Annotated[C, tyro.conf.arg(name="")]
-    dry_run: bool = False  # check it, print it with its defaults and the resources it takes as JSON, and start nothing
+    dry_run: bool = False  # check everything, print the configuration and the resources it takes as JSON, start nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelJobRequest(JobRequest[C]):
+    """A job that builds or loads a model, whose parts may be a user's own."""
+
+    plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """module that registers encoders, inputs, losses or weightings of your own, e.g.
+    my_towers; it is imported here and on every worker, and the flag may be repeated"""
 
 
 def parse(kind: type[C], words: Sequence[str], *, program: str, text: str | None, default: C | None = None) -> C:
-    """A `kind` from flags over `default`. Exit status 2 with the nearest flag on a mistake, 0 after `--help`.
+    """Return a `kind` from flags over `default`.
 
-    `text` is the documentation of the job, printed above the flags.
+    `text` is the documentation of the job, which `--help` prints above the flags. Ends the process with status 2 and
+    the nearest flag on a mistake, and with status 0 after `--help`.
     """
-    if HELP & set(words):
-        print(fitted(text or "", shutil.get_terminal_size().columns))
+    if HELP_FLAGS & set(words):
+        print(wrap_paragraphs(text or "", shutil.get_terminal_size().columns))
     keywords: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(kind, args=list(words), prog=program, description="", config=STYLE, **keywords)
 
 
-def fitted(text: str, columns: int) -> str:
-    """The paragraphs of a docstring broken anew where they are wider than the terminal; examples stay as they are."""
+def parse_request(
+    kind: type[C], words: Sequence[str], *, program: str, text: str | None, default: C | None = None
+) -> JobRequest[C]:
+    """Return the same as `parse`, with `--dry-run` among the flags."""
+    request: Any = None if default is None else JobRequest(config=default)
+    request_kind: Any = JobRequest[kind]  # type: ignore[valid-type]
+    return parse(request_kind, words, program=program, text=text, default=request)
+
+
+def parse_model_request(
+    kind: type[C], words: Sequence[str], *, program: str, text: str | None, default: C | None = None
+) -> ModelJobRequest[C]:
+    """Return the same as `parse_request`, with `--plugin` among the flags; the plugins are loaded first."""
+    load_plugins_of(words)
+    request: Any = None if default is None else ModelJobRequest(config=default)
+    request_kind: Any = ModelJobRequest[kind]  # type: ignore[valid-type]
+    return parse(request_kind, words, program=program, text=text, default=request)
+
+
+def load_plugins_of(words: Sequence[str]) -> None:
+    """Import the modules that `--plugin` names, since what they register may be named by other flags."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    following = [following for word, following in pairs if word == PLUGIN and not following.startswith("-")]
+    joined = [word.partition("=")[2] for word in words if word.startswith(f"{PLUGIN}=")]
+    load_plugins(filter(None, [*following, *joined]))
+
+
+def wrap_paragraphs(text: str, columns: int) -> str:
+    """Return a docstring whose paragraphs fit a terminal of `columns`; indented examples stay as they are."""
     if max(map(len, text.splitlines()), default=0) < columns:
         return text
     paragraphs = text.split("\n\n")
     return "\n\n".join(p if p.startswith((" ", "\n")) else textwrap.fill(p, columns - 1) for p in paragraphs)
 
 
-def parse_start(
-    kind: type[C], words: Sequence[str], *, program: str, text: str | None, default: C | None = None
-) -> Start[C]:
-    """The same with `--dry-run` among the flags."""
-    start: Any = None if default is None else Start(config=default)
-    asked: Any = Start[kind]  # type: ignore[valid-type]
-    return parse(asked, words, program=program, text=text, default=start)
-
-
-def begin(start: Start[C], run: Callable[[C], int | None], preview: Callable[[C], dict[str, Any]]) -> int | None:
-    """Run the job, or print what would be run; the exit status where the job has one of its own."""
-    if not start.dry_run:
-        return run(start.config)
-    print(json.dumps(preview(start.config), indent=2))
+def run_or_preview(
+    request: JobRequest[C], run: Callable[[C], int | None], preview: Callable[[C], dict[str, Any]]
+) -> int | None:
+    """Run the job, or print its preview as JSON; return the exit status where the job has one of its own."""
+    if not request.dry_run:
+        return run(request.config)
+    print(json.dumps(preview(request.config), indent=2))
     return None
 
 
-class Named(Protocol):
-    """A preset: it has one line for the help."""
+class Preset(Protocol):
+    """A named starting point of a job, with one line for the help."""
 
     @property
     def summary(self) -> str: ...
 
 
-P = TypeVar("P", bound=Named)
+P = TypeVar("P", bound=Preset)
 
 
-def preset(words: Sequence[str], presets: Mapping[str, P], *, program: str, text: str | None) -> tuple[str, P]:
-    """The preset that the first word names. Without a word for a preset, `--help` lists them and ends with status 0.
+def choose_preset(words: Sequence[str], presets: Mapping[str, P], *, program: str, text: str | None) -> tuple[str, P]:
+    """Return the preset that the first word names, with its name.
 
-    ConfigError with the nearest name, or with all of them where none is named.
+    `--help` in place of a preset lists them and ends the process with status 0. Raises ConfigError with the nearest
+    name, or with all names where none is given.
     """
-    listing = "\n".join(f"  {name:14} {one.summary}" for name, one in presets.items())
-    if words and words[0] in HELP:
-        print(f"{text}\nPresets, each with its own --help:\n\n{listing}")
+    if words and words[0] in HELP_FLAGS:
+        print(f"{text}\nPresets, each with its own --help:\n\n{_list_presets(presets)}")
         raise SystemExit(0)
     if not words or words[0].startswith("-"):
-        raise ConfigError(f"name a preset first: {program} PRESET --corpus URI\n\n{listing}")
+        raise ConfigError(f"name a preset first: {program} PRESET --corpus URI\n\n{_list_presets(presets)}")
     if words[0] not in presets:
         raise ConfigError(f"no preset {words[0]!r}: {nearest(words[0], presets)}")
     return words[0], presets[words[0]]
+
+
+def _list_presets(presets: Mapping[str, P]) -> str:
+    return "\n".join(f"  {name:14} {preset.summary}" for name, preset in presets.items())

@@ -1,4 +1,4 @@
-"""What jobs share on the terminal: errors in one line, exit codes, progress on a screen or in a log."""
+"""Print errors in one line with their exit code, and progress as a bar on a terminal or as lines in a log."""
 
 import os
 import sys

@@ -1,58 +1,64 @@
-"""The whole way in minutes: pretrain on photos with captions, measure, adapt to sketches without any, measure again.
+"""Pretrain a dual encoder on captioned photos, adapt it to sketches without captions, evaluate both: in minutes.
 
     python -m jobs.demo            what `make demo` runs
     python -m jobs.demo --fresh    remove what an earlier demo left, and start again
 
 The corpus is procedural: scenes of coloured shapes, as photos and as pencil sketches of other scenes. The first act
-trains a dual encoder on the photos; the second goes on from it with sketches beside them, of which it sees pictures
-alone, and a critic that the encoder learns to confuse. Captions of held-out sketches tell at the end whether that
-helped, beside the encoder of the first act. A demo that finds an earlier one's runs says so: a finished run is measured
-again, one that was interrupted is continued only with --resume.
+trains a dual encoder on the photos. The second act trains it further twice, for equally many steps: as a control on
+the photos alone, and with sketches as the target, of which it reads the images and no caption. Two losses use them:
+MMD makes the embeddings of photos and sketches alike, and consistency makes two augmented views of a sketch find each
+other. The captions of held-out sketches show at the end how much that helped. A demo that finds the runs of an earlier
+one says so: a finished run is evaluated again, an interrupted one is continued only with --resume.
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from jobs import arguments, console
-from jobs.compare import gains
-from jobs.compare import table as comparison
+from jobs.compare import bars, improvements
 from jobs.evaluate import table
 from jobs.presets import PRESETS
-from jobs.progress_reporter import Narrator
-from jobs.report import place
-from pipelines.config import adapt, compare, evaluate, pretrain, report
-from pipelines.config.data import Data
-from pipelines.config.domain import Domain
-from pipelines.config.logging import Cadence
-from pipelines.config.optimizer import Optim
-from pipelines.config.resources import Resources
-from pipelines.config.target import Target
-from pipelines.config.validation import Validation
+from jobs.progress_reporter import ProgressReporter
+from jobs.report import absolute_path
+from pipelines.config import compare, evaluate, report
+from pipelines.config.adapt import AdaptConfig
+from pipelines.config.data import DataConfig
+from pipelines.config.domain import DomainConfig
+from pipelines.config.logging import CheckpointConfig, LoggingConfig
+from pipelines.config.optimizer import OptimizerConfig
+from pipelines.config.pretrain import PretrainConfig
+from pipelines.config.resources import ResourceConfig
+from pipelines.config.run import RunOptions
+from pipelines.config.target import TargetConfig
+from pipelines.config.validation import ValidationConfig
 from xmodal import storage
 from xmodal.data import synthetic
 from xmodal.errors import ConfigError
 from xmodal.run.plain_config import to_plain
 from xmodal.storage import NotFound
 
-NAME, ADAPTED, PRESET = "demo", "demo-adapted", "conv-tiny"
+NAME, CONTROL, ADAPTED, PRESET = "demo", "demo-control", "demo-adapted", "conv-tiny"
 HELD_OUT_ROWS = 512
 SEED = 0
+CONTROL_SKETCHES = 16  # sketches in a step of the control: it encodes them, though it learns nothing from them
+C = TypeVar("C", AdaptConfig, PretrainConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo:
+class DemoConfig:
     """The demo's sizes."""
 
-    runs: str = "runs"  # where corpora and runs are kept
-    workers: int = 2
-    rows: int = 4096  # pairs to train on
-    steps: int = 300
-    batch_size: int = 128
-    sketches: int = 2048  # pictures of the other domain
-    adapt_steps: int = 60
-    fresh: bool = False  # remove an earlier demo first
-    resume: bool = False  # continue an interrupted one
+    runs: str = "runs"  # folder in which corpora, runs and the page are stored
+    workers: int = 2  # number of workers that train
+    rows: int = 4096  # number of photo-caption pairs to pretrain on
+    steps: int = 300  # number of pretraining steps
+    batch_size: int = 128  # number of pairs in every step, over all workers
+    sketches: int = 2048  # number of sketches without captions to adapt to
+    adapt_steps: int = 60  # number of further steps, of the control as well as of the adaptation
+    fresh: bool = False  # delete the corpora and runs of an earlier demo first
+    resume: bool = False  # continue a demo that was interrupted
 
     @property
     def train(self) -> str:
@@ -71,37 +77,47 @@ class Demo:
         return storage.join(self.runs, "demo-corpus", "sketches-held-out")
 
     @property
-    def adaptation(self) -> adapt.Config:
-        """The second act: as many sketches as photos in every step, without their captions."""
-        return adapt.Config(
-            name=ADAPTED,
-            runs=self.runs,
-            resume=self.resume,
+    def adaptation(self) -> AdaptConfig:
+        """The adaptation: as many sketches as photos in every step, without their captions."""
+        target = TargetConfig(corpus=(self.sketches_train,), consistency=0.3)
+        return self._further(ADAPTED, DomainConfig(loss="mmd", strength=5.0), target)
+
+    @property
+    def control(self) -> AdaptConfig:
+        """The same further steps on the photos alone."""
+        target = TargetConfig(corpus=(self.sketches_train,), batch_size=min(CONTROL_SKETCHES, self.batch_size))
+        return self._further(CONTROL, DomainConfig(loss="none"), target)
+
+    def _further(self, name: str, domain: DomainConfig, target: TargetConfig) -> AdaptConfig:
+        return AdaptConfig(
+            run=RunOptions(name=name, runs=self.runs, resume=self.resume),
             start_from=storage.join(self.runs, NAME),
-            data=Data(corpus=(self.train,)),
-            target=Target(corpus=(self.sketches_train,)),
-            domain=Domain(),
+            data=DataConfig(corpus=(self.train,)),
+            target=target,
+            domain=domain,
             augment=PRESETS[PRESET].augment,
-            optim=Optim(batch_size=self.batch_size, steps=self.adapt_steps, learning_rate=5e-4, weight_decay=0.1),
-            cadence=Cadence(log_every=5, checkpoint_every=30),
-            resources=Resources(workers=self.workers),
+            optim=OptimizerConfig(
+                batch_size=self.batch_size, steps=self.adapt_steps, learning_rate=1e-3, weight_decay=0.1
+            ),
+            logging=LoggingConfig(log_every=5),
+            checkpoints=CheckpointConfig(checkpoint_every=30),
+            resources=ResourceConfig(workers=self.workers),
         )
 
     @property
-    def config(self) -> pretrain.Config:
+    def config(self) -> PretrainConfig:
         """The pretraining run of the demo: a preset, shortened."""
         preset = PRESETS[PRESET]
-        return pretrain.Config(
-            name=NAME,
-            runs=self.runs,
-            resume=self.resume,
-            data=Data(corpus=(self.train,)),
+        return PretrainConfig(
+            run=RunOptions(name=NAME, runs=self.runs, resume=self.resume),
+            data=DataConfig(corpus=(self.train,)),
             model=preset.model,
             augment=preset.augment,
-            optim=Optim(batch_size=self.batch_size, steps=self.steps, learning_rate=1e-3, weight_decay=0.1),
-            cadence=Cadence(log_every=5, checkpoint_every=50),
-            validation=Validation(corpus=self.held_out, every=150, rows=HELD_OUT_ROWS),
-            resources=Resources(workers=self.workers),
+            optim=OptimizerConfig(batch_size=self.batch_size, steps=self.steps, learning_rate=1e-3, weight_decay=0.1),
+            logging=LoggingConfig(log_every=5),
+            checkpoints=CheckpointConfig(checkpoint_every=50),
+            validation=ValidationConfig(corpus=self.held_out, every=150, rows=HELD_OUT_ROWS),
+            resources=ResourceConfig(workers=self.workers),
         )
 
 
@@ -132,85 +148,111 @@ def state_of(runs: str, name: str, steps: int) -> str:
     return "finished" if lines and f'"step": {steps},'.encode() in lines[-1] else "interrupted"
 
 
-def states(demo: Demo) -> tuple[str, str]:
-    """Of both acts' runs; ConfigError for one that was interrupted, unless it is to be resumed."""
-    found = tuple(state_of(demo.runs, *act) for act in ((NAME, demo.steps), (ADAPTED, demo.adapt_steps)))
-    for name, state in zip((NAME, ADAPTED), found, strict=True):
+def states(demo: DemoConfig) -> dict[str, str]:
+    """Return the state of each run of the demo by its name."""
+    steps = {NAME: demo.steps, CONTROL: demo.adapt_steps, ADAPTED: demo.adapt_steps}
+    return {name: state_of(demo.runs, name, count) for name, count in steps.items()}
+
+
+def check_states(demo: DemoConfig, states: Mapping[str, str]) -> None:
+    """Raise ConfigError for a run that was interrupted, unless it is to be resumed."""
+    for name, state in states.items():
         if state == "interrupted" and not demo.resume:
             raise ConfigError(
                 f"{storage.join(demo.runs, name)} holds a demo that was interrupted: continue it with "
                 "`python -m jobs.demo --resume`, or start again with `python -m jobs.demo --fresh`"
             )
-    return found[0], found[1]
 
 
-def run(demo: Demo) -> None:
+def run(demo: DemoConfig) -> None:
     if demo.fresh:
-        for name in (NAME, ADAPTED, "demo-corpus"):
+        for name in (NAME, CONTROL, ADAPTED, "demo-corpus"):
             storage.delete_tree(storage.join(demo.runs, name))
-    first, second = states(demo)
-    pretrained(demo, first)
-    adapted(demo, second)
+    state_by_run = states(demo)
+    check_states(demo, state_by_run)
+    pretrain_on_photos(demo, state_by_run[NAME])
+    adapt_to_sketches(demo, state_by_run)
+    compare_on_sketches(demo)
     print("next   python -m jobs.prepare pairs.csv corpus/    your own image-text pairs as shards")
     print("       python -m jobs.pretrain vit-tiny --corpus corpus/")
 
 
-def pretrained(demo: Demo, found: str) -> None:
-    """The first act: a dual encoder of photos and captions, and its retrieval."""
-    from pipelines.inference.evaluate import run as measure  # torch, Ray and seconds, for a command line that is sound
+def pretrain_on_photos(demo: DemoConfig, state: str) -> None:
+    """Train a dual encoder on photos and captions, and print its retrieval."""
+    from pipelines.inference.evaluate import run as measure  # takes seconds to import: only for a valid command line
     from pipelines.stages.pretrain import run as train
 
     uri = storage.join(demo.runs, NAME)
     write(demo.train, "photo", demo.rows, 0, "training pairs")
     write(demo.held_out, "photo", HELD_OUT_ROWS, 1_000_000, "held-out pairs")
-    if found == "finished":
+    if state == "finished":
         print(f"found a finished run in {uri}: measuring it again (--fresh starts anew)")
     else:
-        train(replace(demo.config, resume=found == "interrupted"), Narrator("pretrain"))
-    result = measure(evaluate.Config(checkpoint=uri, corpus=demo.held_out))
+        train(_resumed(demo.config, state), ProgressReporter("pretrain"))
+    result = measure(evaluate.EvaluateConfig(checkpoint=uri, corpus=demo.held_out))
     print(f"\nRetrieval over {result.rows} held-out pairs after {result.step} steps\n\n{table(result)}\n")
 
 
-def adapted(demo: Demo, found: str) -> None:
-    """The second act: the same encoder among sketches without captions, before and after, on photos and on sketches."""
-    from pipelines.results.compare import run as judge
-    from pipelines.results.report import run as show
+def adapt_to_sketches(demo: DemoConfig, states: Mapping[str, str]) -> None:
+    """Train the encoder further, once on photos alone and once with sketches that have no captions."""
     from pipelines.stages.adapt import run as train
 
-    uri, before = storage.join(demo.runs, ADAPTED), storage.join(demo.runs, NAME)
     write(demo.sketches_train, "sketch", demo.sketches, 2_000_000, "sketches")
-    write(demo.sketches_held_out, "sketch", HELD_OUT_ROWS, 3_000_000, "held-out sketches")
-    if found == "finished":
-        print(f"found a finished run in {uri}")
-    else:
-        train(replace(demo.adaptation, resume=found == "interrupted"), Narrator("adapt"))
-    asked = compare.Config(adapted=(uri,), before=(before,), source=demo.held_out, target=demo.sketches_held_out)
-    result = judge(asked)
-    print(
-        f"\nFrom photos (source) to sketches (target): {result.adaptation}\n\n{comparison(result)}\n\n{gains(result)}\n"
-    )
-    page = show(
-        report.Config(runs=(before, uri), corpus=demo.sketches_held_out, to=storage.join(before, "report.html"))
-    )
-    print(f"runs   {place(before)}\n       {place(uri)}")
-    print(f"report {place(page.uri)}    one file: open it in a browser")
+    for config, label in ((demo.control, "control"), (demo.adaptation, "adapt")):
+        state = states[config.run.name]
+        if state == "finished":
+            print(f"found a finished run in {storage.join(demo.runs, config.run.name)}")
+        else:
+            train(_resumed(config, state), ProgressReporter(label))
 
 
-def preview(demo: Demo) -> dict[str, Any]:
-    from pipelines.preview.training import resources
+def compare_on_sketches(demo: DemoConfig) -> None:
+    """Evaluate every model on held-out photos and sketches, print what the adaptation changed, and write the report."""
+    from pipelines.results.compare import run as compare_runs
+    from pipelines.results.report import run as write_report
+
+    before, control, adapted = (storage.join(demo.runs, name) for name in (NAME, CONTROL, ADAPTED))
+    source, target = demo.held_out, demo.sketches_held_out
+    write(target, "sketch", HELD_OUT_ROWS, 3_000_000, "held-out sketches")
+    result = compare_runs(
+        compare.CompareConfig(
+            adapted=(adapted,), before=(before,), control=(control,), centre=True, source=source, target=target
+        )
+    )
+    print(f"\nFrom photos (source) to sketches without captions (target): {result.adaptation}")
+    print(f"Retrieval over {result.rows('target')} held-out sketches\n\n{bars(result)}\n\n{improvements(result)}\n")
+    page = write_report(
+        report.ReportConfig(runs=(before, adapted), corpus=target, to=storage.join(before, "report.html"))
+    )
+    print("\n       ".join([f"runs   {absolute_path(before)}", absolute_path(control), absolute_path(adapted)]))
+    print(f"report {absolute_path(page.uri)}    one file: open it in a browser")
+
+
+def _resumed(config: C, state: str) -> C:
+    """Return the configuration of a run, to be continued where an earlier demo was interrupted."""
+    return replace(config, run=replace(config.run, resume=state == "interrupted"))
+
+
+def preview(demo: DemoConfig) -> dict[str, Any]:
+    from pipelines.preview.training import preview_resources
 
     config = demo.config
-    shown = resources(config.resources, config.optim.batch_size)
-    found = {act: state_of(demo.runs, act, steps) for act, steps in ((NAME, demo.steps), (ADAPTED, demo.adapt_steps))}
-    return {"config": to_plain(config), "adaptation": to_plain(demo.adaptation), "found": found, "resources": shown}
+    shown = preview_resources(config.resources, config.optim.batch_size)
+    return {
+        "config": to_plain(config),
+        "control": to_plain(demo.control),
+        "adaptation": to_plain(demo.adaptation),
+        "found": states(demo),
+        "resources": shown,
+    }
 
 
-def parse(words: list[str]) -> arguments.Start[Demo]:
-    return arguments.parse_start(Demo, words, program="python -m jobs.demo", text=__doc__)
+def parse(words: list[str]) -> arguments.JobRequest[DemoConfig]:
+    return arguments.parse_request(DemoConfig, words, program="python -m jobs.demo", text=__doc__)
 
 
 def main() -> None:
-    console.main(lambda: arguments.begin(parse(sys.argv[1:]), run, preview))
+    console.main(lambda: arguments.run_or_preview(parse(sys.argv[1:]), run, preview))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Look into a corpus before anything is trained on it.
+"""Inspect a corpus before training on it: sizes, fields, lengths of captions, duplicates and damage.
 
     python -m jobs.inspect shards/
     python -m jobs.inspect shards/ --grid grid.png
     python -m jobs.inspect 's3://bucket/laion/{00000..00999}.tar' --grid - --rows 2000
 
-Prints rows, fields, sizes, lengths of captions, duplicates (the same bytes, the same caption) and damage: what the
-index found in the shards, and which rows a run would quarantine and why. --grid draws sample rows as a PNG, or with
-`-` in a terminal that shows 24-bit colours. Of a corpus with more than --rows rows an even sample is read, and the
-output says so: then shares and duplicates are those of the sample.
+Prints the number of rows, their fields, image sizes, lengths of captions, duplicates (equal bytes, equal captions) and
+damage: what the index found in the shards, and which rows a run would quarantine and why. --grid draws sample rows as a
+PNG, or with `-` in a terminal that shows 24-bit colours. Of a corpus with more than --rows rows an even sample is read,
+and the output says so: shares and duplicates are then those of the sample.
 """
 
 import shutil
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jobs import arguments, console
-from pipelines.config.inspect import TERMINAL, Config
+from pipelines.config.inspect import TERMINAL, InspectConfig
 from xmodal.data.extents import damage_summary
-from xmodal.data.index.survey import Alike
-from xmodal.formatting import clean, count, percent, size
+from xmodal.data.index.survey import DuplicateRows
+from xmodal.formatting import clean_text, format_bytes, format_percent, pluralize
 from xmodal.report.charts.contact_sheet import terminal_grid
 
 if TYPE_CHECKING:
@@ -30,45 +30,48 @@ if TYPE_CHECKING:
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 
 
-def run(config: Config) -> None:
-    from pipelines.corpus import inspect  # Ray Data and a second, for a command line that is sound
+def run(config: InspectConfig) -> None:
+    from pipelines.corpus import inspect  # takes seconds to import: only for a valid command line
 
     with console.progress("index", "shards") as report:
-        found = inspect.run(config, notify=print, progress=report)
-    print("\n".join(describe(found)))
+        inspection = inspect.run(config, notify=print, progress=report)
+    print("\n".join(describe(inspection)))
     if config.grid == TERMINAL:
-        print("\n" + "\n".join(terminal_grid(found.survey.examples, shutil.get_terminal_size().columns)))
+        print("\n" + "\n".join(terminal_grid(inspection.survey.examples, shutil.get_terminal_size().columns)))
     elif config.grid:
-        print(f"grid        {config.grid}: {count(len(found.survey.examples), 'row')}")
+        print(f"grid        {config.grid}: {pluralize(len(inspection.survey.examples), 'row')}")
 
 
-def describe(found: "Inspection") -> Iterator[str]:
-    """What a person reads: a line for each thing, a table for what has quantiles."""
-    corpus, seen = found.corpus, found.survey
+def describe(inspection: "Inspection") -> Iterator[str]:
+    """Yield the result for a person: a line for each property, and a table of those that have quantiles."""
+    corpus, survey = inspection.corpus, inspection.survey
     stored = sum(shard.size for shard in corpus.shards)
     yield f"corpus      {corpus.uri}"
-    yield f"format      {corpus.format}, {count(len(corpus.shards), 'shard')}, {size(stored)}"
-    yield f"rows        {corpus.rows:,} in {count(len(corpus.extents), 'extent')}, fingerprint {corpus.fingerprint}"
-    if seen.rows < corpus.rows:
+    yield f"format      {corpus.format}, {pluralize(len(corpus.shards), 'shard')}, {format_bytes(stored)}"
+    yield f"rows        {corpus.rows:,} in {pluralize(len(corpus.extents), 'extent')}, fingerprint {corpus.fingerprint}"
+    if survey.rows < corpus.rows:
         yield (
-            f"read        a sample: {seen.rows:,} rows ({percent(seen.rows / corpus.rows)}) from {seen.extents:,} of "
-            f"{len(corpus.extents):,} extents; what follows is of the sample"
+            f"read        a sample: {survey.rows:,} rows ({format_percent(survey.rows / corpus.rows)}) from "
+            f"{survey.extents:,} of {len(corpus.extents):,} extents; what follows is of the sample"
         )
     else:
         yield "read        all rows"
-    yield f"fields      {_shares(seen.members, seen.rows)}"
-    yield f"field map   {' '.join(found.mapping.specs) or 'none'}"
-    yield from (f"            {line}" for line in found.unmapped)
-    if seen.formats:
-        yield f"images      {_shares(seen.formats, seen.rows)}"
-    yield from _quantiles(seen.measures)
-    yield f"same bytes    {_alike(seen.same_bytes, seen.rows)}"
-    yield f"same caption  {_alike(seen.same_caption, seen.rows)}"
-    yield from _damage(found)
+    yield f"fields      {_shares(survey.members, survey.rows)}"
+    yield f"field map   {' '.join(inspection.mapping.specs) or 'none'}"
+    yield from (f"            {line}" for line in inspection.missing_fields)
+    if survey.formats:
+        yield f"images      {_shares(survey.formats, survey.rows)}"
+    yield from _quantiles(survey.measures)
+    yield f"same bytes    {_duplicates(survey.same_bytes, survey.rows)}"
+    yield f"same caption  {_duplicates(survey.same_caption, survey.rows)}"
+    yield from _damage(inspection)
 
 
 def _shares(counts: Mapping[str, int], rows: int) -> str:
-    return ", ".join(f"{clean(name, 40)} {percent(many / rows)}" for name, many in counts.items()) or "none"
+    return (
+        ", ".join(f"{clean_text(name, 40)} {format_percent(number / rows)}" for name, number in counts.items())
+        or "none"
+    )
 
 
 def _quantiles(measures: Mapping[str, np.ndarray]) -> Iterator[str]:
@@ -82,43 +85,45 @@ def _quantiles(measures: Mapping[str, np.ndarray]) -> Iterator[str]:
     yield ""
 
 
-def _alike(found: Alike, rows: int) -> str:
-    if not found.rows:
+def _duplicates(duplicates: DuplicateRows, rows: int) -> str:
+    if not duplicates.rows:
         return "none"
-    what = f" {clean(found.what, 60)!r}" if found.what else ""
-    keys = ", ".join(clean(key, 40) for key in found.keys)
-    groups = count(found.groups, "group")
-    return f"{found.rows:,} rows ({percent(found.rows / rows)}) in {groups}; the largest:{what} {keys}"
+    caption = f" {clean_text(duplicates.caption, 60)!r}" if duplicates.caption else ""
+    keys = ", ".join(clean_text(key, 40) for key in duplicates.keys)
+    groups = pluralize(duplicates.groups, "group")
+    return (
+        f"{duplicates.rows:,} rows ({format_percent(duplicates.rows / rows)}) in {groups}; the largest:{caption} {keys}"
+    )
 
 
-def _damage(found: "Inspection") -> Iterator[str]:
-    damage, faults = found.corpus.damage, found.survey.faults
+def _damage(inspection: "Inspection") -> Iterator[str]:
+    damage, faults = inspection.corpus.damage, inspection.survey.faults
     if damage:
         reasons = ", ".join(f"{many:,} {reason}" for reason, many in damage_summary(damage).items())
-        first = f"{clean(damage[0].shard)} at byte {damage[0].offset:,}: {clean(damage[0].detail)}"
+        first = f"{clean_text(damage[0].shard)} at byte {damage[0].offset:,}: {clean_text(damage[0].detail)}"
         yield f"damage      in shards: {reasons}; first {first}"
     for fault in faults:
-        share = percent(fault.rows / found.survey.rows)
+        share = format_percent(fault.rows / inspection.survey.rows)
         yield (
-            f"damage      {count(fault.rows, 'row')} ({share}) {fault.reason} ({fault.field}); "
-            f"first {clean(fault.key, 60)}: {clean(fault.detail, 100)}"
+            f"damage      {pluralize(fault.rows, 'row')} ({share}) {fault.reason} ({fault.field}); "
+            f"first {clean_text(fault.key, 60)}: {clean_text(fault.detail, 100)}"
         )
     if not damage and not faults:
         yield "damage      none found"
 
 
-def preview(config: Config) -> dict[str, Any]:
-    from pipelines.preview.local_jobs import inspecting
+def preview(config: InspectConfig) -> dict[str, Any]:
+    from pipelines.preview.local_jobs import preview_inspection
 
-    return inspecting(config)
+    return preview_inspection(config)
 
 
-def parse(words: list[str]) -> arguments.Start[Config]:
-    return arguments.parse_start(Config, words, program="python -m jobs.inspect", text=__doc__)
+def parse(words: list[str]) -> arguments.JobRequest[InspectConfig]:
+    return arguments.parse_request(InspectConfig, words, program="python -m jobs.inspect", text=__doc__)
 
 
 def main() -> None:
-    console.main(lambda: arguments.begin(parse(sys.argv[1:]), run, preview))
+    console.main(lambda: arguments.run_or_preview(parse(sys.argv[1:]), run, preview))
 
 
 if __name__ == "__main__":

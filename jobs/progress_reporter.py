@@ -1,62 +1,85 @@
-"""What a run says while it goes: its news in, lines that a person understands out."""
+"""Print the events of a run as lines for a person: what begins, progress with the remaining time, metrics."""
 
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from jobs import console
+from pipelines.runtime.events import (
+    Event,
+    IndexProgress,
+    Notification,
+    RunStart,
+    StepMetrics,
+    ValidationMetrics,
+    WorkerGroupStart,
+)
+
+if TYPE_CHECKING:
+    from pipelines.stages.training_job import TrainingResult
 
 SECONDS_PER_LINE = 2.0
 
 
-class Narrator:
-    """Prints a line for what happens and at most one every two seconds for progress; `stage` opens every line."""
+class ProgressReporter:
+    """Print a line for each event, and for progress at most one every two seconds; `stage` opens every line."""
 
     def __init__(self, stage: str, out: TextIO | None = None) -> None:
         self._stage = stage
         self._out = out or sys.stderr
         self._due = 0.0
-        self._since: tuple[float, int] | None = None  # time and step of the first line: what starts takes no share
+        self._since: tuple[float, int] | None = (
+            None  # time and step of the first line, so that the start is not counted
+        )
         self._bars = ExitStack()
         self._bar: Callable[[int, int], None] | None = None
 
-    def __call__(self, message: dict) -> None:
-        getattr(self, f"_{message['kind']}")(message)
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Notification():
+                self._say(event.text)
+            case IndexProgress():
+                self._indexing(event)
+            case RunStart():
+                self._opening(event)
+            case WorkerGroupStart():
+                self._started(event)
+            case StepMetrics():
+                self._progress(event)
+            case ValidationMetrics():
+                self._validation(event)
 
     def _say(self, text: str) -> None:
         print(f"[{self._stage}] {text}", file=self._out, flush=True)
 
-    def _note(self, message: dict) -> None:
-        self._say(message["text"])
-
-    def _indexing(self, message: dict) -> None:
-        """A bar on a terminal, lines in a log, until the last shard."""
+    def _indexing(self, event: IndexProgress) -> None:
+        """Show a bar on a terminal, or lines in a log, until the last shard is indexed."""
         if self._bar is None:
             self._bar = self._bars.enter_context(console.progress(f"[{self._stage}] indexing", "shards"))
-        self._bar(message["done"], message["total"])
-        if message["done"] == message["total"]:
+        self._bar(event.done, event.total)
+        if event.done == event.total:
             self._bars.close()
             self._bar = None
 
-    def _opening(self, message: dict) -> None:
+    def _opening(self, event: RunStart) -> None:
         self._say(
-            f"{message['rows']:,} rows, {message['steps']:,} steps "
-            f"({message['steps_per_epoch']:,} an epoch), {message['parameters'] / 1e6:.1f} M parameters"
+            f"{event.rows:,} rows, {event.steps:,} steps "
+            f"({event.steps_per_epoch:,} an epoch), {event.parameters / 1e6:.1f} M parameters"
         )
-        if message["found"] is not None:
-            self._say(f"found a checkpoint of step {message['found']:,} in {message['run']}")
+        if event.checkpoint_step is not None:
+            self._say(f"found a checkpoint of step {event.checkpoint_step:,} in {event.run}")
         self._say("starting the workers")
 
-    def _start(self, message: dict) -> None:
-        """A worker group has started: the first one, or another after a failure."""
+    def _started(self, event: WorkerGroupStart) -> None:
+        """Print where a worker group starts: the first one, or another after a failure."""
         self._since = None
-        whence = f"from checkpoint {message['found']}" if message["found"] else "from nothing"
-        self._say(f"{message['workers']} worker(s) start at step {message['step']:,} {whence}; the first batch comes")
+        origin = f"from checkpoint {event.checkpoint}" if event.checkpoint else "from nothing"
+        self._say(f"{event.workers} worker(s) start at step {event.step:,} {origin}; the first batch comes")
 
-    def _progress(self, message: dict) -> None:
-        step, steps, metrics = message["step"], message["steps"], message["metrics"]
+    def _progress(self, event: StepMetrics) -> None:
+        step, steps, metrics = event.step, event.steps, event.metrics
         since, first = self._since = self._since or (time.monotonic(), step)
         if not self._is_due(step == steps):
             return
@@ -72,27 +95,29 @@ class Narrator:
             parts.append(f"{metrics['rows/quarantined']:,} bad rows")
         self._say("  ".join(parts))
 
-    def _validation(self, message: dict) -> None:
-        """What was measured between two steps, both ways, beside chance."""
-        found = {name.removeprefix("validation/"): value for name, value in message["metrics"].items()}
-        self._label_free(message, found)
-        ways = [name.removesuffix("/recall@10") for name in found if name.endswith("/recall@10")]
-        ways = [way for way in ways if not way.endswith("/chance")]
-        if not ways:
+    def _validation(self, event: ValidationMetrics) -> None:
+        """Print what was measured between two steps: recall in both directions with chance, and label-free scores."""
+        metrics = {name.removeprefix("validation/"): value for name, value in event.metrics.items()}
+        self._label_free(event, metrics)
+        directions = [name.removesuffix("/recall@10") for name in metrics if name.endswith("/recall@10")]
+        directions = [direction for direction in directions if not direction.endswith("/chance")]
+        if not directions:
             return
-        parts = [f"{way.replace('_to_', ' -> ')} {found[f'{way}/recall@10']:.1%}" for way in ways]
-        chance = f"chance {found[f'{ways[-1]}/chance/recall@10']:.1%}"
+        parts = [
+            f"{direction.replace('_to_', ' -> ')} {metrics[f'{direction}/recall@10']:.1%}" for direction in directions
+        ]
+        chance = f"chance {metrics[f'{directions[-1]}/chance/recall@10']:.1%}"
         self._say(
-            f"step {message['step']:,}/{message['steps']:,}  recall@10 on {found['rows']:,.0f} held-out rows: "
-            f"{', '.join(parts)} ({chance}; {found['seconds']:.1f} s)"
+            f"step {event.step:,}/{event.steps:,}  recall@10 on {metrics['rows']:,.0f} held-out rows: "
+            f"{', '.join(parts)} ({chance}; {metrics['seconds']:.1f} s)"
         )
 
-    def _label_free(self, message: dict, found: dict[str, float]) -> None:
-        """What the target's rows tell without labels."""
-        scores = {name.removeprefix("target/"): x for name, x in found.items() if name.startswith("target/")}
+    def _label_free(self, event: ValidationMetrics, metrics: dict[str, float]) -> None:
+        """Print the scores on rows of the target that need no labels."""
+        scores = {name.removeprefix("target/"): x for name, x in metrics.items() if name.startswith("target/")}
         if scores:
-            told = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in scores.items())
-            self._say(f"step {message['step']:,}/{message['steps']:,}  target, without labels: {told}")
+            text = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in scores.items())
+            self._say(f"step {event.step:,}/{event.steps:,}  target, without labels: {text}")
 
     def _is_due(self, last: bool) -> bool:
         now = time.monotonic()
@@ -100,6 +125,15 @@ class Narrator:
             return False
         self._due = now + SECONDS_PER_LINE
         return True
+
+
+def print_result(result: "TrainingResult") -> None:
+    """Print where a run that has ended is stored, and the command that measures it."""
+    if result.already_finished:
+        print(f"the run {result.run.name!r} was finished already, at step {result.step:,}")
+    print(f"run         {result.run.uri}")
+    print(f"checkpoint  {result.checkpoint}")
+    print(f"next        python -m jobs.evaluate {result.run.uri} HELD_OUT_CORPUS")
 
 
 def clock(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """Every test runs with xmodal's array shapes checked and one torch thread."""
 
+import contextlib
 import importlib
 import os
 import tempfile
@@ -30,7 +31,7 @@ settings.load_profile("shared machine")
 @pytest.fixture(scope="session")
 def forked_workers():
     """Workers of the Rays that are started meanwhile are forked from processes that hold Ray and torch."""
-    with tempfile.TemporaryDirectory(prefix="xmodal-") as folder, fork_server.forked(folder):
+    with tempfile.TemporaryDirectory(prefix="xmodal-") as folder, fork_server.fork_ray_workers(folder):
         yield
 
 
@@ -44,3 +45,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def ray_here(request, forked_workers):
+    """Start a Ray of our own with two slots for reading and one for the train workers.
+
+    Its processes inherit the address of the S3 server, so that starts first if a test is going to need it.
+    """
+    import ray
+
+    from pipelines.runtime import cluster
+
+    if any(item.get_closest_marker("s3") for item in request.session.items):
+        with contextlib.suppress(pytest.skip.Exception):  # no server: the tests on S3 say so, the others go on
+            request.getfixturevalue("s3_server")
+    yield cluster.connect(cluster.ResourceConfig(address="local"), cpus=2)
+    ray.shutdown()

@@ -1,11 +1,11 @@
-"""The errors a user may meet: each names the file, key or field, and the mend."""
+"""The errors that a user may see; each message names the file, key or field, and the fix."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class XmodalError(Exception):
-    """Something the user can mend; jobs print the message without a traceback and exit with `exit_code`."""
+    """The base of errors that a user can fix; jobs print the message without a traceback and exit with `exit_code`."""
 
     exit_code = 2
 
@@ -15,7 +15,7 @@ class ConfigError(XmodalError):
 
 
 class CorpusError(XmodalError):
-    """A corpus that is empty, does not fit its field map, or cannot be indexed."""
+    """A corpus that is empty, does not match its field map, or cannot be indexed."""
 
 
 class StorageError(XmodalError):
@@ -27,29 +27,29 @@ class CheckpointError(XmodalError):
 
 
 class TooManyBadRows(XmodalError):
-    """The share of quarantined rows passed `max_bad_fraction`."""
+    """More rows were quarantined than `max_bad_fraction` allows."""
 
     exit_code = 3
 
 
 class NonFiniteLoss(XmodalError):
-    """A loss or gradient became infinite or NaN; no optimizer moved."""
+    """A loss or gradient became infinite or NaN; no rank updated its weights."""
 
     exit_code = 4
 
 
 class RanksDiverged(XmodalError):
-    """Ranks hold different weights: they train different models and must not go on."""
+    """Ranks have different weights: they train different models and must not continue."""
 
     exit_code = 5
 
 
 class NeverSynchronised(RanksDiverged):
-    """Ranks hold different gradients after a backward: no reduction has touched them, nor would it after a restart."""
+    """Ranks have different gradients after a backward: they were not reduced, and would not be after a restart."""
 
 
 class BadSample(Exception):
-    """One field of one sample that cannot be delivered; its row travels masked and is quarantined.
+    """One field of one sample cannot be decoded; its row stays in the batch, masked, and is quarantined.
 
     `reason` is one of a small fixed vocabulary (`not_an_image`, `bad_utf8`, ...); `detail` is for a person.
     """
@@ -61,7 +61,11 @@ class BadSample(Exception):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The tail of an unknown-name message: the closest valid name, then all of them."""
+    """Return the end of an error message about an unknown name: the closest valid name, then all of them.
+
+    >>> nearest("adamv", ["adamw", "sgd"])
+    "did you mean 'adamw'? valid: adamw, sgd"
+    """
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     guess = f"did you mean {close[0]!r}? " if close else ""

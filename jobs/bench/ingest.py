@@ -1,8 +1,8 @@
 """Rows a second from sharded JPEG to 224-px uint8 batches, against webdataset, Ray's own reader and a bare decode loop.
 
-The photos of the benchmark data are repeated to 20,677 rows in 87 shards. Every contender feeds batches of 256 to this
+The photographs of the data sets are repeated to 20,677 rows in 87 shards. Every contender feeds batches of 256 to this
 process with two workers; its first rows are left out, then rows are counted until it has delivered enough. All take
-turns, several rounds, and a ratio is of one round: the machine's moods hit both sides of it.
+turns, several rounds, and a ratio is of one round: changes of the machine's speed hit both sides of it.
 """
 
 import io
@@ -27,16 +27,17 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from jobs.bench.measurement import Figure, median_figure
-from jobs.bench.memory import keep_freed
-from jobs.bench.real_data import material
+from jobs.bench.measurement import Measurement, median_measurement
+from jobs.bench.memory import keep_freed_memory
 from pipelines.runtime import cluster
 from pipelines.stream import corpora, ingest
-from pipelines.stream.corpora import Data
+from pipelines.stream.corpora import DataConfig
 from xmodal.data.decode.image import ImageField
 from xmodal.data.formats.shard_writer import write_shards
+from xmodal.data.index import field_maps
 from xmodal.data.index.corpus import open_corpus
 
+NEEDS = ("photos/*.tar",)
 SIZE, BATCH, ROUNDS = 224, 256, 3
 PHOTOS, COPIES = 713, 29
 SKIPPED, COUNTED = 2048, 8192  # rows before the clock starts, rows on the clock
@@ -46,42 +47,44 @@ ON_RAY = ("tar", "parquet", "read_webdataset")
 Batches = Iterable[int]  # rows of each batch as it arrives
 
 
-def run() -> Iterator[Figure]:
+def run(folder: Path) -> Iterator[Measurement]:
+    """Yield the rates of all contenders and their ratios; `folder` holds the data sets."""
     with tempfile.TemporaryDirectory(prefix="xmodal-bench-") as scratch:
         tar, parquet = Path(scratch, "tar"), Path(scratch, "parquet")
-        make_corpora(tar, parquet)
-        cluster.connect(cluster.Resources(address="local"), cpus=PROCESSES)
+        write_corpora(folder, tar, parquet)
+        cluster.connect(cluster.ResourceConfig(address="local"), cpus=PROCESSES)
         shards = sorted(str(path) for path in tar.glob("*.tar"))
         contenders: dict[str, Callable[[], Batches]] = {
-            "tar": partial(ours, str(tar)),
-            "parquet": partial(ours, str(parquet)),
-            "webdataset": partial(as_used, shards, with_pillow),
-            "webdataset_our_decode": partial(as_used, shards, with_xmodal),
-            "read_webdataset": partial(rays_reader, shards),
+            "tar": partial(xmodal_stream, str(tar)),
+            "parquet": partial(xmodal_stream, str(parquet)),
+            "webdataset": partial(webdataset_loader, shards, decode_with_pillow),
+            "webdataset_our_decode": partial(webdataset_loader, shards, decode_with_xmodal),
+            "read_webdataset": partial(ray_webdataset_reader, shards),
         }
         rates: dict[str, list[float]] = {name: [] for name in (*contenders, "decode")}
         first: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(ROUNDS):
             rates["decode"].append(decode_loop(shards))
             for name, contender in contenders.items():
-                rate, first_s = steady(contender) if name in ON_RAY else in_a_process(contender)
+                rate, first_s = steady_rate(contender) if name in ON_RAY else run_in_process(contender)
                 rates[name].append(rate)
                 first[name].append(first_s)
         ray.shutdown()
-    yield from figures(rates, first)
+    yield from measurements(rates, first)
 
 
-def in_a_process(contender: Callable[[], Batches]) -> tuple[float, float]:
-    """`steady` in a process without Ray: torch's DataLoader forks, and a fork of Ray's threads may hang."""
+def run_in_process(contender: Callable[[], Batches]) -> tuple[float, float]:
+    """Return `steady_rate` of a process without Ray: torch's DataLoader forks, and a fork of Ray's threads may hang."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(steady, contender).result()
+        return pool.submit(steady_rate, contender).result()
 
 
-def figures(rates: dict[str, list[float]], first: dict[str, list[float]]) -> Iterator[Figure]:
+def measurements(rates: dict[str, list[float]], first: dict[str, list[float]]) -> Iterator[Measurement]:
+    """Yield the rate of every contender, then the ratios with their targets."""
     for name, values in rates.items():
         seconds = {"first_batch_s": round(statistics.median(first[name]), 2)} if name in first else {}
-        yield median_figure(values, name=f"ingest_{name}_rows_per_s", unit="rows/s", detail=seconds)
-    for ours_, opponent, reach in (
+        yield median_measurement(values, name=f"ingest_{name}_rows_per_s", unit="rows/s", detail=seconds)
+    for ours, opponent, target in (
         ("tar", "webdataset", 1.3),
         ("tar", "webdataset_our_decode", 0.9),
         ("tar", "read_webdataset", None),
@@ -90,17 +93,17 @@ def figures(rates: dict[str, list[float]], first: dict[str, list[float]]) -> Ite
         ("parquet", "webdataset_our_decode", 0.9),
         ("parquet", "decode", 0.75),
     ):
-        ratios = [a / b for a, b in zip(rates[ours_], rates[opponent], strict=True)]
-        yield median_figure(ratios, name=f"ingest_{ours_}_over_{opponent}", unit="ratio", reach=reach)
+        ratios = [a / b for a, b in zip(rates[ours], rates[opponent], strict=True)]
+        yield median_measurement(ratios, name=f"ingest_{ours}_over_{opponent}", unit="ratio", target=target)
 
 
-def make_corpora(tar: Path, parquet: Path) -> None:
-    """The photo shards, and the same samples as Parquet, both repeated; indexes included."""
-    originals = sorted((material({"photos/*.tar": "members jpg"}) / "photos").glob("*.tar"))
+def write_corpora(source: Path, tar: Path, parquet: Path) -> None:
+    """Write the shards of photographs, and the same samples as Parquet, both repeated, with their indexes."""
+    originals = sorted((source / "photos").glob("*.tar"))
     samples = [sample for path in originals for sample in _samples(path)]
-    once = parquet.with_name("once")
-    list(write_shards(samples, str(once), format="parquet", prefix="photos", rows=256))
-    for folder, files in ((tar, originals), (parquet, sorted(once.glob("*.parquet")))):
+    parquet_once = parquet.with_name("once")
+    list(write_shards(samples, str(parquet_once), format="parquet", prefix="photos", rows_per_shard=256))
+    for folder, files in ((tar, originals), (parquet, sorted(parquet_once.glob("*.parquet")))):
         folder.mkdir()
         for copy in range(COPIES):
             for file in files:
@@ -117,9 +120,9 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield key, {"jpg": file.read()}
 
 
-def steady(contender: Callable[[], Batches]) -> tuple[float, float]:
-    """Rows a second once the first rows are past, and seconds to the first batch."""
-    keep_freed()
+def steady_rate(contender: Callable[[], Batches]) -> tuple[float, float]:
+    """Return rows a second after the first rows, and seconds to the first batch."""
+    keep_freed_memory()
     started = time.perf_counter()
     batches = iter(contender())
     rows = next(batches)
@@ -130,28 +133,28 @@ def steady(contender: Callable[[], Batches]) -> tuple[float, float]:
     while counted < COUNTED:
         counted += next(batches)
     rate = counted / (time.perf_counter() - since)
-    for _ in batches:  # let it end by itself: a reader that is dropped goes on for a while
+    for _ in batches:  # until its end: a reader that is dropped keeps reading for a while
         pass
     return rate, first_s
 
 
-def ours(uri: str) -> Iterator[int]:
-    """The stream as a train worker takes it: batches of tensors in this process."""
+def xmodal_stream(uri: str) -> Iterator[int]:
+    """Yield the rows of each batch of the stream as a train worker reads it: tensors in this process."""
     corpus = open_corpus(uri)
-    data = Data(corpus=(uri,))
-    mapping = corpora.field_map(corpus, (), ("image",))
-    streams = corpora.streams(
+    data = DataConfig(corpus=(uri,))
+    mapping = field_maps.field_map(corpus, (), ("image",))
+    streams = corpora.build_streams(
         data, [corpus], [mapping], (ImageField(size=SIZE),), batch_size=BATCH, workers=[1], seed=0
     )
     steps = (SKIPPED + COUNTED) // BATCH + 8  # the tail of a stream runs on one worker: it is not counted
-    deliveries = ingest.deliver(
+    deliveries = ingest.step_batches(
         streams, 0, steps, rank=0, world_size=1, share=lambda value: value, reserved={"CPU": 1.0}
     )
     return (len(delivery.batch) for delivery in deliveries)
 
 
-def with_pillow(encoded: bytes) -> np.ndarray:
-    """What a CLIP user's transform does: decode, short side to 224 by bicubic, centre crop."""
+def decode_with_pillow(encoded: bytes) -> np.ndarray:
+    """Return an image as a CLIP user's transform decodes it: short side to 224 by bicubic resize, centre crop."""
 
     image = Image.open(io.BytesIO(encoded)).convert("RGB")
     scale = SIZE / min(image.size)
@@ -161,14 +164,15 @@ def with_pillow(encoded: bytes) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + SIZE, top + SIZE)))
 
 
-def with_xmodal(encoded: bytes) -> np.ndarray:
+def decode_with_xmodal(encoded: bytes) -> np.ndarray:
+    """Return an image as the stream decodes it."""
     out = np.empty((SIZE, SIZE, 3), np.uint8)
     ImageField(size=SIZE).decode(encoded, np.random.default_rng(0), {"image": out})
     return out
 
 
-def as_used(shards: list[str], decode: Callable[[bytes], np.ndarray]) -> Iterator[int]:
-    """webdataset in a torch DataLoader with a worker for each core and batches made in the workers."""
+def webdataset_loader(shards: list[str], decode: Callable[[bytes], np.ndarray]) -> Iterator[int]:
+    """Yield the rows of each batch of webdataset in a torch DataLoader, with a worker process for each core."""
     steps = (SKIPPED + COUNTED) // BATCH + 8
     dataset = (
         webdataset.WebDataset(shards, shardshuffle=len(shards), seed=0, empty_check=False)
@@ -182,13 +186,13 @@ def as_used(shards: list[str], decode: Callable[[bytes], np.ndarray]) -> Iterato
         yield len(torch.as_tensor(images))
 
 
-def rays_reader(shards: list[str]) -> Iterator[int]:
-    """Ray Data alone: its WebDataset reader without decoder, and our decode in `map_batches`."""
+def ray_webdataset_reader(shards: list[str]) -> Iterator[int]:
+    """Yield the rows of each batch of Ray's WebDataset reader without decoder, with our decode in `map_batches`."""
     steps = (SKIPPED + COUNTED) // BATCH + 8
     needed = shards[: -(-steps * BATCH * len(shards) // (PHOTOS * COPIES)) + 2]
 
     def decode(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {"image": np.stack([with_xmodal(encoded) for encoded in rows["jpg"]])}
+        return {"image": np.stack([decode_with_xmodal(encoded) for encoded in rows["jpg"]])}
 
     dataset = ray.data.read_webdataset(needed, decoder=None).map_batches(decode, batch_size=64)
     for _, batch in zip(range(steps), dataset.iter_torch_batches(batch_size=BATCH), strict=False):
@@ -196,7 +200,7 @@ def rays_reader(shards: list[str]) -> Iterator[int]:
 
 
 def decode_loop(shards: list[str], seconds: float = 6.0) -> float:
-    """Rows a second of the decode alone, from memory, in a process for each core."""
+    """Return rows a second of the decode alone, from memory, in a process for each core."""
     with get_context("spawn").Pool(PROCESSES) as pool:
         return sum(pool.starmap(_decode_for, [(shards[0], seconds)] * PROCESSES, chunksize=1))
 
@@ -207,7 +211,7 @@ def _decode_for(shard: str, seconds: float) -> float:
     field, rng, out = ImageField(size=SIZE), np.random.default_rng(0), {"image": np.empty((SIZE, SIZE, 3), np.uint8)}
     rows, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
-        for one in encoded:
-            field.decode(one, rng, out)
+        for image in encoded:
+            field.decode(image, rng, out)
         rows += len(encoded)
     return rows / (time.perf_counter() - started)

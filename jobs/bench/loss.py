@@ -1,4 +1,4 @@
-"""Nothing goes in; memory and time of the tiled InfoNCE against the full-matrix loss, forward + backward, come out.
+"""Memory and time of the tiled InfoNCE against the loss over the full matrix, forward and backward.
 
 Features of width 512 in float32, one process, one torch thread (as in a train worker). Opponents: `full`, the loss as
 open_clip's ClipLoss computes it in one process (one product and one cross-entropy a direction), and `shared`, the same
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jobs.bench.measurement import Figure, median_figure
-from jobs.bench.memory import rise
+from jobs.bench.measurement import Measurement, median_measurement
+from jobs.bench.memory import peak_increase
 from xmodal.losses.contrastive import info_nce
 
 WIDTH = 512
@@ -27,70 +27,72 @@ BYTES_PER_ENTRY = 16  # of the full matrix: logits, probabilities and their grad
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def run() -> Iterator[Figure]:
-    """Peak memory for every size, its ratio and growth; then the time and its ratios."""
+def run() -> Iterator[Measurement]:
+    """Yield the peak memory of every size, its ratio and growth; then the time and its ratios."""
     peaks = {}
     for size in SIZES:
         peaks[size] = measured_peak("tiled", size)
-        yield Figure(name=f"loss.memory.{size}", value=peaks[size] / 2**20, unit="MiB", detail=setting(size))
+        yield Measurement(name=f"loss.memory.{size}", value=peaks[size] / 2**20, unit="MiB", detail=case_detail(size))
         if opponent_fits(size):
-            yield memory_ratio(size, peaks[size])
+            yield memory_ratio_measurement(size, peaks[size])
     steps = math.log2(SIZES[-1] / SIZES[-2])
-    yield Figure(
+    yield Measurement(
         name="loss.memory.growth",
         value=math.log2(peaks[SIZES[-1]] / peaks[SIZES[-2]]) / steps,
         unit="power of N",
-        reach=1.1,
-        at_most=True,
+        target=1.1,
+        lower_is_better=True,
         detail={"from": SIZES[-2], "to": SIZES[-1]},
     )
     for size in SIZES:
-        yield from times(size)
+        yield from time_measurements(size)
 
 
-def memory_ratio(size: int, ours: float) -> Figure:
-    """Our peak over the opponent's; the target is set at 16,384 rows, where the tiles no longer count."""
+def memory_ratio_measurement(size: int, ours: float) -> Measurement:
+    """Measure our peak over the opponent's; the target is for 16,384 rows, where the tiles no longer count."""
     full = measured_peak("full", size)
-    return Figure(
+    return Measurement(
         name=f"loss.memory_ratio.{size}",
         value=ours / full,
         unit="x full matrix",
-        reach=0.1 if size == 16384 else None,
-        at_most=True,
-        detail={**setting(size), "full_MiB": round(full / 2**20)},
+        target=0.1 if size == 16384 else None,
+        lower_is_better=True,
+        detail={**case_detail(size), "full_MiB": round(full / 2**20)},
     )
 
 
-def times(size: int) -> Iterator[Figure]:
-    """Seconds of ours, and the ratio to each opponent from pairs run in turn."""
+def time_measurements(size: int) -> Iterator[Measurement]:
+    """Yield seconds of ours, and the ratio to each opponent from rounds in turn."""
     torch.set_num_threads(1)
-    names = ["tiled", *(name for name in ("full", "shared") if opponent_fits(size))]
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    contenders = ["tiled", *(name for name in ("full", "shared") if opponent_fits(size))]
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(REPEATS[size]):
-        for name in names:
-            seconds[name].append(timed(LOSSES[name], size))
-    yield median_figure(seconds["tiled"], name=f"loss.time.{size}", unit="s", at_most=True, detail=setting(size))
-    for name in names[1:]:
+        for name in contenders:
+            seconds[name].append(time_of(LOSSES[name], size))
+    yield median_measurement(
+        seconds["tiled"], name=f"loss.time.{size}", unit="s", lower_is_better=True, detail=case_detail(size)
+    )
+    for name in contenders[1:]:
         ratios = [ours / theirs for ours, theirs in zip(seconds["tiled"], seconds[name], strict=True)]
-        yield median_figure(
+        yield median_measurement(
             ratios,
             name=f"loss.time_ratio.{name}.{size}",
             unit=f"x {name} matrix",
-            reach=1.2,
-            at_most=True,
-            detail=setting(size),
+            target=1.2,
+            lower_is_better=True,
+            detail=case_detail(size),
         )
 
 
 def full_matrix(u: Tensor, v: Tensor, log_scale: Tensor) -> Tensor:
-    """open_clip's ClipLoss in one process: a product for each direction."""
+    """Compute the loss as open_clip's ClipLoss does in one process: a product for each direction."""
     target = torch.arange(len(u))
     by_row, by_column = log_scale.exp() * u @ v.T, log_scale.exp() * v @ u.T
     return (F.cross_entropy(by_row, target) + F.cross_entropy(by_column, target)) / 2
 
 
 def shared_matrix(u: Tensor, v: Tensor, log_scale: Tensor) -> Tensor:
-    """The same with one product, as open_clip computes it over gathered features."""
+    """Compute the same loss with one product, as open_clip does over gathered features."""
     target, logits = torch.arange(len(u)), log_scale.exp() * u @ v.T
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -99,21 +101,24 @@ LOSSES: dict[str, Loss] = {"tiled": info_nce, "full": full_matrix, "shared": sha
 
 
 def opponent_fits(size: int) -> bool:
+    """Return whether the full matrix of this size stays below the memory limit."""
     return BYTES_PER_ENTRY * size**2 <= OPPONENT_LIMIT_BYTES
 
 
-def setting(size: int) -> dict[str, int]:
+def case_detail(size: int) -> dict[str, int]:
+    """Return the details of a measurement of this size."""
     return {"rows": size, "width": WIDTH, "threads": 1}
 
 
 def features(size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return unit rows of both modalities and the logarithm of the logit scale."""
     random = torch.Generator().manual_seed(0)
     u, v = (F.normalize(torch.randn(size, WIDTH, generator=random), dim=1).requires_grad_() for _ in range(2))
     return u, v, torch.tensor(math.log(1 / 0.07), requires_grad=True)
 
 
-def timed(loss: Loss, size: int) -> float:
-    """Seconds of one forward + backward; the features are made before."""
+def time_of(loss: Loss, size: int) -> float:
+    """Return seconds of one forward and backward pass; the features are made before."""
     inputs = features(size)
     start = time.perf_counter()
     loss(*inputs).backward()
@@ -121,14 +126,14 @@ def timed(loss: Loss, size: int) -> float:
 
 
 def measured_peak(name: str, size: int) -> float:
-    """Bytes above what is there before the loss, at the peak of forward + backward, in a process of its own."""
+    """Return `peak` of a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(peak, (name, size))
 
 
 def peak(name: str, size: int) -> float:
-    """The rise of this process's resident memory; a first small loss loads what is loaded once."""
+    """Return the rise of resident memory in bytes during a forward and backward pass, after a small one."""
     torch.set_num_threads(1)
-    timed(LOSSES[name], 64)
+    time_of(LOSSES[name], 64)
     inputs = features(size)
-    return rise(lambda: LOSSES[name](*inputs).backward())
+    return peak_increase(lambda: LOSSES[name](*inputs).backward())

@@ -1,39 +1,39 @@
-"""The rise of this process's resident memory while a piece of work is done; and memory that is kept as in training."""
+"""Measure the rise of this process's resident memory during a piece of work."""
 
 import ctypes
 import gc
 from collections.abc import Callable
 from pathlib import Path
 
-from xmodal.training.engine.memory import ALLOCATOR
+from xmodal.training.engine.memory import MALLOC_SETTINGS
 
-PARAMETERS = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}  # glibc's mallopt, of these variables
+PARAMETERS = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}  # of glibc's mallopt, by variable
 
 
-def keep_freed() -> None:
-    """From now on this process's main thread keeps what it frees, as training processes do."""
+def keep_freed_memory() -> None:
+    """Make this process's main thread keep freed memory, as training processes do."""
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for name, parameter in PARAMETERS.items():
-            libc.mallopt(parameter, int(ALLOCATOR[name]))
+            libc.mallopt(parameter, int(MALLOC_SETTINGS[name]))
 
 
-def rise(work: Callable[[], object]) -> float:
-    """Bytes above what is there before the call, at its peak; what `work` makes itself counts."""
-    forget_peak()
-    before = resident("VmRSS")
+def peak_increase(work: Callable[[], object]) -> float:
+    """Return the bytes by which the peak of resident memory during the work exceeds that before it."""
+    reset_peak()
+    before = memory_bytes("VmRSS")
     work()
-    return resident("VmHWM") - before
+    return memory_bytes("VmHWM") - before
 
 
-def forget_peak() -> None:
-    """The high-water mark starts again from here, with what earlier work has freed given back to the system."""
+def reset_peak() -> None:
+    """Reset the peak of resident memory to its current value, once freed memory is given back to the system."""
     gc.collect()
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc keeps freed memory, and new work would fill it unseen
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # else new work fills freed memory without a rise
         libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def resident(field: str) -> float:
-    """Bytes, from /proc/self/status."""
+def memory_bytes(field: str) -> float:
+    """Return a field of /proc/self/status in bytes: VmRSS (resident memory) or VmHWM (its peak)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return float(next(line for line in lines if line.startswith(f"{field}:")).split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""An encoder kind and a batch size in, a two-modality classifier and one training step per method out.
+"""A classifier of two modalities, and one training step of it for each way to combine gradients.
 
 The steps differ in the gradients only: forward on the same rows, one update by SGD. `published` is the recipe of
 GeWu-Lab/MMPareto_ICML2024 (a339db39), rewritten: a backward for each of the three losses and one for their sum, copies
@@ -21,7 +21,7 @@ Step = Callable[[Rows], None]
 
 
 class Conv(nn.Module):
-    """A residual network with group norm, two blocks a stage: pixels [B, 3, H, W] to features [B, width]."""
+    """Encode pixels [B, 3, H, W] as features [B, width] by a residual network with group norm, two blocks a stage."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Conv(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Patches of 8 x 8, pre-norm blocks, the mean over patches: pixels [B, 3, H, W] to features [B, width]."""
+    """Encode pixels [B, 3, H, W] as features [B, width]: patches of 8 x 8, pre-norm blocks, mean over patches."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Transformer(nn.Module):
 
 
 class TwoModalities(nn.Module):
-    """Encoders, a linear head for each and one over both features; `forward` gives the joint and unimodal losses."""
+    """Encoders, a linear head for each and one over both features; `forward` returns joint and unimodal losses."""
 
     def __init__(self, encoder: Callable[[], nn.Module], width: int, *, seed: int = 0) -> None:
         super().__init__()
@@ -57,14 +57,15 @@ class TwoModalities(nn.Module):
 
     def forward(self, rows: Rows) -> tuple[Tensor, list[Tensor]]:
         features = {name: encoder(rows[name]) for name, encoder in self.encoders.items()}
-        joint, alone = (features, features) if self.splitter is None else self.splitter(features)
+        joint, unimodal_features = (features, features) if self.splitter is None else self.splitter(features)
         logits = self.fusion(torch.cat([*joint.values()], 1))
-        unimodal = [F.cross_entropy(self.heads[name](z), rows["label"]) for name, z in alone.items()]
+        unimodal = [F.cross_entropy(self.heads[name](z), rows["label"]) for name, z in unimodal_features.items()]
         return F.cross_entropy(logits, rows["label"]), unimodal
 
     @property
     def partition(self) -> Partition:
-        return Partition.of(self, self.encoders)
+        """The parameters of each encoder, and the rest."""
+        return Partition.from_module(self, self.encoders)
 
 
 MODELS: dict[str, Callable[[], TwoModalities]] = {
@@ -75,64 +76,64 @@ MODELS: dict[str, Callable[[], TwoModalities]] = {
 }
 
 
-def rows_of(count: int, size: int, *, seed: int = 0) -> Rows:
-    """Random pictures of `size` x `size` in both modalities, random labels."""
+def random_rows(count: int, size: int, *, seed: int = 0) -> Rows:
+    """Return random images of `size` x `size` in both modalities, and random labels."""
     random = torch.Generator().manual_seed(seed)
     rows = {name: torch.randn(count, 3, size, size, generator=random) for name in MODALITIES}
     return rows | {"label": torch.randint(0, CLASSES, (count,), generator=random)}
 
 
-def stepper(method: str, model: TwoModalities, forward: nn.Module | None = None, *, keep: bool = False) -> Step:
-    """One training step; `forward` is what to call instead of the model (a DDP wrapper).
+def build_step(method: str, model: TwoModalities, forward: nn.Module | None = None, *, keep: bool = False) -> Step:
+    """Return a function that takes one training step; `forward` is called instead of the model (a DDP wrapper).
 
     With `keep`, gradients stay allocated between steps, as in DDP's buckets.
     """
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    call = forward or model
+    forward_module = forward or model
     if method == "features" and model.splitter is None:
         model.splitter = FeatureSplitter(weighting("mmpareto"))
     space = ParameterSpace(model.partition, weighting("mmpareto")) if method == "parameters" else None
 
     def step(rows: Rows) -> None:
-        joint, alone = call(rows)
+        joint, unimodal = forward_module(rows)
         if space is not None:
-            space.add([joint, torch.stack(alone).sum()])
+            space.add([joint, torch.stack(unimodal).sum()])
             space.decide()
         elif method == "published":
-            published(model, joint, alone)
+            published_step(model, joint, unimodal)
         else:
-            (joint + torch.stack(alone).sum()).backward()
+            (joint + torch.stack(unimodal).sum()).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=not keep)
 
     return step
 
 
-def published(model: TwoModalities, joint: Tensor, alone: list[Tensor]) -> None:
-    """Four backward passes, decided on the host, rescaled tensor by tensor; leaves `.grad`."""
+def published_step(model: TwoModalities, joint: Tensor, unimodal_losses: list[Tensor]) -> None:
+    """Write `.grad` by four backward passes, decided on the host and rescaled tensor by tensor."""
     blocks = {name: list(encoder.parameters()) for name, encoder in model.encoders.items()}
-    kept: dict[str, list[list[Tensor]]] = {name: [] for name in blocks}
+    gradients: dict[str, list[list[Tensor]]] = {name: [] for name in blocks}
     flat: dict[str, list[Tensor]] = {name: [] for name in blocks}
-    for names, loss in zip([MODALITIES, *([name] for name in MODALITIES)], [joint, *alone], strict=True):
+    for names, loss in zip([MODALITIES, *([name] for name in MODALITIES)], [joint, *unimodal_losses], strict=True):
         loss.backward(retain_graph=True)
         for name in names:
-            kept[name].append([_gradient(p).clone() for p in blocks[name]])
-            flat[name].append(torch.cat([g.flatten() for g in kept[name][-1]]))
+            gradients[name].append([_gradient(p).clone() for p in blocks[name]])
+            flat[name].append(torch.cat([g.flatten() for g in gradients[name][-1]]))
         model.zero_grad()
-    shares = {name: _share(flat[name], kept[name]) for name in blocks}
-    (joint + torch.stack(alone).sum()).backward()
+    shares = {name: _multimodal_weight(flat[name], gradients[name]) for name in blocks}
+    (joint + torch.stack(unimodal_losses).sum()).backward()
     for name, block in blocks.items():
-        for p, multimodal, unimodal in zip(block, *kept[name], strict=True):
-            new = 2 * shares[name] * multimodal + 2 * (1 - shares[name]) * unimodal
-            ratio = _gradient(p).clone().norm() / new.norm()
-            p.grad = ratio * new * 1.5 if ratio > 1 else new * 1.5
+        for p, multimodal, unimodal in zip(block, *gradients[name], strict=True):
+            direction = 2 * shares[name] * multimodal + 2 * (1 - shares[name]) * unimodal
+            ratio = _gradient(p).clone().norm() / direction.norm()
+            p.grad = ratio * direction * 1.5 if ratio > 1 else direction * 1.5
 
 
-def _share(flat: Sequence[Tensor], kept: Sequence[Sequence[Tensor]]) -> float:
-    """The multimodal gradient's weight: a half without conflict, else the min-norm one."""
+def _multimodal_weight(flat: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> float:
+    """Return the multimodal gradient's weight: a half without conflict, else that of the min-norm direction."""
     if F.cosine_similarity(flat[0], flat[1], dim=0) > 0:
         return 0.5
-    multimodal, unimodal = kept
+    multimodal, unimodal = gradients
     a, b, c = (
         sum(torch.mul(x, y).sum().item() for x, y in zip(first, second, strict=True))
         for first, second in ((multimodal, multimodal), (multimodal, unimodal), (unimodal, unimodal))

@@ -1,1 +1,1 @@
-"""Experiments on public data that test what a method claims: seeds, arms, a table and a page."""
+"""Experiments on public data that test the claims of a method: several seeds and arms, a table and a page."""

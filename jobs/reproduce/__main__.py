@@ -1,43 +1,51 @@
-"""Train the arms of an experiment on public data, each with several seeds, and make a page of what came out.
+"""Train the arms of an experiment on public data, each with several seeds, and write a page of the results.
 
-    python -m jobs.reproduce cg-mnist
+    python -m jobs.reproduce cg-mnist --list-data
+    python -m jobs.reproduce cg-mnist --data /data
     python -m jobs.reproduce grid-letter --arms uniform uniform-gamma mmpareto --seeds 0 1 2
     python -m jobs.reproduce cg-mnist --rows 55000 --epochs 10 --to s3://bucket/cg-mnist
 
-Results lie in TO/results.json as soon as a trial ends, and the same command goes on where it stopped; TO/index.html
-shows table, pictures, and whether the predictions held. The data lie where XMODAL_BENCH_DATA says, else beside the
-repository.
+Every finished trial is written to TO/results.json at once, and the same command continues an interrupted run.
+TO/index.html shows tables, charts, and whether the predictions held. The data are read from --data FOLDER, else from
+the folder that XMODAL_BENCH_DATA names, else from a folder `shared/data` beside the checkout. All files are compared
+with their known SHA-256 before anything is trained.
 """
 
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import tyro
 
 from jobs import arguments, console
+from jobs.bench.real_data import data_folder, describe_data, file_states, require_data
 from jobs.reproduce import catalogue
-from jobs.reproduce.catalogue import Name
+from jobs.reproduce.catalogue import ExperimentName
 from xmodal.errors import ConfigError
 
 SETTINGS = ("rows", "epochs", "steps", "batch_size", "sgd_rate", "adamw_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Which experiment, how much of it, and where its results go. None: what the experiment was set up with."""
+class ReproduceConfig:
+    """Which experiment to run, how much of it, on which data, and where its results go."""
 
-    name: tyro.conf.Positional[Name]  # of the experiment
-    arms: tuple[str, ...] = ()  # empty: all; a wrong name lists them
-    seeds: tuple[int, ...] = ()  # of weights and order, the data stay the same; empty: 0 to 4 for cg-mnist, else 0 to 2
-    rows: int | None = None  # trained on
-    epochs: int | None = None  # passes over them, where an experiment counts epochs
-    steps: int | None = None  # where it counts steps: the experiments on adaptation
-    batch_size: int | None = None  # rows in a step
+    name: tyro.conf.Positional[ExperimentName]  # the experiment to run
+    arms: tuple[str, ...] = ()  # arms to train; empty: all of them
+    seeds: tuple[int, ...] = ()  # seeds of weights and order; empty: those of the experiment, 0 to 2 or 0 to 4
+    rows: int | None = None  # rows to train on; None: as many as the experiment is set up with, here and below
+    epochs: int | None = None  # passes over the rows, for experiments that count epochs
+    steps: int | None = None  # training steps, for the experiments on adaptation, which count steps
+    batch_size: int | None = None  # rows of a step
     sgd_rate: float | None = None  # learning rate of the arms that train by SGD
-    adamw_rate: float | None = None  # and of those that train by AdamW
-    processes: int = 2  # trials at once, one thread each; 1: in this process
-    to: str | None = None  # None: runs/reproduce/NAME
+    adamw_rate: float | None = None  # learning rate of the arms that train by AdamW
+    processes: int = 2  # trials that run at once, one thread each; 1: in this process
+    to: str | None = None  # directory of the results; None: runs/reproduce/NAME
+    data: str | None = None
+    """folder of the public data sets; None: XMODAL_BENCH_DATA, else a folder shared/data beside the checkout"""
+    allow_other_data: bool = False  # train on files with other checksums too; give these results a --to of their own
+    list_data: bool = False  # print the files that the experiment needs, with sources and licences, and train nothing
 
     def __post_init__(self) -> None:
         for field in (*SETTINGS, "processes"):
@@ -48,91 +56,111 @@ class Config:
             raise ConfigError(f"seeds={list(self.seeds)}: give numbers from 0, each once")
 
     @property
-    def place(self) -> str:
+    def directory(self) -> str:
         return self.to or f"runs/reproduce/{self.name}"
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return catalogue.ENTRIES[self.name].needs
+
     def settings(self) -> Any:
-        """The experiment's own with what was asked for set over them; ConfigError for what it does not have."""
-        own = catalogue.experiment(self.name).settings
-        asked = {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
-        there = [name for name in SETTINGS if getattr(own, name, None) is not None]
-        for name in asked:
-            if not hasattr(own, name) or (name.endswith("_rate") and name not in there):
-                raise ConfigError(f"{self.name} has no {name}; it has {', '.join(there)}")
-        return replace(own, **asked)
+        """Return the experiment's settings with those of the command line; ConfigError for one that it lacks."""
+        defaults = catalogue.load_experiment(self.name).settings
+        overrides = {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
+        available = [name for name in SETTINGS if getattr(defaults, name, None) is not None]
+        for name in overrides:
+            if not hasattr(defaults, name) or (name.endswith("_rate") and name not in available):
+                raise ConfigError(f"{self.name} has no {name}; it has {', '.join(available)}")
+        return replace(defaults, **overrides)
+
+    def trials(self) -> list[tuple[str, int]]:
+        """Return arms and seeds, all arms of a seed before the next."""
+        from jobs.reproduce.arms import arms_by_name
+
+        experiment = catalogue.load_experiment(self.name)
+        arms = arms_by_name(self.arms, experiment.arms)
+        return [(arm, seed) for seed in self.seeds or experiment.seeds for arm in arms]
 
 
-def run(config: Config) -> None:
-    """Every trial that is not there yet, then the page."""
+def run(config: ReproduceConfig) -> None:
+    """Train every trial that has no result yet, then write the page; with `list_data` only print the data needed."""
+    if config.list_data:
+        print(describe_data(config.name, config.needs, config.data))
+        return
     from jobs.reproduce import results_file
-    from jobs.reproduce.trial_processes import ended
     from xmodal import storage
 
-    experiment, to, settings = catalogue.experiment(config.name), config.place, asdict(config.settings())
+    to, settings = config.directory, asdict(config.settings())
     storage.check(to, writable=True)
-    done = results_file.known(to, settings)
-    asked = _asked(config)
-    missing = results_file.missing(asked, done)
-    if missing:
-        experiment.prepare(config.name, config.settings(), to)
-    if len(missing) < len(asked):
-        print(f"{to}: {len(done)} trials are there, {len(missing)} to go")
-    trials = ended(config.name, config.settings(), config.place, missing, config.processes)
-    for number, (arm, seed, found) in enumerate(trials, 1):
-        done[results_file.key(arm, seed)] = found
-        results_file.store(to, config.name, settings, done)
-        told = f"{experiment.headline(found)} in {found['seconds']:.0f} s"
-        print(f"[{number}/{len(missing)}] {arm}, seed {seed}: {told}", flush=True)
-    _page(config, done)
+    results = results_file.read_results(to, settings)
+    trials = config.trials()
+    missing = results_file.missing_trials(trials, results)
+    if len(missing) < len(trials):
+        print(f"{to}: {len(results)} trials are there, {len(missing)} to go")
+    for arm, seed, result in _train(config, missing):
+        results[results_file.trial_key(arm, seed)] = result
+        results_file.write_results(to, config.name, settings, results)
+    _write_page(config, results.values())
 
 
-def preview(config: Config) -> dict[str, Any]:
-    """What would be trained, how, and how much of it is there."""
+def preview(config: ReproduceConfig) -> dict[str, Any]:
+    """Return what would be trained and how, how many trials are missing, and the state of the data files."""
     from jobs.reproduce import results_file
 
-    settings = asdict(config.settings())
-    done, asked = results_file.known(config.place, settings), _asked(config)
+    settings, trials = asdict(config.settings()), config.trials()
+    results = results_file.read_results(config.directory, settings)
+    folder = data_folder(config.data)
     return {
         "experiment": config.name,
-        "to": config.place,
+        "to": config.directory,
         "settings": settings,
-        "arms": [*dict.fromkeys(arm for arm, _ in asked)],
-        "seeds": [*dict.fromkeys(seed for _, seed in asked)],
-        "trials": len(asked),
-        "missing": len(results_file.missing(asked, done)),
+        "arms": [*dict.fromkeys(arm for arm, _ in trials)],
+        "seeds": [*dict.fromkeys(seed for _, seed in trials)],
+        "trials": len(trials),
+        "missing": len(results_file.missing_trials(trials, results)),
         "processes": config.processes,
+        "data": {"folder": str(folder), "files": file_states(folder, config.needs)},
     }
 
 
-def _asked(config: Config) -> list[tuple[str, int]]:
-    """Arms and seeds, all arms of a seed before the next."""
-    from jobs.reproduce.arms import chosen
+def _train(config: ReproduceConfig, missing: list[tuple[str, int]]) -> Iterable[tuple[str, int, dict[str, Any]]]:
+    """Yield arm, seed and result of the missing trials as they end, and announce each."""
+    if not missing:
+        return
+    from jobs.reproduce.runner import runner_of
+    from jobs.reproduce.trial_processes import run_trials
 
-    experiment = catalogue.experiment(config.name)
-    arms = chosen(config.arms, experiment.arms)
-    return [(arm, seed) for seed in config.seeds or experiment.seeds for arm in arms]
+    folder = require_data(config.name, config.needs, config.data, allow_other=config.allow_other_data)
+    runner = runner_of(config.name, folder)
+    runner.prepare(config.settings(), config.directory)
+    ended = run_trials(config.name, config.settings(), config.directory, folder, missing, config.processes)
+    for number, (arm, seed, result) in enumerate(ended, 1):
+        yield arm, seed, result
+        outcome = f"{runner.headline(result)} in {result['seconds']:.0f} s"
+        print(f"[{number}/{len(missing)}] {arm}, seed {seed}: {outcome}", flush=True)
 
 
-def _page(config: Config, done: dict[str, Any]) -> None:
+def _write_page(config: ReproduceConfig, results: Iterable[Any]) -> None:
+    from jobs.reproduce.runner import runner_of
     from xmodal import storage
-    from xmodal.report.experiment_page import render
+    from xmodal.report.experiment_page import render_experiment
 
     trials: dict[str, list[Any]] = {}
-    for found in done.values():
-        trials.setdefault(found["arm"], []).append(found)
-    made = catalogue.experiment(config.name).page(config.settings(), trials)
-    where = storage.join(config.place, "index.html")
-    storage.write(where, render(made).encode())
-    print(f"page  {where}")
+    for result in results:
+        trials.setdefault(result["arm"], []).append(result)
+    page = runner_of(config.name, data_folder(config.data)).build_page(config.settings(), trials)
+    uri = storage.join(config.directory, "index.html")
+    storage.write(uri, render_experiment(page).encode())
+    print(f"page  {uri}")
 
 
-def parse(words: list[str]) -> arguments.Start[Config]:
-    text = f"{__doc__}\nExperiments:\n\n{catalogue.listing()}\n"
-    return arguments.parse_start(Config, words, program="python -m jobs.reproduce", text=text)
+def parse(words: list[str]) -> arguments.JobRequest[ReproduceConfig]:
+    text = f"{__doc__}\nExperiments:\n\n{catalogue.list_experiments()}\n"
+    return arguments.parse_request(ReproduceConfig, words, program="python -m jobs.reproduce", text=text)
 
 
 def main() -> None:
-    console.main(lambda: arguments.begin(parse(sys.argv[1:]), run, preview))
+    console.main(lambda: arguments.run_or_preview(parse(sys.argv[1:]), run, preview))
 
 
 if __name__ == "__main__":

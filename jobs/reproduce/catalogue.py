@@ -1,47 +1,105 @@
-"""The names of the experiments with a line each, and where they are written; importing it costs nothing."""
+"""The names of the experiments, each with one line, the data it needs, and where it is defined; importing is cheap."""
 
 import importlib
+import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
-if TYPE_CHECKING:
-    from xmodal.report.experiment_page import Page
+from jobs.bench.datasets import dataset_names
 
-Name = Literal[
+ExperimentName = Literal[
     "cg-mnist", "grid-letter", "grid-digit", "av-mnist", "multi-mnist",
     "digits-adaptation", "digits-captions", "mnist-usps", "usps-mnist", "emoji-adaptation",
     "grid-shifted",
 ]  # fmt: skip
-SUMMARIES: dict[Name, str] = {
-    "cg-mnist": "a grey digit, and the same in a colour that betrays its class in training only",
-    "grid-letter": "the letter of a GRID sentence from lips and sound, at the moment when it is spoken",
-    "grid-digit": "the digit of a GRID sentence from lips and sound, anywhere in the clip",
-    "av-mnist": "a blurred handwritten digit, and the same digit spoken in noise",
-    "multi-mnist": "two tasks on one encoder: an easy and a hard digit in one picture",
-    "digits-adaptation": "labelled digits in black and white, and unlabelled ones blended with photographs",
-    "digits-captions": "the same with captions in place of classes, as in CLIP",
-    "mnist-usps": "labelled digits of MNIST, unlabelled ones of USPS",
-    "usps-mnist": "labelled digits of USPS, unlabelled ones of MNIST",
-    "emoji-adaptation": "emoji of one vendor with captions, of another without",
-    "grid-shifted": "the letter of a GRID sentence in another room: without labels, by DANN or MMD beside MMPareto",
-}
-_PLACES: dict[Name, tuple[str, str]] = {
-    "cg-mnist": ("cg_mnist", "EXPERIMENT"),
-    "grid-letter": ("grid", "LETTER"),
-    "grid-digit": ("grid", "DIGIT"),
-    "av-mnist": ("av_mnist", "EXPERIMENT"),
-    "multi-mnist": ("multi_mnist", "EXPERIMENT"),
-    "digits-adaptation": ("adaptation.digits", "MNIST_M"),
-    "digits-captions": ("adaptation.digits", "CAPTIONS"),
-    "mnist-usps": ("adaptation.digits", "MNIST_USPS"),
-    "usps-mnist": ("adaptation.digits", "USPS_MNIST"),
-    "emoji-adaptation": ("adaptation.emoji", "EXPERIMENT"),
-    "grid-shifted": ("adaptation.grid_shifted", "EXPERIMENT"),
+MNIST, USPS, PHOTOS = "digits/mnist_*.parquet", "digits/usps_*.parquet", "photos/*.tar"
+SPOKEN_DIGITS, GRID = "fsdd/*.tar", ("grid_s1/train-*.tar", "grid_s1/test-*.tar")
+ICONS, NOTO, OPENMOJI = "icons/train.parquet", "emoji/noto/*.tar", "emoji/openmoji/*.tar"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogueEntry:
+    """One experiment; `needs` are patterns of files below the folder of data (`jobs.bench.datasets`)."""
+
+    summary: str
+    needs: tuple[str, ...]
+    module: str  # below this package
+    attribute: str
+
+
+ENTRIES: Mapping[ExperimentName, CatalogueEntry] = {
+    "cg-mnist": CatalogueEntry(
+        summary="a grey digit, and the same in a colour that gives its class away in training only",
+        needs=(MNIST,),
+        module="cg_mnist",
+        attribute="EXPERIMENT",
+    ),
+    "grid-letter": CatalogueEntry(
+        summary="the letter of a GRID sentence from lips and sound, at the moment when it is spoken",
+        needs=GRID,
+        module="grid",
+        attribute="LETTER",
+    ),
+    "grid-digit": CatalogueEntry(
+        summary="the digit of a GRID sentence from lips and sound, anywhere in the clip",
+        needs=GRID,
+        module="grid",
+        attribute="DIGIT",
+    ),
+    "av-mnist": CatalogueEntry(
+        summary="a blurred handwritten digit, and the same digit spoken in noise",
+        needs=(MNIST, SPOKEN_DIGITS),
+        module="av_mnist",
+        attribute="EXPERIMENT",
+    ),
+    "multi-mnist": CatalogueEntry(
+        summary="two tasks on one encoder: an easy and a hard digit in one image",
+        needs=(MNIST,),
+        module="multi_mnist",
+        attribute="EXPERIMENT",
+    ),
+    "digits-adaptation": CatalogueEntry(
+        summary="labelled digits in black and white, and unlabelled ones blended with photographs",
+        needs=(MNIST, PHOTOS),
+        module="adaptation.digits",
+        attribute="MNIST_M",
+    ),
+    "digits-captions": CatalogueEntry(
+        summary="the same with captions in place of classes, as in CLIP",
+        needs=(MNIST, PHOTOS),
+        module="adaptation.digits",
+        attribute="CAPTIONS",
+    ),
+    "mnist-usps": CatalogueEntry(
+        summary="labelled digits of MNIST, unlabelled ones of USPS",
+        needs=(MNIST, USPS),
+        module="adaptation.digits",
+        attribute="MNIST_USPS",
+    ),
+    "usps-mnist": CatalogueEntry(
+        summary="labelled digits of USPS, unlabelled ones of MNIST",
+        needs=(MNIST, USPS),
+        module="adaptation.digits",
+        attribute="USPS_MNIST",
+    ),
+    "emoji-adaptation": CatalogueEntry(
+        summary="emoji of one vendor with captions, of another without",
+        needs=(ICONS, NOTO, OPENMOJI),
+        module="adaptation.emoji",
+        attribute="EXPERIMENT",
+    ),
+    "grid-shifted": CatalogueEntry(
+        summary="the letter of a GRID sentence in another room: without labels, by DANN or MMD with MMPareto",
+        needs=GRID,
+        module="adaptation.grid_shifted",
+        attribute="EXPERIMENT",
+    ),
 }
 
 
-class Reproducible(Protocol):
-    """What any experiment can do, whatever it compares; `settings` are a frozen dataclass of its own."""
+class Experiment(Protocol):
+    """What every experiment has, whatever it compares; `settings` is a frozen dataclass of its own."""
 
     @property
     def settings(self) -> Any: ...
@@ -49,18 +107,24 @@ class Reproducible(Protocol):
     def seeds(self) -> tuple[int, ...]: ...
     @property
     def arms(self) -> Mapping[str, Any]: ...
-    def prepare(self, name: Name, settings: Any, place: str) -> None: ...
-    def trial(self, name: Name, arm: str, seed: int, settings: Any, place: str) -> dict[str, Any]: ...
-    def headline(self, found: Mapping[str, Any]) -> str: ...
-    def page(self, settings: Any, trials: Mapping[str, list[Any]]) -> "Page": ...
+    @property
+    def predictions(self) -> tuple[str, ...]: ...
 
 
-def listing() -> str:
-    """One line for every experiment."""
-    return "\n".join(f"  {name:18} {summary}" for name, summary in SUMMARIES.items())
+def list_experiments() -> str:
+    """Return every experiment with its summary and the data sets that it reads."""
+    return "\n".join(
+        textwrap.fill(
+            f"{entry.summary} (data: {dataset_names(entry.needs)})",
+            120,
+            initial_indent=f"  {name:18} ",
+            subsequent_indent=" " * 21,
+        )
+        for name, entry in ENTRIES.items()
+    )
 
 
-def experiment(name: Name) -> "Reproducible":
-    """The experiment of this name, with torch and all that it needs."""
-    module, place = _PLACES[name]
-    return getattr(importlib.import_module(f"jobs.reproduce.{module}"), place)
+def load_experiment(name: ExperimentName) -> Experiment:
+    """Return the experiment of this name; imports torch and all that the experiment needs."""
+    entry = ENTRIES[name]
+    return getattr(importlib.import_module(f"jobs.reproduce.{entry.module}"), entry.attribute)

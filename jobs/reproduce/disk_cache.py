@@ -1,4 +1,4 @@
-"""What is costly to make in, plain tensors that are made once and then read back out."""
+"""Cache tensors that are costly to compute in a file."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,12 +9,17 @@ import torch
 from xmodal import storage
 
 
-def kept(to: str, identity: object, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The tensors of TO/data-*.safetensors, whose name comes from `identity` (something with a stable repr)."""
-    place = storage.join(to, f"data-{hashlib.sha256(repr(identity).encode()).hexdigest()[:12]}.safetensors")
+def cached_tensors(
+    to: str, identity: object, compute: Callable[[], dict[str, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of TO/data-*.safetensors; compute and store them first where that file does not exist.
+
+    The file's name comes from `identity`, an object whose repr is the same in every process.
+    """
+    uri = storage.join(to, f"data-{hashlib.sha256(repr(identity).encode()).hexdigest()[:12]}.safetensors")
     try:
-        return safetensors.torch.load(storage.read(place))
+        return safetensors.torch.load(storage.read(uri))
     except storage.NotFound:
-        made = {name: x.contiguous() for name, x in make().items()}
-        storage.write(place, safetensors.torch.save(made))
-        return made
+        tensors = {name: x.contiguous() for name, x in compute().items()}
+        storage.write(uri, safetensors.torch.save(tensors))
+        return tensors

@@ -1,38 +1,40 @@
-"""Finished trials in, TO/results.json out, and back: what a run that goes on must not repeat."""
+"""Read and write TO/results.json, the results of finished trials, which a continued run does not train again."""
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from jobs.bench.provenance import commit, hardware, versions
+from jobs.bench.machine import code_commit, hardware, versions
 from xmodal import storage
 from xmodal.errors import ConfigError
 
 FILE = "results.json"
-Found = dict[str, Any]  # by `key`
+TrialsByKey = dict[str, Any]  # by `trial_key`
 
 
-def known(to: str, settings: dict[str, Any]) -> Found:
-    """Trials that are there; ConfigError where they were made with other settings."""
+def read_results(to: str, settings: dict[str, Any]) -> TrialsByKey:
+    """Return the finished trials by key; ConfigError where they were trained with other settings."""
     try:
-        stored = json.loads(storage.read(storage.join(to, FILE)))
+        record = json.loads(storage.read(storage.join(to, FILE)))
     except storage.NotFound:
         return {}
-    if stored["settings"] != settings:
-        raise ConfigError(f"{to} holds results of {stored['settings']}: repeat these, or give another folder with --to")
-    return stored["trials"]
+    if record["settings"] != settings:
+        raise ConfigError(f"{to} holds results of {record['settings']}: repeat these, or give another folder with --to")
+    return record["trials"]
 
 
-def key(arm: str, seed: int) -> str:
+def trial_key(arm: str, seed: int) -> str:
+    """Return the key of a trial in results.json."""
     return f"{arm}/{seed}"
 
 
-def missing(asked: Sequence[tuple[str, int]], done: Found) -> list[tuple[str, int]]:
-    """Those of the arms and seeds that are not there."""
-    return [(arm, seed) for arm, seed in asked if key(arm, seed) not in done]
+def missing_trials(wanted: Sequence[tuple[str, int]], done: TrialsByKey) -> list[tuple[str, int]]:
+    """Return those arms and seeds that have no result."""
+    return [(arm, seed) for arm, seed in wanted if trial_key(arm, seed) not in done]
 
 
-def store(to: str, name: str, settings: dict[str, Any], trials: Found) -> None:
-    made = {"commit": commit(), "hardware": hardware(), "versions": versions()}
-    record = {"experiment": name, "settings": settings, **made, "trials": trials}
+def write_results(to: str, name: str, settings: dict[str, Any], trials: TrialsByKey) -> None:
+    """Write all finished trials with settings, commit, hardware and versions."""
+    provenance = {"commit": code_commit(), "hardware": hardware(), "versions": versions()}
+    record = {"experiment": name, "settings": settings, **provenance, "trials": trials}
     storage.write(storage.join(to, FILE), (json.dumps(record, indent=1) + "\n").encode())

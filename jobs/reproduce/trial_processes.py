@@ -1,32 +1,34 @@
-"""Arms and seeds of an experiment in; what each trial found out, as it ends. (Spawned processes import this module.)"""
+"""Run the trials of an experiment, several at once in processes of their own (which import this module)."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
-from jobs.reproduce import catalogue
-from jobs.reproduce.catalogue import Name
+from jobs.reproduce.catalogue import ExperimentName
+from jobs.reproduce.runner import runner_of
 
-Trial = tuple[str, int]  # arm, seed
+ArmAndSeed = tuple[str, int]
 
 
-def ended(
-    name: Name, settings: Any, place: str, todo: Sequence[Trial], processes: int
+def run_trials(
+    name: ExperimentName, settings: Any, to: str, folder: Path, trials: Sequence[ArmAndSeed], processes: int
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Arm, seed and result of every trial, so many of them at once; with one process, in this one."""
-    if processes == 1 or not todo:
-        yield from ((arm, seed, one(name, settings, place, arm, seed)) for arm, seed in todo)
+    """Yield arm, seed and result of every trial as it ends, `processes` at once; one process: in this one."""
+    common = (name, settings, to, folder)
+    if processes == 1 or not trials:
+        yield from ((arm, seed, run_trial(*common, arm, seed)) for arm, seed in trials)
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        pending = {pool.submit(one, name, settings, place, arm, seed): (arm, seed) for arm, seed in todo}
+        pending = {pool.submit(run_trial, *common, arm, seed): (arm, seed) for arm, seed in trials}
         try:
-            for done in as_completed(pending):
-                yield *pending[done], done.result()
+            for future in as_completed(pending):
+                yield *pending[future], future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def one(name: Name, settings: Any, place: str, arm: str, seed: int) -> dict[str, Any]:
-    """One trial, whole."""
-    return catalogue.experiment(name).trial(name, arm, seed, settings, place)
+def run_trial(name: ExperimentName, settings: Any, to: str, folder: Path, arm: str, seed: int) -> dict[str, Any]:
+    """Return the result of one trial."""
+    return runner_of(name, folder).run_trial(arm, seed, settings, to)

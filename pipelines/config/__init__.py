@@ -1,4 +1,4 @@
-"""What each verb can be asked: frozen dataclasses that need neither torch nor Ray.
+"""Typed options of every command: frozen dataclasses that import neither torch nor Ray.
 
-So `--help` and a mistake in an argument cost no seconds. The verbs beside this package do what they say.
+`--help` and a mistake in an argument therefore take no seconds. Comments of fields are the help texts of flags.
 """

@@ -1,41 +1,45 @@
-"""A run of the second stage: where, on what, which classifier, how the losses are balanced."""
+"""Configuration of a run that trains a multimodal classifier: on which data, which model, how the losses are
+balanced."""
 
 from dataclasses import dataclass, field
 
-from pipelines.config.classifier import Classifier
-from pipelines.config.data import Data
-from pipelines.config.domain import Domain
-from pipelines.config.logging import Cadence
-from pipelines.config.optimizer import Optim
-from pipelines.config.resources import Resources
-from pipelines.config.target import Unlabelled
+from pipelines.config.classifier import ClassifierConfig
+from pipelines.config.data import DataConfig, check_fields
+from pipelines.config.domain import DomainConfig
+from pipelines.config.logging import CheckpointConfig, LoggingConfig
+from pipelines.config.optimizer import OptimizerConfig
+from pipelines.config.resources import ResourceConfig
+from pipelines.config.run import RunOptions
+from pipelines.config.seed import check_seed
+from pipelines.config.target import UnlabelledTargetConfig
 from xmodal.data.decode.augment import Augment
 from xmodal.errors import ConfigError
-from xmodal.training.balance_options import Balance
+from xmodal.training.balance_options import GradientBalance
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class ClassifyConfig:
     """A run that trains a classifier of audio-video clips."""
 
-    data: Data  # with labels: the source, where there is a target
-    model: Classifier
-    name: str  # the run's directory in `runs`, and what --resume finds it by
-    runs: str = "runs"  # URI of the directory of runs
-    resume: bool = False  # continue the run of this name; without it an existing one is refused
-    seed: int = 0  # of the weights and of the order of rows
-    balance: Balance = field(default_factory=Balance)
-    target: Unlabelled = field(default_factory=Unlabelled)
-    domain: Domain = field(default_factory=Domain)  # with a target
+    data: DataConfig  # The labelled rows; with a target they are the source domain.
+    model: ClassifierConfig
+    run: RunOptions
+    seed: int = 0  # seed of the initial weights and of the order of rows
+    balance: GradientBalance = field(default_factory=GradientBalance)
+    """How the gradients of the multimodal and the unimodal losses are combined in each encoder."""
+    target: UnlabelledTargetConfig = field(default_factory=UnlabelledTargetConfig)
+    domain: DomainConfig = field(default_factory=DomainConfig)
+    """The loss that makes the features of both domains alike; used where there is a target."""
     augment: Augment = field(default_factory=Augment)
-    optim: Optim = field(default_factory=Optim)
-    cadence: Cadence = field(default_factory=Cadence)
-    resources: Resources = field(default_factory=Resources)
+    optim: OptimizerConfig = field(default_factory=OptimizerConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    resources: ResourceConfig = field(default_factory=ResourceConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed={self.seed} must lie in [0, 2**63)")
-        if not self.target.corpus and self.domain != Domain():
+        check_seed(self.seed)
+        check_fields(self.target.fields, self.model.modalities)
+        if not self.target.corpus and self.domain != DomainConfig():
             raise ConfigError(
                 "flags of --domain without a target: name clips of the other domain with --target CORPUS, or leave "
                 "the flags out"

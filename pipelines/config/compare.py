@@ -1,6 +1,6 @@
-"""What jobs.compare is asked: runs by the part they play, and held-out pairs of both domains."""
+"""Configuration of jobs.compare: runs by the part they play, and held-out pairs of both domains."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xmodal.errors import ConfigError
 from xmodal.storage import StorageOptions
@@ -9,27 +9,34 @@ ARMS = ("before", "control", "adapted", "oracle")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Which runs are compared, and on what. Several runs of one part are its seeds: their mean and spread is shown."""
+class CompareConfig:
+    """Which runs are compared, and on what. Several runs of one part are its seeds: mean and spread are shown."""
 
-    adapted: tuple[str, ...]  # runs of jobs.adapt clip
-    source: str  # held-out pairs of the source
-    target: str  # pairs of the target: sealed, since no training and no selection has seen them
-    before: tuple[str, ...] = ()  # what the adaptation started from; empty: as the adapted runs recorded it
-    control: tuple[str, ...] = ()  # the same steps with --domain.loss none: what more of the source alone gives
-    oracle: tuple[str, ...] = ()  # trained on pairs of the target: what the pairs would have been worth
-    fields: tuple[str, ...] = ()  # field map of both corpora; empty: the usual names
-    target_fields: tuple[str, ...] = ()  # of the target, where it differs
-    label: str | None = None  # where a row's class is, e.g. cls or json:label; adds zero-shot classification
-    classes: str | None = None  # file of class names, one a line; numbers in the label count its lines from 0
-    templates: str | None = None  # file of prompt templates, one a line; None: our own
-    batch_size: int = 256  # rows encoded at once
-    to: str | None = None  # where the result is kept as JSON; None: comparisons/TARGET.json of the first adapted run
-    index: str | None = None  # URI of a cache for indexes; None: beside the corpora
-    endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
-    region: str | None = None  # of the store
-    profile: str | None = None  # of the AWS configuration; None: the standard environment
-    anonymous: bool = False  # send unsigned requests: public buckets
+    adapted: tuple[str, ...]  # runs of jobs.adapt that are compared with the others
+    source: str  # held-out pairs of the source domain
+    target: str  # pairs of the target domain, which no training and no selection has seen
+    before: tuple[str, ...] = ()  # models that the adaptation started from; empty: those that the adapted runs recorded
+    control: tuple[str, ...] = ()
+    """runs of as many further steps with --domain.loss none, which show what more of the
+    source alone brings"""
+    oracle: tuple[str, ...] = ()
+    """runs that were trained on pairs of the target, which show what such pairs would be worth"""
+    fields: tuple[str, ...] = ()  # field map of both corpora, e.g. image=jpg text=json:caption; empty: the usual names
+    target_fields: tuple[str, ...] = ()  # field map of the target, where it differs from --fields
+    label: str | None = None
+    """where a row's class is, e.g. cls or json:label; zero-shot classification is measured
+    when it is given"""
+    classes: str | None = None
+    """file with the name of one class a line; a label that is a number counts these lines from
+    0"""
+    templates: str | None = None  # file with one prompt template a line, e.g. a photo of a {}.; None: a built-in list
+    batch_size: int = 256  # number of rows that are encoded at once
+    to: str | None = None  # JSON file for the result; None: comparisons/TARGET.json in the first adapted run
+    centre: bool = False
+    """compare also with the control on centred embeddings (each modality minus its mean over the corpus, which needs no
+    training); without --control, with the model before the adaptation"""
+    index: str | None = None  # URI of a folder in which indexes of corpora are cached; None: beside the corpora
+    storage: StorageOptions = field(default_factory=StorageOptions)
 
     def __post_init__(self) -> None:
         if not self.adapted:
@@ -44,9 +51,3 @@ class Config:
                 raise ConfigError(f"--{name} needs --label: where a row's class is, e.g. --label cls")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size={self.batch_size} must be at least 1")
-
-    @property
-    def storage(self) -> StorageOptions:
-        return StorageOptions(
-            endpoint=self.endpoint, region=self.region, profile=self.profile, anonymous=self.anonymous
-        )

@@ -1,8 +1,8 @@
-"""Corpora and how they are read: where the pairs of a run come from."""
+"""Configuration of the corpora that a run reads."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xmodal.data.decode.fields import parse_field_map
 from xmodal.errors import ConfigError, nearest
@@ -10,23 +10,30 @@ from xmodal.storage import StorageOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
-    """Where pairs come from and how they are read."""
+class DataConfig:
+    """Which corpora are read, and how."""
 
-    corpus: tuple[str, ...]  # URIs of one corpus or of a mixture: folders or single shards, tar or Parquet
-    weights: tuple[float, ...] = ()  # each corpus's share of every batch; empty: in proportion to its rows
-    fields: tuple[str, ...] = ()  # field map, e.g. image=jpg|png text=json:caption; empty: the usual names
-    index: str | None = None  # URI of a cache for indexes; None: beside each corpus
-    hash_extents: bool = False  # keep a SHA-256 of every extent in the index and check it at every read
-    max_bad_fraction: float = 0.01  # the run stops when more of its rows than this had to be masked
-    rows_per_task: int = 1024  # rows read and shuffled together by one read task; bounds its memory
-    tasks_per_segment: int = 4096  # read tasks of one Ray Dataset; a new one costs seconds
-    cache: str | None = None  # folder of each machine for decoded blocks, auto (~/.cache) or off; None: auto in a sweep
-    cache_gb: float = 8.0  # what that folder may hold; blocks beyond it are decoded at every turn
-    endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
-    region: str | None = None  # of the store
-    profile: str | None = None  # of the AWS configuration; None: the standard environment
-    anonymous: bool = False  # send unsigned requests: public buckets
+    corpus: tuple[str, ...]  # URIs of one corpus or of several that are mixed: folders or single shards, tar or Parquet
+    weights: tuple[float, ...] = ()
+    """share of each corpus in every batch, e.g. 3 1; empty: in proportion to its number of
+    rows"""
+    fields: tuple[str, ...] = ()
+    """field map, which says where a row has its fields, e.g. image=jpg|png text=json:caption;
+    empty: the usual names"""
+    index: str | None = None  # URI of a folder in which indexes of corpora are cached; None: beside each corpus
+    hash_extents: bool = False  # store a SHA-256 of every extent in the index and check it at every read
+    max_bad_fraction: float = 0.01  # share of rows, from 0 to 1, that may be damaged before the run stops
+    rows_per_task: int = 1024
+    """number of rows that one read task reads and shuffles together; more rows take more
+    memory"""
+    tasks_per_segment: int = 4096
+    """number of read tasks in one Ray Dataset, of which a run starts one after the other; each
+    start takes seconds"""
+    cache: str | None = None
+    """folder on each machine for decoded blocks, auto (a folder in ~/.cache) or off; None:
+    auto in a sweep, else off"""
+    cache_gb: float = 8.0  # gigabytes that the cache may hold; further blocks are decoded each time
+    storage: StorageOptions = field(default_factory=StorageOptions)
 
     def __post_init__(self) -> None:
         if not self.corpus:
@@ -41,20 +48,14 @@ class Data:
             raise ConfigError("rows_per_task and tasks_per_segment must be at least 1")
         if self.cache is not None and "://" in self.cache:
             raise ConfigError(
-                f"cache={self.cache}: decoded blocks are mapped from a disk; give a local folder, or auto"
+                f"cache={self.cache}: decoded blocks are memory-mapped from a disk; give a local folder, or auto"
             )
         if not 0 < self.cache_gb < math.inf:
-            raise ConfigError(f"cache_gb={self.cache_gb} must be above 0 and finite; --cache off keeps nothing")
-
-    @property
-    def storage(self) -> StorageOptions:
-        return StorageOptions(
-            endpoint=self.endpoint, region=self.region, profile=self.profile, anonymous=self.anonymous
-        )
+            raise ConfigError(f"cache_gb={self.cache_gb} must be above 0 and finite; --cache off stores nothing")
 
 
 def check_fields(specs: Sequence[str], names: Sequence[str]) -> None:
-    """ConfigError where `specs` cannot be the map of `names` for any corpus."""
-    for field in parse_field_map(specs).sources if specs else ():
-        if field not in names:
-            raise ConfigError(f"the field map has an unknown field {field!r}: {nearest(field, names)}")
+    """Raise ConfigError where a field map names a field that is none of `names`."""
+    for name in parse_field_map(specs).sources if specs else ():
+        if name not in names:
+            raise ConfigError(f"the field map has an unknown field {name!r}: {nearest(name, names)}")

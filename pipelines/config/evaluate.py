@@ -1,42 +1,50 @@
-"""What jobs.evaluate is asked: a checkpoint, corpora, and which figures."""
+"""Configuration of jobs.evaluate: a checkpoint, corpora, and which metrics are computed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import tyro
 
 from xmodal.errors import ConfigError
-from xmodal.run.directory import check_name
+from xmodal.run.directory import check_run_name
 from xmodal.storage import StorageOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """What to evaluate on what."""
+class EvaluateConfig:
+    """What is evaluated on what."""
 
-    checkpoint: tyro.conf.Positional[str]  # a run, or one of its checkpoints; the newest that verifies is taken
-    corpus: tyro.conf.Positional[str]  # rows that the model has not seen
-    retrieval: bool = True  # search captions by picture and pictures by caption
-    label: str | None = None  # where a row's class is, e.g. cls or json:label; turns on zero-shot classification
-    classes: str | None = None  # file of class names, one a line; numbers in the label count its lines from 0
-    templates: str | None = None  # file of prompt templates, one a line, e.g. a photo of a {}.; None: our own
-    probe_train: str | None = None  # labelled corpus on whose embeddings a linear probe is fitted
+    checkpoint: tyro.conf.Positional[str]  # a run, whose newest valid checkpoint is taken, or one of its checkpoints
+    corpus: tyro.conf.Positional[str]  # rows that the model has not seen in training
+    retrieval: bool = True
+    """measure retrieval: of texts by image and of images by text, or of audio by video and of
+    video by audio"""
+    label: str | None = None
+    """where a row's class is, e.g. cls or json:label; zero-shot classification is measured
+    when it is given"""
+    classes: str | None = None
+    """file with the name of one class a line; a label that is a number counts these lines from
+    0"""
+    templates: str | None = None  # file with one prompt template a line, e.g. a photo of a {}.; None: a built-in list
+    probe_train: str | None = None
+    """labelled corpus on whose embeddings a linear probe is trained; None: no linear probe"""
     fields: tuple[str, ...] = ()
-    """field map, e.g. image=jpg text=json:captions; empty: the usual names, of clips the field map of the training"""
-    index: str | None = None  # URI of a cache for indexes; None: beside the corpus
-    batch_size: int = 256  # rows encoded at once
-    bootstrap: int = 1000  # resamplings behind each 95 % interval
-    seed: int = 0  # of the intervals and of the probe's split
-    name: str | None = None  # of the result in RUN/evaluations; None: from corpus and step
-    save: bool = True  # store the result as JSON beside the run
-    to: str | None = None  # store it in this folder instead
-    workers: int | None = None  # encoders on the cluster; None: this process, unless a cluster and many rows are there
-    gpus_per_worker: float | None = None  # None: 1 where the cluster has that many GPUs, else 0
-    cpus_per_worker: float | None = None  # None: what leaves room for reading
-    address: str | None = None  # of a running cluster; None: RAY_ADDRESS
-    endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
-    region: str | None = None  # of the store
-    profile: str | None = None  # of the AWS configuration; None: the standard environment
-    anonymous: bool = False  # send unsigned requests: public buckets
+    """field map, which says where a row has its fields, e.g. image=jpg|png text=json:caption;
+    empty: the usual names, of clips the field map of the training"""
+    index: str | None = None  # URI of a folder in which indexes of corpora are cached; None: beside the corpus
+    batch_size: int = 256  # number of rows that are encoded at once
+    bootstrap: int = 1000  # number of bootstrap resamplings behind each 95 % interval
+    seed: int = 0  # seed of the bootstrap and of the probe's validation split
+    name: str | None = None  # name of the result in RUN/evaluations; None: made from corpus and step
+    save: bool = True  # store the result as JSON in RUN/evaluations
+    to: str | None = None  # folder in which the result is stored instead
+    workers: int | None = None
+    """number of encoders on the cluster, 0 for this process; None: this process, unless there
+    is a cluster and a large corpus"""
+    gpus_per_worker: float | None = None
+    """number of GPUs of each encoder; None: 1 where the cluster has that many GPUs, else 0"""
+    cpus_per_worker: float | None = None  # number of CPUs of each encoder; None: what leaves enough CPUs for reading
+    address: str | None = None  # address of a running Ray cluster, e.g. 10.0.0.5:6379; None: RAY_ADDRESS
+    storage: StorageOptions = field(default_factory=StorageOptions)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "bootstrap"):
@@ -51,10 +59,4 @@ class Config:
         if not self.retrieval and not self.label:
             raise ConfigError("nothing to evaluate: leave retrieval on, or say with --label where a row's class is")
         if self.name is not None:
-            check_name(self.name)
-
-    @property
-    def storage(self) -> StorageOptions:
-        return StorageOptions(
-            endpoint=self.endpoint, region=self.region, profile=self.profile, anonymous=self.anonymous
-        )
+            check_run_name(self.name)

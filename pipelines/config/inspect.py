@@ -1,6 +1,6 @@
-"""What jobs.inspect is asked: a corpus, and how closely to look."""
+"""Configuration of jobs.inspect: a corpus, and how much of it is read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import tyro
 
@@ -13,19 +13,20 @@ TERMINAL = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Which corpus to look at, and how closely."""
+class InspectConfig:
+    """Which corpus is inspected, and how much of it."""
 
-    corpus: tyro.conf.Positional[str]  # a folder of shards, one shard, or a pattern; tar or Parquet
-    grid: str | None = None  # a picture of samples: where to write it (PNG, local or s3://), or - for the terminal
-    pictures: int = 24  # in the grid
-    rows: int = 5000  # rows that are read and decoded; of a larger corpus an even sample
-    fields: tuple[str, ...] = ()  # field map, e.g. image=jpg|png text=json:caption; empty: the usual names
-    index: str | None = None  # URI of a cache for indexes; None: beside the corpus
-    endpoint: str | None = None  # of an S3-compatible store; None: AWS_ENDPOINT_URL or AWS itself
-    region: str | None = None  # of the store
-    profile: str | None = None  # of the AWS configuration; None: the standard environment
-    anonymous: bool = False  # send unsigned requests: public buckets
+    corpus: tyro.conf.Positional[str]  # a folder of shards, one shard, or a pattern of shards; tar or Parquet
+    grid: str | None = None
+    """PNG file for a grid of sample images, local or s3://, or - to draw it in the terminal;
+    None: no grid"""
+    pictures: int = 24  # number of images in the grid, from 1 to 600
+    rows: int = 5000  # number of rows that are read and decoded, spread evenly over a larger corpus
+    fields: tuple[str, ...] = ()
+    """field map, which says where a row has its fields, e.g. image=jpg|png text=json:caption;
+    empty: the usual names"""
+    index: str | None = None  # URI of a folder in which indexes of corpora are cached; None: beside the corpus
+    storage: StorageOptions = field(default_factory=StorageOptions)
 
     def __post_init__(self) -> None:
         if self.rows < 1:
@@ -33,9 +34,3 @@ class Config:
         if not 1 <= self.pictures <= 600:
             raise ConfigError(f"pictures={self.pictures} must lie in 1..600")
         check_fields(self.fields, FIELDS)
-
-    @property
-    def storage(self) -> StorageOptions:
-        return StorageOptions(
-            endpoint=self.endpoint, region=self.region, profile=self.profile, anonymous=self.anonymous
-        )

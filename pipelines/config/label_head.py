@@ -1,4 +1,4 @@
-"""A label predictor beside a contrastive loss: where the source says a row's class, and what its loss weighs."""
+"""Configuration of a classifier on the labels of the source, beside the contrastive loss."""
 
 import math
 from dataclasses import dataclass
@@ -10,17 +10,18 @@ from xmodal.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Label:
-    """Classes of source rows, where they have one; none of the target's is ever read."""
+class LabelHeadConfig:
+    """A linear classifier on the embeddings, trained on labels of source rows; no label of the target is ever read."""
 
     field: Annotated[str | None, tyro.conf.arg(name="label.field")] = None
-    """where a row of the source has its class, e.g. cls or json:label; rows without one count as pairs alone"""
+    """where a row of the source has its class, e.g. cls or json:label; rows without a class
+    count as pairs alone; None: no classifier"""
     classes: Annotated[tuple[str, ...], tyro.conf.arg(name="label.classes")] = ()
-    """their names in the order of their numbers, or one file of them, one a line"""
+    """names of the classes in the order of their numbers, or one file with a name a line"""
     weight: Annotated[float, tyro.conf.arg(name="label.weight")] = 1.0
-    """of the cross-entropy of a linear head on the embeddings, beside the contrastive loss"""
+    """weight of the classifier's cross-entropy beside the contrastive loss, above 0"""
     modality: Annotated[str | None, tyro.conf.arg(name="label.modality")] = None
-    """whose embeddings the head reads; None: the first, e.g. image"""
+    """modality whose embeddings are classified; None: the model's first, e.g. image"""
 
     def __post_init__(self) -> None:
         if self.field is None and (self.classes or self.modality or self.weight != 1.0):
@@ -30,4 +31,4 @@ class Label:
         if not 0 < self.weight < math.inf:
             raise ConfigError(f"label.weight={self.weight} must be positive and finite: without a label leave it out")
         if self.modality == "text":
-            raise ConfigError("label.modality=text: a caption says its class itself; name image, video or audio")
+            raise ConfigError("label.modality=text: a caption names its class itself; choose image, video or audio")

@@ -1,56 +1,58 @@
-"""A dual encoder and its loss, as a run asks for them."""
+"""Configuration of a dual encoder and of its loss; the options of each architecture are in `architectures.py`."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any
 
-from xmodal.errors import ConfigError
+from xmodal.errors import ConfigError, nearest
+from xmodal.plugins import has_plugins
+
+OBJECTIVES = ("info_nce", "sigmoid")  # a plugin may register further ones
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """The two towers."""
+class ModelConfig:
+    """The two encoders of the model: an architecture with its options, and what their weights begin with."""
 
-    architecture: str = "vit-tiny"
-    """vit-tiny, conv-tiny, hog-tiny, vit-b-32, vit-b-16, vit-l-14, resnet50-bert, hub; of clips av-tiny"""
-    arguments: tuple[str, ...] = ()
-    """of the architecture, e.g. width=256 depth=8; hub: image=NAME text=NAME; av-tiny: seconds=2 frames=12"""
-    start_from: str | None = None  # directory or Hub name of a dual encoder or CLIP of this architecture
-    tokenizer: str | None = None  # directory or Hub name; None: that of `start_from`, else trained on the corpus
-    vocab_size: int = 8192  # of a tokenizer trained on the corpus
-    patch_dropout: float = 0.0  # share of a ViT's patches left out in training
-    gradient_checkpointing: bool = False  # recompute activations: less memory, a third more time
-    compile: bool = False  # torch.compile the towers
+    architecture: str
+    """name of the architecture, whose options begin with --model: vit-tiny, conv-tiny,
+    hog-tiny, vit-b-32, vit-b-16, vit-l-14, resnet50-bert, hub, av-tiny, or one that a
+    plugin adds"""
+    start_from: str | None = None
+    """directory or Hugging Face Hub name of a dual encoder or CLIP of this architecture whose
+    weights training starts from; None: random weights"""
+    tokenizer: str | None = None
+    """directory or Hugging Face Hub name of a tokenizer; None: the one of --start-from, else a
+    new one that is trained on the captions of the corpus"""
+    vocab_size: int = 8192  # number of tokens of a tokenizer that is trained on the corpus
+    patch_dropout: float = 0.0  # share of the patches that a ViT leaves out in training, from 0 up to 1
+    gradient_checkpointing: bool = False  # compute activations twice: less memory, about a third more time
+    compile: bool = False  # compile both encoders with torch.compile
 
     def keywords(self) -> dict[str, Any]:
-        """`arguments` as keyword arguments; ConfigError for one that is not NAME=VALUE."""
-        pairs = [argument.partition("=") for argument in self.arguments]
-        for name, equals, _ in pairs:
-            if not (equals and name.isidentifier()):
-                raise ConfigError(f"model arguments: {name!r} is not NAME=VALUE, e.g. width=256")
-        return {name: _value(value) for name, _, value in pairs}
-
-
-def _value(text: str) -> Any:
-    """The number, truth value or tuple of numbers that `text` spells, else the text."""
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return tuple(kind(part) for part in text.split(",")) if "," in text else kind(text)
-        except ValueError:
-            continue
-    return text
+        """Return the options of the architecture that are not None, by the names of its factory's arguments."""
+        common = {field.name for field in fields(ModelConfig)}
+        options = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in common}
+        return {name: value for name, value in options.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss:
-    """What is minimised."""
+class LossConfig:
+    """The contrastive loss between the two embeddings of a pair."""
 
-    objective: Literal["info_nce", "sigmoid"] = "info_nce"  # softmax (CLIP) or pairwise sigmoid (SigLIP)
-    temperature: float = 0.07  # at the start
-    learnable_temperature: bool = True  # else it stays as it starts
-    mask_duplicates: bool = True  # pairs with the same picture or caption are no negatives of each other
+    objective: str = "info_nce"
+    """contrastive loss: info_nce (softmax over the batch, CLIP), sigmoid (a sigmoid for each
+    pair, SigLIP), or one that a plugin adds"""
+    temperature: float = 0.07  # temperature of the similarities at the start of the training, from 0.01 to 1
+    learnable_temperature: bool = True  # train the temperature; otherwise it stays as it starts
+    mask_duplicates: bool = True  # pairs with equal images or equal captions are no negatives of each other
 
     def __post_init__(self) -> None:
+        check_objective(self.objective)
         if not 0.01 <= self.temperature <= 1:
             raise ConfigError(f"temperature={self.temperature} must lie in [0.01, 1]")
+
+
+def check_objective(name: str) -> None:
+    """Raise ConfigError, with the nearest name, for a contrastive loss that can be neither built in nor a plugin's."""
+    if name not in OBJECTIVES and not has_plugins():
+        raise ConfigError(f"objective={name!r} is no contrastive loss: {nearest(name, OBJECTIVES)}")

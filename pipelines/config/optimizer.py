@@ -1,4 +1,4 @@
-"""How a run minimises its loss."""
+"""Configuration of the optimizer: batch size, length, learning rate and its schedule, precision."""
 
 import math
 from dataclasses import dataclass
@@ -9,23 +9,30 @@ from xmodal.training.engine.schedule import CosineSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optim:
-    """How it is minimised: AdamW or SGD, linear warm-up, half a cosine."""
+class OptimizerConfig:
+    """AdamW or SGD, with a linear warm-up and half a cosine to the final learning rate."""
 
-    batch_size: int = 256  # pairs over all workers; every one is a negative of every other
-    epochs: float = 32.0  # passes over the longest corpus, at its share of the batch
-    steps: int | None = None  # instead of epochs
-    learning_rate: float = 5e-4  # at the end of the warm-up
-    final_learning_rate: float = 0.0  # at the last step
-    warmup_steps: int | None = None  # None: a tenth of the steps, at most 2000
-    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: as balanced multimodal learning was published with
-    momentum: float = 0.9  # of sgd
-    weight_decay: float = 0.2  # of matrices; none of gains, biases and the temperature
-    betas: tuple[float, float] = (0.9, 0.98)  # of AdamW's moments
-    eps: float = 1e-6  # of AdamW's denominator
-    max_grad_norm: float | None = 1.0  # gradients are shortened to this norm; None: as they are
-    precision: Literal["fp32", "bf16"] = "fp32"  # of the towers; losses and weights stay in fp32
-    rows_per_forward: int | None = None  # per worker; smaller: less memory for the same gradients, one forward more
+    batch_size: int = 256
+    """number of rows in every step over all workers together; each pair is a negative of all
+    others"""
+    epochs: float = 32.0  # length of the run in passes over the largest corpus, at its share of the batch
+    steps: int | None = None  # length of the run in steps; None: --epochs
+    learning_rate: float = 5e-4  # highest learning rate, at the end of the warm-up
+    final_learning_rate: float = 0.0  # learning rate at the last step
+    warmup_steps: int | None = None  # number of steps of the linear warm-up; None: a tenth of the run, at most 2000
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """adamw, or sgd with momentum, as most work on balanced multimodal learning uses"""
+    momentum: float = 0.9  # momentum of sgd
+    weight_decay: float = 0.2  # weight decay of matrices; gains, biases and the temperature have none
+    betas: tuple[float, float] = (0.9, 0.98)  # decay rates of AdamW's two moments
+    eps: float = 1e-6  # constant in AdamW's denominator
+    max_grad_norm: float | None = 1.0
+    """largest norm of the gradient, to which longer ones are clipped; None: no clipping"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """number format of the encoders' forward pass; losses and weights are always fp32"""
+    rows_per_forward: int | None = None
+    """number of rows of a worker in one forward pass: fewer take less memory and give the same
+    gradients, for one forward pass more; None: all"""
 
     def __post_init__(self) -> None:
         rules = {
@@ -47,6 +54,7 @@ class Optim:
                 raise ConfigError(f"{name}={getattr(self, name)} must {rule}")
 
     def schedule(self, steps: int) -> CosineSchedule:
+        """Return the learning rate as a function of the step, for a run of `steps`."""
         warmup = min(2000, steps // 10) if self.warmup_steps is None else self.warmup_steps
         return CosineSchedule(
             peak=self.learning_rate, total_steps=steps, warmup_steps=warmup, floor=self.final_learning_rate

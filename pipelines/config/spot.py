@@ -1,4 +1,4 @@
-"""What jobs.spot is asked: which node to watch over, and how closely."""
+"""Configuration of jobs.spot: which node is watched, and how often."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,16 @@ METADATA = "http://169.254.169.254"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Which node is watched over, and how closely."""
+class SpotConfig:
+    """Which node is watched, and how often."""
 
-    address: str  # of the cluster's Ray, e.g. $RAY_HEAD_IP:6379
-    node_id: str | None = None  # of the node to drain; None: the one at this machine's address
-    every_s: float = 5.0  # AWS's own advice
-    metadata: str = METADATA  # the instance metadata service
-    now_s: float | None = None  # do not watch: the machine goes in that many seconds
+    address: str  # address of the cluster's Ray, e.g. $RAY_HEAD_IP:6379
+    node_id: str | None = None  # Ray's id of the node that is drained; None: the node on this machine
+    every_s: float = 5.0  # seconds between two questions to the metadata service; AWS advises 5
+    metadata: str = METADATA  # URL of the instance metadata service
+    now_s: float | None = None
+    """do not watch, but drain the node at once: the machine stops in this many seconds; None:
+    watch"""
 
     def __post_init__(self) -> None:
         if not 0 < self.every_s <= 60:

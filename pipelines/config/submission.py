@@ -1,15 +1,17 @@
-"""A command for a cluster, and the way to its job server."""
+"""Configuration of a submission: a command for a cluster, and the way to its job server."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Where a command goes, and as what."""
+class SubmissionConfig:
+    """A command that is sent to a cluster, and how."""
 
-    command: tuple[str, ...]  # of the shell, e.g. ("python", "-m", "jobs.pretrain", "vit-b-32")
-    name: str  # what the submission is called; with -2, -3, ... where that name has been used
-    address: str | None = None  # of the job server; None: RAY_API_SERVER_ADDRESS, an http RAY_ADDRESS, else port 8265
-    token: str | None = None  # of the cluster; None: as Ray finds it
-    working_dir: str = "."  # what the job gets a copy of
-    wait: bool = True
+    command: tuple[str, ...]  # command of the shell, e.g. ("python", "-m", "jobs.pretrain", "vit-b-32")
+    name: str  # name of the submission; -2, -3, ... is appended where that name has been used
+    address: str | None = None
+    """address of the job server; None: RAY_API_SERVER_ADDRESS, an http RAY_ADDRESS, else port
+    8265 of this machine"""
+    token: str | None = None  # the cluster's token; None: the one that Ray finds
+    working_dir: str = "."  # directory whose copy the job gets
+    wait: bool = True  # show the log until the job ends

@@ -1,4 +1,4 @@
-"""What was measured of a checkpoint on a corpus, as JSON beside its run."""
+"""Store what was measured of a checkpoint on a corpus, as JSON in its run."""
 
 import json
 import re
@@ -6,21 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.config.diagnose import Config as Diagnose
-from pipelines.config.evaluate import Config
+from pipelines.config.diagnose import DiagnoseConfig
+from pipelines.config.evaluate import EvaluateConfig
 from xmodal import storage
-from xmodal.checkpoint import Found
+from xmodal.checkpoint import CheckpointRef
 from xmodal.errors import ConfigError
-from xmodal.metrics.retrieval import Retrieval
+from xmodal.metrics.retrieval import RetrievalResult
 from xmodal.run.provenance import provenance
 from xmodal.storage import NotFound, StorageOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The figures of one checkpoint on one corpus, under flat names: `metrics`, `interval` and `chance` of each.
+    """The metrics of one checkpoint on one corpus, by flat names: their values, intervals, and values of chance.
 
-    `searches` are those behind them, `image_to_text` and so on; none where retrieval was off.
+    `searches` are the results behind the retrieval metrics, `image_to_text` and so on; none where retrieval was off.
     """
 
     checkpoint: str
@@ -29,15 +29,15 @@ class Evaluation:
     fingerprint: str
     rows: int
     skipped: int  # rows that could not be read
-    searches: Mapping[str, Retrieval] = field(default_factory=dict)
+    searches: Mapping[str, RetrievalResult] = field(default_factory=dict)
     metrics: Mapping[str, float]
     interval: Mapping[str, tuple[float, float]]
     chance: Mapping[str, float]
     settings: Mapping[str, Any]
-    stored: str | None = None  # URI of the JSON
+    result_uri: str | None = None  # of the JSON; before it is stored, the folder that it goes to
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, as they are stored."""
+        """Return plain values, as they are stored."""
         names = ("checkpoint", "step", "corpus", "fingerprint", "rows", "skipped", "metrics", "interval", "chance")
         return {
             **{name: getattr(self, name) for name in names},
@@ -46,42 +46,42 @@ class Evaluation:
         }
 
 
-def place_of(config: Config | Diagnose, found: Found, folder: str = "evaluations") -> str | None:
-    """The place that a result goes to: `config.to`, or `folder` of the run; None where it is not kept.
+def result_folder(config: EvaluateConfig | DiagnoseConfig, ref: CheckpointRef, name: str = "evaluations") -> str | None:
+    """Return the folder that a result is stored in: `config.to`, or `name` in the run; None where it is not stored.
 
-    Refuses what cannot be written before anything is computed.
+    Raises before anything is computed where the folder cannot be written.
     """
     if not config.save:
         return None
-    place = config.to
-    if place is None:
-        run, inside, _ = found.uri.rstrip("/").rpartition("/checkpoints/")
+    folder = config.to
+    if folder is None:
+        run, inside, _ = ref.uri.rstrip("/").rpartition("/checkpoints/")
         if not inside:
             raise ConfigError(
-                f"{found.uri} lies in no run (RUN/checkpoints/...), so the result has no place: name a folder with "
+                f"{ref.uri} lies in no run (RUN/checkpoints/...), so the result has no folder: name a folder with "
                 "--to, or give --no-save"
             )
-        place = storage.join(run, folder)
-    storage.check(place, writable=True, options=config.storage)
-    return place
+        folder = storage.join(run, name)
+    storage.check(folder, writable=True, options=config.storage)
+    return folder
 
 
-def store(config: Config, result: Evaluation) -> Evaluation:
-    """The result with the URI that it is stored at; a result of another corpus of the same name is not replaced."""
-    if result.stored is None:
+def store_evaluation(config: EvaluateConfig, result: Evaluation) -> Evaluation:
+    """Store a result in its folder and return it with its URI; that of another corpus of this name is not replaced."""
+    if result.result_uri is None:
         return result
-    folder = result.stored
-    name = config.name or _name(config, result)
+    folder = result.result_uri
+    name = config.name or _file_name(config, result)
     uri = storage.join(folder, f"{name}.json")
     if config.name is None and _fingerprint_at(uri, config.storage) not in (None, result.fingerprint):
         uri = storage.join(folder, f"{name}-{result.fingerprint[:6]}.json")
     text = json.dumps(result.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     storage.write(uri, text.encode("utf-8", "backslashreplace"), options=config.storage)
-    return Evaluation(**{**vars(result), "stored": uri})
+    return Evaluation(**{**vars(result), "result_uri": uri})
 
 
-def _name(config: Config, result: Evaluation) -> str:
-    """From corpus, step and tasks: what was measured before of another kind is not replaced."""
+def _file_name(config: EvaluateConfig, result: Evaluation) -> str:
+    """Return a name from corpus, step and tasks: a result of other tasks is not replaced."""
     corpus = re.sub(r"[^A-Za-z0-9._-]+", "-", result.corpus.rstrip("/").rpartition("/")[2]).strip("-._") or "corpus"
     tasks = ("-and-classes" if config.retrieval else "-classes") if config.label else ""
     return f"{corpus[:80]}-step-{result.step}{tasks}"

@@ -1,23 +1,39 @@
-"""Embeddings of pairs -> searches both ways, by the names that their figures have: `image_to_text`, `text_to_image`."""
+"""Search each modality of pairs in the other one, to measure retrieval."""
+
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
-from pipelines.inference.encode import Encoded
-from xmodal.metrics.positive_pairs import Ids
-from xmodal.metrics.retrieval import Retrieval, retrieve_both_ways
+from pipelines.inference.encode import Embeddings
+from xmodal.metrics.positive_pairs import RowIds
+from xmodal.metrics.retrieval import RetrievalResult, retrieve_both_ways
 
 
-def search(found: Encoded) -> dict[str, Retrieval]:
-    """Every vector of one modality is searched in all of the other.
+def search_both_ways(embeddings: Embeddings) -> dict[str, RetrievalResult]:
+    """Search every vector of one modality in all of the other; results by direction, e.g. `image_to_text`.
 
-    A picture is found by any of its captions, and finds any; equal captions are right answers of each other. A clip's
-    pictures and its sound belong to each other alone.
+    Every caption of an image is a correct answer, and equal captions are correct answers of each other. The video and
+    the audio of a clip match each other alone.
     """
-    first, second = found.vectors
-    ids, others = Ids(np.arange(len(found.row)), found.row), Ids(np.arange(len(found.row)), found.row)
+    first, second = embeddings.vectors
+    rows = len(embeddings.row)
+    first_ids = second_ids = RowIds(np.arange(rows), embeddings.row)
     if second == "text":
-        ids, others = Ids(found.owner, found.text_id), Ids(np.arange(len(found.text_id)), found.text_id)
-    one, other = (torch.from_numpy(found.vectors[name]) for name in (first, second))
-    forth, back = retrieve_both_ways(one, other, ids, others)
-    return {f"{first}_to_{second}": forth, f"{second}_to_{first}": back}
+        texts = len(embeddings.text_id)
+        first_ids = RowIds(embeddings.owner, embeddings.text_id)
+        second_ids = RowIds(np.arange(texts), embeddings.text_id)
+    first_vectors, second_vectors = (torch.from_numpy(embeddings.vectors[name]) for name in (first, second))
+    forward, backward = retrieve_both_ways(first_vectors, second_vectors, first_ids, second_ids)
+    return {f"{first}_to_{second}": forward, f"{second}_to_{first}": backward}
+
+
+def centre_embeddings(embeddings: Embeddings) -> Embeddings:
+    """Subtract from the embeddings of each modality their mean over the corpus, and normalise them again.
+
+    That removes a shift of the domain that is the same for all images, without any training.
+    """
+    vectors = {name: torch.from_numpy(rows) for name, rows in embeddings.vectors.items()}
+    centred = {name: normalize(rows - rows.mean(0), dim=1).numpy() for name, rows in vectors.items()}
+    return replace(embeddings, vectors=centred)

@@ -1,9 +1,9 @@
-"""Held-out rows and a state in training -> retrieval both ways, measured by all ranks together, between two steps.
+"""Measure retrieval on held-out pairs between two training steps, by all ranks together.
 
-Each rank reads its share once, beside the first steps, and keeps it decoded; at a measurement it encodes its share,
-the embeddings are gathered, and rank 0 searches while the others are at the next step already. (Ray Train's own way,
+Each rank reads its share of the rows once, during the first steps, and keeps it decoded. At an evaluation it encodes
+its share, the embeddings are gathered, and rank 0 searches while the others train on. (Ray Train's own way,
 `ray.train.report(..., validation=...)`, is an alpha that runs a task on a checkpoint reported to Ray: it would need a
-free slot, and every measurement a checkpoint and a start of torch. A thousand rows cost less than that here.)
+free slot, and every evaluation a checkpoint and a start of torch. A thousand rows cost less than that here.)
 """
 
 import time
@@ -13,116 +13,130 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.config.data import Data
-from pipelines.config.validation import Validation
-from pipelines.inference.encode import Encoded, encode_items
-from pipelines.inference.pair_retrieval import search
+from pipelines.config.data import DataConfig
+from pipelines.config.validation import ValidationConfig
+from pipelines.inference.encode import Embeddings, encode_items
+from pipelines.inference.pair_retrieval import search_both_ways
 from pipelines.models.dual_encoder import model_of
 from pipelines.runtime.rank import Rank
-from pipelines.stream.corpora import Notify, field_map, on_cluster
+from pipelines.stream.corpora import map_on_cluster
+from xmodal.callbacks import Notify
 from xmodal.data.decode.fields import Field
 from xmodal.data.index.corpus import Corpus, open_corpus
-from xmodal.data.stream.evaluation_rows import Chunk, ItemRecipe, Items, read_items
+from xmodal.data.index.field_maps import field_map
+from xmodal.data.stream.evaluation_rows import EvaluationDecoder, EvaluationRows, ExtentChunk, read_evaluation_rows
 from xmodal.errors import ConfigError
-from xmodal.training.engine.evaluation_mode import evaluating
+from xmodal.training.engine.evaluation_mode import evaluation_mode
 from xmodal.training.engine.state import TrainState
 
-FEWEST_EXTENTS = 8  # that the rows are spread over: neighbours in a corpus may be alike
-BATCH = 256
+MIN_EXTENTS = 8  # the rows are spread over at least so many: neighbours in a corpus may be alike
+BATCH_SIZE = 256  # rows encoded at once
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOut:
-    """The rows that a run is measured on, and how often."""
+class ValidationRows:
+    """Held-out rows that a run is evaluated on, and how often."""
 
     corpus: Corpus
-    recipe: ItemRecipe
-    every: int
-    rows: np.ndarray  # int64, numbers in the corpus, rising
+    decoder: EvaluationDecoder
+    every: int  # steps between two evaluations
+    rows: np.ndarray  # int64, numbers in the corpus, ascending
 
-    def measurer(self, rank: Rank) -> "Measurer":
-        return Measurer(self, rank)
+    def evaluator(self, rank: Rank) -> "RetrievalEvaluator":
+        """Return a rank's part in the evaluations."""
+        return RetrievalEvaluator(self, rank)
 
 
-def open_held_out(asked: Validation, data: Data, fields: tuple[Field, ...], notify: Notify) -> HeldOut | None:
-    """What `asked` names, with its index checked and `fields` found; CorpusError where it is empty or lacks a field."""
-    if asked.corpus is None:
+def open_held_out(
+    config: ValidationConfig, data: DataConfig, fields: tuple[Field, ...], notify: Notify
+) -> ValidationRows | None:
+    """Open the corpus to validate on; None without one. CorpusError where it is empty or lacks one of `fields`."""
+    if config.corpus is None:
         return None
-    specs = asked.fields or data.fields
-    return open_rows(asked.corpus, specs, fields, every=asked.every, rows=asked.rows, data=data, notify=notify)
+    specs = config.fields or data.fields
+    return open_rows(config.corpus, specs, fields, every=config.every, rows=config.rows, data=data, notify=notify)
 
 
 def open_rows(
-    uri: str, specs: Sequence[str], fields: tuple[Field, ...], *, every: int, rows: int, data: Data, notify: Notify
-) -> HeldOut:
-    """Up to `rows` rows of a corpus, spread evenly over it; `specs` is its field map, of which `fields` are read."""
-    corpus = open_corpus(uri, index=data.index, options=data.storage, map_shards=on_cluster, notify=notify)
+    uri: str,
+    specs: Sequence[str],
+    fields: tuple[Field, ...],
+    *,
+    every: int,
+    rows: int,
+    data: DataConfig,
+    notify: Notify,
+) -> ValidationRows:
+    """Choose up to `rows` rows of a corpus, spread evenly over it; `fields` are read by the field map `specs`."""
+    corpus = open_corpus(uri, index=data.index, options=data.storage, map_shards=map_on_cluster, notify=notify)
     names = [field.name for field in fields]
-    mapping = field_map(corpus, specs, names)
-    return HeldOut(corpus, ItemRecipe(mapping, fields), every, spread(corpus, rows))
+    decoder = EvaluationDecoder(field_map(corpus, specs, names), fields)
+    return ValidationRows(corpus, decoder, every, spread_rows(corpus, rows))
 
 
-def spread(corpus: Corpus, rows: int) -> np.ndarray:
-    """Up to `rows` row numbers from extents that lie evenly over the corpus: a function of these two alone."""
+def spread_rows(corpus: Corpus, rows: int) -> np.ndarray:
+    """Choose up to `rows` row numbers from extents spread evenly over the corpus: a function of these two alone."""
     counts = corpus.extents.rows.astype(np.int64)
     extents = len(counts)
-    wanted = max(FEWEST_EXTENTS, -(-rows * extents // max(1, corpus.rows)))
+    wanted = max(MIN_EXTENTS, -(-rows * extents // max(1, corpus.rows)))
     while True:
         chosen = np.unique(np.linspace(0, extents - 1, min(wanted, extents)).astype(np.int64))
-        held = np.concatenate([corpus.row_start[e] + np.arange(counts[e]) for e in chosen])
-        if len(held) >= rows or len(chosen) == extents:
+        candidates = np.concatenate([corpus.row_start[e] + np.arange(counts[e]) for e in chosen])
+        if len(candidates) >= rows or len(chosen) == extents:
             break
         wanted *= 2
-    take = min(rows, len(held))
-    return held[np.arange(take) * len(held) // take]
+    count = min(rows, len(candidates))
+    return candidates[np.arange(count) * len(candidates) // count]
 
 
-class Measurer:
-    """One rank's part in the measurements."""
+class RetrievalEvaluator:
+    """One rank's part in the evaluations: it encodes its share of the rows."""
 
-    def __init__(self, held_out: HeldOut, rank: Rank) -> None:
+    def __init__(self, held_out: ValidationRows, rank: Rank) -> None:
         self._held_out, self._rank = held_out, rank
-        own = np.array_split(held_out.rows, rank.world_size)[rank.index]
+        rows = np.array_split(held_out.rows, rank.world_size)[rank.index]
         pool = ThreadPoolExecutor(1)
-        self._reading: Future[Items] = pool.submit(read_rows, held_out.corpus, held_out.recipe, own)
+        self._reading: Future[EvaluationRows] = pool.submit(read_rows, held_out.corpus, held_out.decoder, rows)
         pool.shutdown(wait=False)
 
     def due(self, step: int, *, last: bool) -> bool:
+        """Return whether to evaluate after this step; alike on all ranks."""
         return last or step % self._held_out.every == 0
 
-    def encode(self, state: TrainState) -> Encoded:
-        """The embeddings of this rank's share."""
+    def encode(self, state: TrainState) -> Embeddings:
+        """Embed this rank's share."""
         model = model_of(state)
-        with evaluating(state):
-            return encode_items(model, self._reading.result(), BATCH, model.dim)
+        with evaluation_mode(state):
+            return encode_items(model, self._reading.result(), BATCH_SIZE, model.dim)
 
-    def measure(self, state: TrainState) -> dict[str, float]:
-        """`validation/...` on rank 0, only the seconds elsewhere; all ranks call it at the same step.
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """Return `validation/...` on rank 0, only `validation/seconds` elsewhere; all ranks call it at the same step.
 
-        The seconds are those from which this rank's training stood still, up to the search.
+        The seconds are those during which this rank's training stood still.
         """
-        began = time.perf_counter()
-        found = Encoded.join(self._rank.gather([self.encode(state)]))
-        _check(found, self._held_out.corpus)
-        figures = retrieval(found) if self._rank.first else {}
-        return figures | {"validation/seconds": time.perf_counter() - began}
+        started = time.perf_counter()
+        embeddings = Embeddings.join(self._rank.gather([self.encode(state)]))
+        _check_rows(embeddings, self._held_out.corpus)
+        metrics = retrieval_metrics(embeddings) if self._rank.first else {}
+        return metrics | {"validation/seconds": time.perf_counter() - started}
 
 
-def read_rows(corpus: Corpus, recipe: ItemRecipe, rows: np.ndarray) -> Items:
-    """The sound ones of some rows, decoded as for an evaluation."""
+def read_rows(corpus: Corpus, decoder: EvaluationDecoder, rows: np.ndarray) -> EvaluationRows:
+    """Read and decode those of some rows that are valid."""
     extents = np.unique(np.searchsorted(corpus.row_start, rows, side="right") - 1)
-    return read_items(Chunk.of(corpus, extents), recipe, only=frozenset(rows.tolist()))
+    return read_evaluation_rows(ExtentChunk.from_corpus(corpus, extents), decoder, only=frozenset(rows.tolist()))
 
 
-def _check(found: Encoded, corpus: Corpus) -> None:
-    """ConfigError on all ranks alike where nothing can be measured: a restart would not help."""
-    if not len(found.row):
-        reasons = ", ".join(sorted({fault["reason"] for fault in found.faults}))
-        raise ConfigError(f"{corpus.uri}: none of the rows to validate on can be read ({reasons}); mend that corpus")
+def _check_rows(embeddings: Embeddings, corpus: Corpus) -> None:
+    """Raise ConfigError on all ranks alike where no row can be read: a restart would not help."""
+    if not len(embeddings.row):
+        reasons = ", ".join(sorted({fault["reason"] for fault in embeddings.faults}))
+        raise ConfigError(f"{corpus.uri}: none of the rows to validate on can be read ({reasons}); fix that corpus")
 
 
-def retrieval(found: Encoded) -> dict[str, float]:
-    """The figures of jobs.evaluate on these rows, beside chance."""
-    figures = {name: value for way, one in search(found).items() for name, value in one.as_metrics(way).items()}
-    counts = {"rows": len(found.row), "skipped": sum(fault["item"] is None for fault in found.faults)}
-    return {f"validation/{name}": float(value) for name, value in (figures | counts).items()}
+def retrieval_metrics(embeddings: Embeddings) -> dict[str, float]:
+    """Return the retrieval metrics of jobs.evaluate on these rows, and those of chance."""
+    searches = search_both_ways(embeddings)
+    metrics = {name: value for way, result in searches.items() for name, value in result.as_metrics(way).items()}
+    counts = {"rows": len(embeddings.row), "skipped": sum(fault["item"] is None for fault in embeddings.faults)}
+    return {f"validation/{name}": float(value) for name, value in (metrics | counts).items()}

@@ -1,1 +1,1 @@
-"""Build and load the models of a run."""
+"""Build, save and load the models of a run."""

@@ -1,4 +1,4 @@
-"""A configuration of the domain in, the places with their critics out; and the file that keeps critics for a resume."""
+"""Build the domain losses of a run with their critics, and save and load the critics of a checkpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,46 +6,50 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipelines.config.domain import Domain
+from pipelines.config.domain import DomainConfig
 from xmodal.errors import CheckpointError
-from xmodal.training.objectives.alignment_points import Places
+from xmodal.training.objectives.alignment_points import AlignmentPoints
 from xmodal.training.objectives.domain import DomainLoss
-from xmodal.training.objectives.domain_strength import Strength
+from xmodal.training.objectives.domain_strength import StrengthSchedule
 
 CRITICS = "critics.safetensors"  # in a checkpoint, not in an exported model
 
 
-def build_places(chosen: Domain, dims: Mapping[str, int], steps: int, *, classes: int, seed: int) -> Places:
-    """A domain loss at each place, by the width of the features there; the critics are drawn from the seed.
+def build_alignment_points(
+    config: DomainConfig, dims: Mapping[str, int], steps: int, *, classes: int, seed: int
+) -> AlignmentPoints:
+    """Build a domain loss at each alignment point; its critics are drawn from the seed.
 
-    `classes` are those, or the captions, whose probabilities are read.
+    `dims` is the width of the features at each point, `classes` the number of classes or captions whose probabilities
+    the loss reads, `steps` those of the run, over which the strength follows its schedule.
     """
     torch.manual_seed(seed)
     losses = {
-        place: DomainLoss(
-            chosen.loss,
+        point: DomainLoss(
+            config.loss,
             dim,
-            hidden=chosen.hidden,
-            spectral=chosen.spectral,
-            smoothing=chosen.smoothing,
-            penalty=chosen.penalty,
+            hidden=config.hidden,
+            spectral=config.spectral,
+            smoothing=config.smoothing,
+            penalty=config.penalty,
             classes=classes,
-            temperature=chosen.temperature,
+            temperature=config.temperature,
         )
-        for place, dim in dims.items()
+        for point, dim in dims.items()
     }
-    strength = Strength(peak=chosen.strength, steps=steps, schedule=chosen.schedule, gamma=chosen.gamma)
-    return Places(losses, strength, critic_steps=chosen.critic_steps, critic_gain=chosen.critic_gain)
+    strength = StrengthSchedule(peak=config.strength, steps=steps, schedule=config.schedule, gamma=config.gamma)
+    return AlignmentPoints(losses, strength, critic_steps=config.critic_steps, critic_lr_scale=config.critic_gain)
 
 
-def save_critics(places: Places, directory: Path) -> None:
-    critics = {name: x.detach().cpu().contiguous() for name, x in places.state_dict().items()}
+def save_critics(points: AlignmentPoints, directory: Path) -> None:
+    """Write the critics into a checkpoint's directory."""
+    critics = {name: x.detach().cpu().contiguous() for name, x in points.state_dict().items()}
     save_file(critics, directory / CRITICS)
 
 
-def load_critics(places: Places, directory: Path) -> None:
-    """CheckpointError where the critics are of other sizes, or are not there."""
+def load_critics(points: AlignmentPoints, directory: Path) -> None:
+    """Read the critics of a checkpoint; CheckpointError where they are of other sizes, or are not there."""
     try:
-        places.load_state_dict(load_file(directory / CRITICS))
+        points.load_state_dict(load_file(directory / CRITICS))
     except (RuntimeError, OSError) as error:
         raise CheckpointError(f"{directory.name}: its critics are not those of this run ({error})") from error

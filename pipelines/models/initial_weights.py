@@ -1,66 +1,47 @@
-"""What a dual encoder begins with: a run, a checkpoint, a Hugging Face directory or a Hub name in; its files out."""
+"""What a dual encoder begins with: the files of a run's checkpoint, of a Hugging Face directory, or of a Hub name."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from pipelines.inference.encode import WITHOUT, files_in, model_of_files, tokenizer_of
-from xmodal import checkpoint, storage
-from xmodal.checkpoint.marker import NAME as MARKER
+from pipelines.models.loaded_encoder import encoder_from_files, read_files, read_tokenizer
+from xmodal import storage
 from xmodal.encoders.dual_encoder import DualEncoder
-from xmodal.errors import CheckpointError
+from xmodal.inference import fetch_checkpoint, is_hub_name, is_model, load_directory
 from xmodal.storage import StorageOptions
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
-    """A dual encoder as files, which travel to every rank, and what was found at its place."""
+class InitialWeights:
+    """A dual encoder as files, which travel to every rank."""
 
-    uri: str  # of the checkpoint that was taken, or the directory or name
-    files: dict[str, np.ndarray]
-    tokenizer: str | None  # None: it reads no text
+    uri: str  # of the checkpoint that was taken, or the directory or Hub name
+    files: dict[str, np.ndarray]  # bytes by name
+    tokenizer: str | None  # as JSON; None: the model reads no text
 
     def model(self) -> DualEncoder:
-        """The dual encoder with its weights."""
-        return model_of_files(self.files)
+        """Build the dual encoder with its weights."""
+        return encoder_from_files(self.files)
 
 
-def start_from(name: str, options: StorageOptions) -> Start:
-    """The newest sound checkpoint of a run, the checkpoint named, or the model of a directory or of the Hub.
+def load_initial_weights(name: str, options: StorageOptions) -> InitialWeights:
+    """Load the newest valid checkpoint of a run, the checkpoint named, or the model of a directory or of the Hub.
 
     CheckpointError where none of these is there, or where it is no dual encoder.
     """
     with TemporaryDirectory(prefix="xmodal-start-") as scratch:
-        if _is_model(name):
+        if is_model(name):
             model = DualEncoder.from_pretrained(name)
-            tokenizer = tokenizer_of(model, Path(name))
+            tokenizer = read_tokenizer(model, Path(name))
             model.save_pretrained(scratch, tokenizer_json=tokenizer)
-            return Start(name, files_in(Path(scratch)), tokenizer)
-        storage.check(name, writable=False, options=options)
-        found = checkpoint.resolve(name, options=options)
-        directory = checkpoint.fetch(found, Path(scratch), skip=WITHOUT, options=options)
-        try:
-            model = DualEncoder.from_pretrained(directory)
-        except CheckpointError as error:
-            raise CheckpointError(str(error).replace(str(directory), found.uri)) from error
-        return Start(found.uri, files_in(directory), tokenizer_of(model, directory))
+            return InitialWeights(name, read_files(Path(scratch)), tokenizer)
+        directory, uri = fetch_checkpoint(name, Path(scratch), options)
+        model = load_directory(directory, uri)
+        return InitialWeights(uri, read_files(directory), read_tokenizer(model, directory))
 
 
-def anchored(name: str) -> str:
-    """A place by its absolute path, since the ranks work in a directory of Ray's; a name on the Hub as it is."""
-    return name if _on_hub(name) else storage.absolute(name)
-
-
-def _is_model(name: str) -> bool:
-    """Whether it is a plain Hugging Face directory, or a name on the Hub."""
-    here = os.path.isfile(os.path.join(name, "config.json")) and not os.path.isfile(os.path.join(name, MARKER))
-    return here or _on_hub(name)
-
-
-def _on_hub(name: str) -> bool:
-    """Whether it can only be ORGANISATION/MODEL; what lies below a folder of this machine is a place there."""
-    folder, slash, rest = name.partition("/")
-    return bool(slash and folder and rest) and "/" not in rest and ":" not in name and not os.path.exists(folder)
+def absolute_start(name: str) -> str:
+    """Return a location as an absolute path, since the ranks have another working directory; a Hub name as it is."""
+    return name if is_hub_name(name) else storage.absolute(name)

@@ -1,4 +1,4 @@
-"""A configuration of labels in, the head that predicts them out; its field, its names, and its file in a checkpoint."""
+"""Build the label predictor of an adaptation, what decodes its labels, and its file in a checkpoint."""
 
 import json
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
-from pipelines.config.data import Data
-from pipelines.config.label_head import Label
-from pipelines.stream import corpora
+from pipelines.config.data import DataConfig
+from pipelines.config.label_head import LabelHeadConfig
 from xmodal import storage
 from xmodal.data.decode.fields import FieldMap, parse_field_map
 from xmodal.data.decode.label import LabelField
+from xmodal.data.index import field_maps
 from xmodal.data.index.corpus import Corpus
 from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.errors import CheckpointError, ConfigError
@@ -25,52 +25,53 @@ from xmodal.training.objectives.label_predictor import LabelPredictor
 FILE = "label_predictor.safetensors"  # in a checkpoint, not in an exported model
 
 
-def named(chosen: Label, options: StorageOptions) -> tuple[str, ...]:
-    """The names of the classes: as given, or the lines of the one file that is named."""
-    if len(chosen.classes) != 1:
-        return chosen.classes
+def read_class_names(config: LabelHeadConfig, options: StorageOptions) -> tuple[str, ...]:
+    """Return the names of the classes: those given, or the lines of a file where one file is given."""
+    if len(config.classes) != 1:
+        return config.classes
     try:
-        lines = storage.read(chosen.classes[0], options=options).decode("utf-8-sig").splitlines()
+        lines = storage.read(config.classes[0], options=options).decode("utf-8-sig").splitlines()
     except NotFound as error:
-        raise ConfigError(f"--label.classes {chosen.classes[0]}: no such file, and one class is none") from error
+        raise ConfigError(f"--label.classes {config.classes[0]}: no such file, and one class is none") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{chosen.classes[0]} is no text in UTF-8 ({error})") from error
+        raise ConfigError(f"{config.classes[0]} is no text in UTF-8 ({error})") from error
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def build(chosen: Label, model: DualEncoder, seed: int) -> LabelPredictor | None:
-    """The head at step 0, drawn from the seed; None where no label is asked for. ConfigError for a wrong modality."""
-    if chosen.field is None:
+def build_label_predictor(config: LabelHeadConfig, model: DualEncoder, seed: int) -> LabelPredictor | None:
+    """Build the head at step 0, drawn from the seed; None without a label. ConfigError for a wrong modality."""
+    if config.field is None:
         return None
-    modality = chosen.modality or model.modalities[0]
+    modality = config.modality or model.modalities[0]
     if modality not in model.modalities:
         raise ConfigError(f"label.modality={modality}: the model has {' and '.join(model.modalities)}")
     torch.manual_seed(seed)
-    return LabelPredictor(modality, model.dim, len(field_of(chosen).classes), weight=chosen.weight)
+    return LabelPredictor(modality, model.dim, len(label_field(config).classes), weight=config.weight)
 
 
-def field_of(chosen: Label) -> LabelField:
-    """What decodes a row's class; -1 where it has none."""
-    return LabelField(classes=chosen.classes, optional=True)
+def label_field(config: LabelHeadConfig) -> LabelField:
+    """Return what decodes a row's class; -1 where it has none."""
+    return LabelField(classes=config.classes, optional=True)
 
 
-def with_label(chosen: Label, corpus: Corpus, data: Data, names: tuple[str, ...]) -> FieldMap:
-    """The field map of a corpus, and the place of the class where one is asked for."""
-    found = corpora.field_map(corpus, data.fields, names)
-    if chosen.field is None:
-        return found
-    label = parse_field_map((f"label={chosen.field}",))
-    label.check(corpora.available(corpus))
-    return FieldMap({**found.sources, **label.sources})
+def field_map_with_label(config: LabelHeadConfig, corpus: Corpus, data: DataConfig, names: tuple[str, ...]) -> FieldMap:
+    """Return the field map of a corpus; with the field of the class where there is a label."""
+    mapping = field_maps.field_map(corpus, data.fields, names)
+    if config.field is None:
+        return mapping
+    label = parse_field_map((f"label={config.field}",))
+    label.check(field_maps.available_fields(corpus))
+    return FieldMap({**mapping.sources, **label.sources})
 
 
-def save(predictor: LabelPredictor, classes: tuple[str, ...], directory: Path) -> None:
+def save_label_predictor(predictor: LabelPredictor, classes: tuple[str, ...], directory: Path) -> None:
+    """Write the head with the names of its classes into a checkpoint's directory."""
     tensors = {name: x.detach().cpu().contiguous() for name, x in predictor.head.state_dict().items()}
     save_file(tensors, directory / FILE, metadata={"classes": json.dumps(classes), "modality": predictor.modality})
 
 
-def restore(predictor: LabelPredictor, directory: Path) -> None:
-    """CheckpointError where the head is of other sizes, or is not there."""
+def load_label_predictor(predictor: LabelPredictor, directory: Path) -> None:
+    """Read the head of a checkpoint; CheckpointError where it is of other sizes, or is not there."""
     try:
         predictor.head.load_state_dict(load_file(directory / FILE))
     except (RuntimeError, OSError) as error:
@@ -78,8 +79,8 @@ def restore(predictor: LabelPredictor, directory: Path) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
-    """A trained label predictor: what `jobs.evaluate` needs of it."""
+class LoadedLabelHead:
+    """A trained label predictor, for evaluation."""
 
     modality: str
     classes: tuple[str, ...]
@@ -87,16 +88,16 @@ class Head:
     bias: Tensor  # [C]
 
     def predict(self, rows: np.ndarray) -> list[str]:
-        """The class of each embedding."""
+        """Return the class of each embedding."""
         scores = torch.from_numpy(rows) @ self.weight.T + self.bias
         return [self.classes[number] for number in scores.argmax(1).tolist()]
 
 
-def head_in(files: Mapping[str, np.ndarray]) -> Head | None:
-    """The label predictor among the files of a checkpoint, if it has one."""
+def label_head_in(files: Mapping[str, np.ndarray]) -> LoadedLabelHead | None:
+    """Return the label predictor among the files of a checkpoint; None where it has none."""
     if FILE not in files:
         return None
     data = files[FILE].tobytes()
     length = int.from_bytes(data[:8], "little")
-    said = json.loads(data[8 : 8 + length])["__metadata__"]
-    return Head(said["modality"], tuple(json.loads(said["classes"])), **load(data))
+    metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+    return LoadedLabelHead(metadata["modality"], tuple(json.loads(metadata["classes"])), **load(data))

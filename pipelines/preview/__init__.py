@@ -1,1 +1,1 @@
-"""A configuration in; what a run of it will be and what it will ask for out, as plain JSON, without a cluster."""
+"""Describe what a job would do and what it would need, as plain JSON, without a cluster (`--dry-run`)."""

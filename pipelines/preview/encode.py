@@ -1,4 +1,4 @@
-"""The previews of embedding and of evaluation: a checkpoint is looked up, its weights are not loaded."""
+"""Preview an embedding or an evaluation: the checkpoint is looked up, its weights are not loaded."""
 
 import os
 from typing import Any
@@ -6,56 +6,61 @@ from typing import Any
 import torch
 
 from pipelines.config import embed, evaluate
-from pipelines.preview.locations import address_of, corpus, stored_checkpoint, where
+from pipelines.preview.locations import cluster_address, preview_checkpoint, preview_corpus, ray_in_words
 from pipelines.runtime.cluster import CPUS_PER_READ
 from xmodal import storage
 from xmodal.data.index.listing import folder_before_pattern
 from xmodal.run.plain_config import to_plain
 
 
-def embedding(config: embed.Config) -> dict[str, Any]:
-    """`config` with its defaults, its checkpoint, corpus and resources. Raises what is wrong with any of these."""
+def preview_embedding(config: embed.EmbedConfig) -> dict[str, Any]:
+    """Return `config` with its checkpoint, corpus and resources. Raises what is wrong with any of these."""
     storage.check(config.to, writable=True, options=config.storage)
-    address = address_of(config.address)
+    address = cluster_address(config.address)
     return {
         "config": to_plain(config),
-        "checkpoint": stored_checkpoint(config.checkpoint, config.storage),
-        "corpora": [_corpus(config, config.corpus)],
-        "resources": {"where": where(address), "encoders": config.workers or _one_for_each(address), **_each(config)},
+        "checkpoint": preview_checkpoint(config.checkpoint, config.storage),
+        "corpora": [_preview_corpus(config, config.corpus)],
+        "resources": _preview_resources(config, address),
     }
 
 
-def evaluation(config: evaluate.Config) -> dict[str, Any]:
-    """The same; `figures` are the kinds that will be measured."""
-    address = address_of(config.address)
+def preview_evaluation(config: evaluate.EvaluateConfig) -> dict[str, Any]:
+    """Return `config` with its checkpoint, corpora and resources; `figures` are the kinds of metrics to be measured."""
+    address = cluster_address(config.address)
     shared = address is not None if config.workers is None else config.workers > 0
     here = {"where": "this process"}
-    there = {"where": where(address), "encoders": config.workers or _one_for_each(address), **_each(config)}
+    there = _preview_resources(config, address)
     if config.workers is None and shared:
         there["unless"] = "the corpus is small: then this process"
-    figures = {"retrieval": config.retrieval, "zero-shot": config.label, "linear probe": config.probe_train}
+    tasks = {"retrieval": config.retrieval, "zero-shot": config.label, "linear probe": config.probe_train}
     return {
         "config": to_plain(config),
-        "checkpoint": stored_checkpoint(config.checkpoint, config.storage),
-        "corpora": [_corpus(config, uri) for uri in filter(None, (config.corpus, config.probe_train))],
-        "figures": [name for name, asked in figures.items() if asked],
+        "checkpoint": preview_checkpoint(config.checkpoint, config.storage),
+        "corpora": [_preview_corpus(config, uri) for uri in filter(None, (config.corpus, config.probe_train))],
+        "figures": [name for name, wanted in tasks.items() if wanted],
         "resources": there if shared else here,
     }
 
 
-def _corpus(config: embed.Config | evaluate.Config, uri: str) -> dict[str, Any]:
+def _preview_corpus(config: embed.EmbedConfig | evaluate.EvaluateConfig, uri: str) -> dict[str, Any]:
     storage.check(folder_before_pattern(uri), writable=False, options=config.storage)
-    return corpus(uri, config.index, config.storage)
+    return preview_corpus(uri, config.index, config.storage)
 
 
-def _one_for_each(address: str | None) -> int | str:
-    """The encoders where their number is left open."""
+def _preview_resources(config: embed.EmbedConfig | evaluate.EvaluateConfig, address: str | None) -> dict[str, Any]:
+    encoders = config.workers or _default_encoders(address)
+    return {"where": ray_in_words(address), "encoders": encoders, **_per_encoder(config)}
+
+
+def _default_encoders(address: str | None) -> int | str:
+    """Return the number of encoders where the configuration leaves it open."""
     if address is None:
         return torch.cuda.device_count() or os.cpu_count() or 1
     return "one for each GPU, or for every second CPU where there is none"
 
 
-def _each(config: embed.Config | evaluate.Config) -> dict[str, Any]:
+def _per_encoder(config: embed.EmbedConfig | evaluate.EvaluateConfig) -> dict[str, Any]:
     gpus, cpus = config.gpus_per_worker, config.cpus_per_worker
     return {
         "per_encoder": {

@@ -1,4 +1,4 @@
-"""Where a run will be, and what lies in its corpora: what every preview says."""
+"""What every preview contains: where the job runs, what its corpora hold, and its checkpoint."""
 
 import os
 from typing import Any
@@ -10,32 +10,32 @@ from xmodal.data.index.listing import list_shards
 from xmodal.storage import StorageOptions
 
 
-def address_of(asked: str | None) -> str | None:
-    """The cluster that a run will join; None where it starts a Ray of its own."""
-    address = asked or os.environ.get("RAY_ADDRESS")
+def cluster_address(configured: str | None) -> str | None:
+    """Return the address of the cluster that a run joins; None where it starts a Ray of its own."""
+    address = configured or os.environ.get("RAY_ADDRESS")
     return None if address in (None, "local") else address
 
 
-def where(address: str | None) -> str:
-    """The same in words."""
+def ray_in_words(address: str | None) -> str:
+    """Say in words which Ray a job runs on."""
     return f"the cluster at {address}" if address else "a Ray of its own on this machine"
 
 
-def corpus(uri: str, index: str | None, options: StorageOptions) -> dict[str, Any]:
-    """What lies there; its rows where an index is stored."""
+def preview_corpus(uri: str, index: str | None, options: StorageOptions) -> dict[str, Any]:
+    """Return what a corpus holds; its rows only where an index is stored."""
     listing = list_shards(uri, options)
-    known = stored_index.load(index_uri(uri, listing, index), options)
+    stored = stored_index.load_index(index_uri(uri, listing, index), options)
     return {
         "uri": uri,
         "format": listing.format,
         "shards": len(listing.entries),
         "bytes": sum(entry.size for entry in listing.entries),
-        "rows": int(known.extents.rows.sum()) if known else "not indexed yet: the run does it first",
+        "rows": int(stored.extents.rows.sum()) if stored else "not indexed yet: the run does it first",
     }
 
 
-def stored_checkpoint(uri: str, options: StorageOptions) -> dict[str, Any]:
-    """The newest complete checkpoint of a run, or the one named; CheckpointError where there is none."""
+def preview_checkpoint(uri: str, options: StorageOptions) -> dict[str, Any]:
+    """Return the newest complete checkpoint of a run, or the one named; CheckpointError where there is none."""
     storage.check(uri, writable=False, options=options)
-    found = checkpoint.resolve(uri, options=options)
-    return {"uri": found.uri, "step": found.step, "bytes": sum(record.size for record in found.files)}
+    ref = checkpoint.resolve(uri, options=options)
+    return {"uri": ref.uri, "step": ref.step, "bytes": sum(record.size for record in ref.files)}

@@ -1,4 +1,4 @@
-"""The preview of a corpus to be prepared: the source is listed, no image is opened."""
+"""Preview the preparation of a corpus: the source is listed, no image is opened."""
 
 import os
 from collections import Counter
@@ -8,13 +8,13 @@ from pipelines.corpus import prepare
 from xmodal.run.plain_config import to_plain
 
 
-def of(config: prepare.Config) -> dict[str, Any]:
-    """`config` with its defaults, the rows and shards to come, and the processes. Raises what would be refused."""
-    plan = prepare.plan_of(config)
+def preview_preparation(config: prepare.PrepareConfig) -> dict[str, Any]:
+    """Return `config` with its defaults, and the rows, shards and processes. Raises every error of the preparation."""
+    plan = prepare.make_plan(config)
     return {
         "config": to_plain(config),
         "rows": len(plan.usable),
-        "refused": dict(Counter(item["reason"] for item in plan.refused)),
+        "refused": dict(Counter(item["reason"] for item in plan.rejected)),
         "shards": len(plan.starts),
         "resources": {"where": "this machine", "processes": config.workers or os.cpu_count() or 1},
     }

@@ -1,4 +1,4 @@
-"""What the previews of both stages of training share: the workers of a run and the memory of its model."""
+"""What the previews of all training stages contain: the workers of a run and the memory of its model."""
 
 import os
 from collections.abc import Mapping
@@ -6,22 +6,22 @@ from typing import Any
 
 import torch
 
-from pipelines.config.resources import Resources
-from pipelines.preview.locations import address_of, where
-from pipelines.runtime.cluster import CPUS_PER_READ, Cluster, share_of
+from pipelines.config.resources import ResourceConfig
+from pipelines.preview.locations import cluster_address, ray_in_words
+from pipelines.runtime.cluster import CPUS_PER_READ, Cluster, resources_per_worker
 
-TRAINING_BYTES = 16  # a parameter in float32: its value, its gradient and two moments
+BYTES_PER_PARAMETER = 16  # in float32: its value, its gradient and two moments
 
 
-def resources(asked: Resources, batch_size: int) -> dict[str, Any]:
-    """The workers that divide the batch, what each holds, and who reads."""
-    address = address_of(asked.address)
+def preview_resources(config: ResourceConfig, batch_size: int) -> dict[str, Any]:
+    """Return the numbers of workers that divide the batch, what each reserves, and what is left to read."""
+    address = cluster_address(config.address)
     local = address is None
-    have = {"CPU": (os.cpu_count() or 1) + 1.0, "GPU": float(torch.cuda.device_count())}
-    share = share_of(asked, have, local=True) if local else _asked(asked)
-    sizes = Cluster(tuple(asked.sizes), {}, local).fitting([batch_size]).sizes
+    available = {"CPU": (os.cpu_count() or 1) + 1.0, "GPU": float(torch.cuda.device_count())}
+    share = resources_per_worker(config, available, local=True) if local else _configured_share(config)
+    sizes = Cluster(tuple(config.sizes), {}, local).with_valid_world_sizes([batch_size]).sizes
     return {
-        "where": where(address),
+        "where": ray_in_words(address),
         "workers": list(sizes),
         "per_worker": share,
         "rows_per_worker": [batch_size // size for size in sizes],
@@ -29,15 +29,15 @@ def resources(asked: Resources, batch_size: int) -> dict[str, Any]:
     }
 
 
-def _asked(asked: Resources) -> Mapping[str, Any]:
+def _configured_share(config: ResourceConfig) -> Mapping[str, Any]:
     cpus = "1, or less where the cluster would have none left to read"
     gpus = "1 where the cluster has one for each worker, else 0"
     return {
-        "CPU": cpus if asked.cpus_per_worker is None else asked.cpus_per_worker,
-        "GPU": gpus if asked.gpus_per_worker is None else asked.gpus_per_worker,
+        "CPU": cpus if config.cpus_per_worker is None else config.cpus_per_worker,
+        "GPU": gpus if config.gpus_per_worker is None else config.gpus_per_worker,
     }
 
 
 def memory_gib(parameters: int) -> float:
-    """Of weights, gradients and optimizer in one worker; activations come on top."""
-    return round(parameters * TRAINING_BYTES / 2**30, 3)
+    """Return the GiB of weights, gradients and optimizer in one worker, without activations."""
+    return round(parameters * BYTES_PER_PARAMETER / 2**30, 3)

@@ -1,1 +1,1 @@
-"""The cluster as a run sees it: connection, ranks, elastic worker groups, machines."""
+"""What a run needs of Ray and of its machines: connection, ranks, elastic worker groups, events."""

@@ -1,19 +1,18 @@
-"""The place of a result in; a refusal out where nothing would be left of it."""
+"""Reject output paths that Ray deletes when a submitted job ends."""
 
-import os
-
+from pipelines.runtime import ray_compat
 from xmodal import storage
 from xmodal.errors import ConfigError
 
 
 def check_output(uri: str, flag: str) -> None:
-    """`check_lasting`, where this process is a submitted job."""
-    if in_a_copy():
-        check_lasting(uri, flag)
+    """Raise ConfigError for an output path that would be deleted, where this process is a submitted job."""
+    if in_submitted_job():
+        check_survives_job(uri, flag)
 
 
-def check_lasting(uri: str, flag: str) -> None:
-    """ConfigError for a place that a job's copy of the code would hold, which Ray deletes, and on one node only."""
+def check_survives_job(uri: str, flag: str) -> None:
+    """Raise ConfigError for a relative path: a submitted job would write it into its copy of the code, on one node."""
     if storage.absolute(uri) != uri:
         raise ConfigError(
             f"{flag} {uri} is relative, and a submitted job works in a copy of its directory that Ray deletes: "
@@ -21,6 +20,6 @@ def check_lasting(uri: str, flag: str) -> None:
         )
 
 
-def in_a_copy() -> bool:
-    """Whether this process works in the copy of a directory that Ray made for a job."""
-    return "/runtime_resources/" in os.getcwd()
+def in_submitted_job() -> bool:
+    """Return whether this process is a submitted job, which works in a copy of its directory."""
+    return ray_compat.in_copy_of_working_dir()

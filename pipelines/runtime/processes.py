@@ -1,4 +1,4 @@
-"""Jobs -> results in worker processes that end with their parent, as they come."""
+"""Run jobs in worker processes that end with their parent."""
 
 import multiprocessing
 import os
@@ -15,8 +15,11 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
-    """Results as they come; a few jobs wait beside those at work. One worker is this process: it starts at once."""
+def map_in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
+    """Apply a function to jobs in `workers` processes; yield results as they come. One worker is this process itself.
+
+    Only a few jobs are drawn ahead. XmodalError where a worker dies.
+    """
     if workers <= 1:
         yield from map(function, jobs)
         return
@@ -42,13 +45,13 @@ def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers
 
 
 def end_with_parent() -> None:
-    """A worker of a parent that was killed would wait for its next job for ever; Ctrl-C is the parent's affair."""
+    """End this worker when its parent ends, even if that is killed; Ctrl-C is left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def watch() -> None:
+    def exit_after_parent() -> None:
         parent = multiprocessing.parent_process()
         if parent is not None:
             parent.join()
             os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=exit_after_parent, daemon=True).start()

@@ -1,4 +1,4 @@
-"""One rank's place among the others: its index, its device, and values shared between ranks."""
+"""One rank of a Ray Train worker group: its index, its device, and values shared between ranks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from ray.train.collective import broadcast_from_rank_zero
 
 @dataclass(frozen=True)
 class Rank:
-    """Rank `index` of `world_size`."""
+    """Rank `index` of `world_size`, with the device that it computes on."""
 
     index: int
     world_size: int
@@ -21,7 +21,7 @@ class Rank:
 
     @classmethod
     def here(cls) -> "Rank":
-        """This Ray Train worker; on a CPU it computes with one thread, since its neighbours share the cores."""
+        """Return this Ray Train worker's rank; on a CPU it computes with one thread, since ranks share the cores."""
         context = ray.train.get_context()
         device = ray.train.torch.get_device()
         if device.type == "cpu":
@@ -30,16 +30,17 @@ class Rank:
 
     @property
     def first(self) -> bool:
+        """Whether this is rank 0, which writes and reports."""
         return self.index == 0
 
     def share(self, value: Any) -> Any:
-        """Rank 0's value on every rank; larger ones go through the object store, as a broadcast is meant for 1 kB."""
+        """Return rank 0's value on every rank. It travels through the object store: a broadcast is meant for 1 kB."""
         reference = [ray.put(value)] if self.first else None
         (reference,) = broadcast_from_rank_zero(reference)
         return ray.get(reference)
 
-    def gather(self, values: list) -> list:
-        """The values of all ranks joined, on every rank, in the order of the ranks."""
+    def gather(self, values: list[Any]) -> list[Any]:
+        """Return the values of all ranks joined, on every rank, in the order of the ranks."""
         if self.world_size == 1:
             return values
         parts: list[Any] = [None] * self.world_size

@@ -1,30 +1,30 @@
-"""What a dual encoder reads of its target under each protocol: pictures, or pictures and texts that nobody pairs."""
+"""What an adaptation reads of its target under each protocol: images, or images and texts that are not paired."""
 
 from collections.abc import Sequence
 
-from pipelines.config.adapt import Config
-from pipelines.stream import corpora
-from pipelines.stream.corpora import Notify
-from pipelines.stream.domain_corpora import Opened, Part
+from pipelines.config.adapt import AdaptConfig
+from pipelines.stream.domain_corpora import DomainCorpora, TargetRole
+from xmodal.callbacks import Notify
 from xmodal.data.decode.fields import TEXT_MEMBERS, TEXT_PATHS, Field
+from xmodal.data.index import field_maps
 from xmodal.data.index.corpus import Corpus
 from xmodal.errors import ConfigError
 from xmodal.training.domain_methods import TARGET, TARGET_TEXT
 
 
-def parts_of(config: Config, opened: Opened, fields: Sequence[Field]) -> list[Part]:
-    """Pictures, with second views where consistency is asked for, then texts where the protocol has any."""
-    again = bool(config.target.consistency)
-    found = [Part(role=TARGET, corpora=opened.target, fields=(fields[0],), again=again)]
+def target_roles(config: AdaptConfig, opened: DomainCorpora, fields: Sequence[Field]) -> list[TargetRole]:
+    """Return what is read: images, with second views for consistency, then texts where the protocol has any."""
+    second_view = bool(config.target.consistency)
+    roles = [TargetRole(role=TARGET, corpora=opened.target, fields=(fields[0],), second_view=second_view)]
     if opened.texts:
-        found.append(Part(role=TARGET_TEXT, corpora=opened.texts, fields=(fields[1],)))
-    return found
+        roles.append(TargetRole(role=TARGET_TEXT, corpora=opened.texts, fields=(fields[1],)))
+    return roles
 
 
-def tell(config: Config, opened: Opened, notify: Notify) -> None:
-    """Say what is made of a target of pairs: captions that are not read, or a pairing that is not used.
+def note_unused_pairs(config: AdaptConfig, opened: DomainCorpora, notify: Notify) -> None:
+    """Notify of captions of the target that are not read, or a pairing that is not used.
 
-    It is no mistake that can be told from what is meant.
+    Neither is an error: a corpus of pairs may be meant as a target without them.
     """
     if config.target.protocol == "images":
         captioned = [corpus.uri for corpus in opened.target if _has_captions(corpus)]
@@ -34,13 +34,11 @@ def tell(config: Config, opened: Opened, notify: Notify) -> None:
     images = {corpus.fingerprint for corpus in opened.target}
     paired = [corpus.uri for corpus in opened.texts if corpus.fingerprint in images]
     if paired:
-        notify(
-            f"{paired[0]} gives pictures and texts: they are read in two orders, and none is told which belongs to it"
-        )
+        notify(f"{paired[0]} gives images and texts: they are read in two orders, so that their pairing is not used")
 
 
-def refuse_pairs_of_target(held_out: Corpus, target: Sequence[Corpus]) -> None:
-    """ConfigError where a run would watch pairs of its target while it trains: then they would choose what is kept."""
+def check_no_target_pairs(held_out: Corpus, target: Sequence[Corpus]) -> None:
+    """Raise ConfigError where a run would validate on pairs of its target: they would choose its settings."""
     if held_out.fingerprint in {corpus.fingerprint for corpus in target}:
         raise ConfigError(
             f"--validation.corpus {held_out.uri} holds pairs of the target, which training may not see: validate on "
@@ -49,4 +47,4 @@ def refuse_pairs_of_target(held_out: Corpus, target: Sequence[Corpus]) -> None:
 
 
 def _has_captions(corpus: Corpus) -> bool:
-    return bool({*TEXT_MEMBERS, *TEXT_PATHS} & corpora.available(corpus))
+    return bool({*TEXT_MEMBERS, *TEXT_PATHS} & field_maps.available_fields(corpus))

@@ -1,1 +1,1 @@
-"""Corpora as deterministic streams of blocks read by Ray Data."""
+"""Read corpora with Ray Data as deterministic streams of batches."""

@@ -10,22 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import ray
-import torch
 
 from pipelines.stream.source import Stream, dataset, from_table
 from xmodal.batch import Batch
-from xmodal.data.decode.fields import Column
 from xmodal.data.stream import blocks
-from xmodal.data.stream.blocks import Recipe
+from xmodal.streaming import batch_of_blocks
 
 CORPUS_SHIFT = 48  # a batch's row number is corpus index << 48 | row in the corpus: unique over a mixture
 
 
 @dataclass(frozen=True)
-class Delivery:
-    """One step's share of one rank."""
+class StepBatch:
+    """One rank's share of the global batch of one step."""
 
     batch: Batch
     faults: list[dict]  # the quarantine records of this share
@@ -45,7 +42,7 @@ def segments(streams: Sequence[Stream], start: int, stop: int, most_tasks: int) 
         start = end
 
 
-def deliver(
+def step_batches(
     streams: Sequence[Stream],
     start: int,
     stop: int,
@@ -55,8 +52,8 @@ def deliver(
     share: Callable[[Any], Any],
     reserved: dict[str, float],
     most_tasks: int = 4096,
-) -> Iterator[Delivery]:
-    """This rank's share of steps `start` to `stop` - 1, in order.
+) -> Iterator[StepBatch]:
+    """Yield this rank's share of steps `start` to `stop` - 1, in order.
 
     `share(value)` returns rank 0's value on every rank (a collective); `reserved` as in `dataset`. The shares of all
     streams are joined into one batch, in the order of the streams, whose roles are the batch's `parts`: streams of
@@ -91,7 +88,7 @@ def _rank_blocks(split: ray.data.DataIterator, stream: Stream, world_size: int) 
     rows = stream.plan.global_batch // world_size
     gathered: list[blocks.Block] = []
     for table in split.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):  # type: ignore[arg-type]
-        for block in from_table(table, stream.recipe.columns):
+        for block in from_table(table, stream.decoder.columns):
             if len(block["row"]) != stream.block_rows(world_size):
                 raise RuntimeError(
                     f"Ray Data re-cut a block: {len(block['row'])} rows instead of {stream.block_rows(world_size)}; "
@@ -103,43 +100,18 @@ def _rank_blocks(split: ray.data.DataIterator, stream: Stream, world_size: int) 
             gathered = []
 
 
-def join(parts: Sequence[list[blocks.Block]], streams: Sequence[Stream], waited_s: float) -> Delivery:
+def join(parts: Sequence[list[blocks.Block]], streams: Sequence[Stream], waited_s: float) -> StepBatch:
     """One batch from the blocks of one step: the only copy between the object store and the device."""
-    columns = {name: column for stream in streams for name, column in stream.recipe.columns.items()}
-    batch = _batch([block for part in parts for block in part], columns)
+    columns = {name: column for stream in streams for name, column in stream.decoder.columns.items()}
+    batch = batch_of_blocks([block for part in parts for block in part], columns)
     roles: dict[str, int] = {}
     offset = 0
     faults = []
     for part, stream in zip(parts, streams, strict=True):
         rows = sum(len(block["row"]) for block in part)
-        own = batch.row[offset : offset + rows]
-        own[own >= 0] |= stream.number << CORPUS_SHIFT
+        numbers = batch.row[offset : offset + rows]  # a view: -1 where the row is padding
+        numbers[numbers >= 0] |= stream.number << CORPUS_SHIFT
         offset += rows
         roles[stream.role] = roles.get(stream.role, 0) + rows
-        faults += [{**fault, "corpus": stream.number} for block in part for fault in blocks.faults(block)]
-    return Delivery(replace(batch, parts=roles), faults, waited_s)
-
-
-def to_batch(parts: Sequence[blocks.Block], recipe: Recipe) -> Batch:
-    """Blocks of one recipe joined into a batch of tensors of their own."""
-    return _batch(parts, recipe.columns)
-
-
-def _batch(parts: Sequence[blocks.Block], columns: dict[str, Column]) -> Batch:
-    """The same of several recipes: zeros where a block lacks a column of another one's."""
-    joined = {
-        name: _concatenate([block.get(name) for block in parts], [len(block["row"]) for block in parts], column)
-        for name, column in columns.items()
-        if name not in ("fault", "epoch")
-    }
-    return Batch(joined.pop("row"), joined.pop("valid"), joined)
-
-
-def _concatenate(arrays: Sequence[np.ndarray | None], rows: Sequence[int], column: Column) -> torch.Tensor:
-    dtype = getattr(torch, column.dtype)
-    joined = torch.empty((sum(rows), *column.shape), dtype=dtype, pin_memory=torch.cuda.is_available())
-    out, start = joined.numpy(), 0
-    for array, length in zip(arrays, rows, strict=True):
-        out[start : start + length] = 0 if array is None else array
-        start += length
-    return joined
+        faults += [{**fault, "corpus": stream.number} for block in part for fault in blocks.block_faults(block)]
+    return StepBatch(replace(batch, role_sizes=roles), faults, waited_s)

@@ -6,7 +6,6 @@ of rows, `target_max_block_size` lies just under their size, and `max_errored_bl
 """
 
 import itertools
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,19 +15,17 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import DataContext, Datasource, ExecutionOptions, ExecutionResources
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask as RayReadTask
 
+from pipelines.runtime import ray_compat
 from pipelines.runtime.cluster import CPUS_PER_READ
 from xmodal.data.decode.fields import Column
 from xmodal.data.index.corpus import Corpus
 from xmodal.data.stream import block_cache, blocks
 from xmodal.data.stream.block_cache import BlockCache
-from xmodal.data.stream.blocks import Recipe
-from xmodal.data.stream.order import Plan, block_rows
-
-SHORTEST_REST_S, LONGEST_REST_S = 0.01, 0.05  # of Ray Data's scheduling loop, where it is ahead of its consumer
+from xmodal.data.stream.blocks import RowDecoder
+from xmodal.data.stream.order import StreamPlan, choose_block_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +33,14 @@ class Stream:
     """One corpus in its order: what `plan.global_batch` rows of every step come from."""
 
     corpus: Corpus
-    plan: Plan
-    recipe: Recipe
+    plan: StreamPlan
+    decoder: RowDecoder
     number: int = 0  # of the corpus in a mixture
     role: str = "source"  # of its rows in a batch
     cache: BlockCache | None = None  # where decoded blocks are kept
 
     def block_rows(self, world_size: int) -> int:
-        return block_rows(self.plan.global_batch, world_size, self.plan.task_rows, self.recipe.row_bytes)
+        return choose_block_rows(self.plan.global_batch, world_size, self.plan.task_rows, self.decoder.row_bytes)
 
 
 class _Source(Datasource):
@@ -52,9 +49,9 @@ class _Source(Datasource):
     def __init__(self, stream: Stream, start: int, stop: int, world_size: int) -> None:
         super().__init__()
         self._rows_per_block = stream.block_rows(world_size)
-        self._tasks = list(blocks.read_tasks(stream.corpus, stream.plan, start, stop, self._rows_per_block))
-        self._row_bytes = stream.recipe.row_bytes
-        self._recipe, self._cache = ray.put(stream.recipe), stream.cache
+        self._tasks = list(blocks.block_tasks(stream.corpus, stream.plan, start, stop, self._rows_per_block))
+        self._row_bytes = stream.decoder.row_bytes
+        self._recipe, self._cache = ray.put(stream.decoder), stream.cache
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -64,39 +61,39 @@ class _Source(Datasource):
         return self._rows_per_block * self._row_bytes
 
     def estimate_inmemory_data_size(self) -> int:
-        return sum(t.task.stop - t.task.skip for t in self._tasks) * self._row_bytes
+        return sum(t.read_task.stop - t.read_task.skip for t in self._tasks) * self._row_bytes
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[RayReadTask]:
         return [RayReadTask(_reader(task, self._recipe, self._cache), self._metadata(task)) for task in self._tasks]
 
-    def _metadata(self, task: blocks.ReadTask) -> BlockMetadata:
-        rows = task.task.stop - task.task.skip
+    def _metadata(self, task: blocks.BlockTask) -> BlockMetadata:
+        rows = task.read_task.stop - task.read_task.skip
         return BlockMetadata(num_rows=rows, size_bytes=rows * self._row_bytes, exec_stats=None, input_files=None)
 
 
-def _reader(task: blocks.ReadTask, recipe: Any, cache: BlockCache | None) -> Callable[[], Iterator[pa.Table]]:
+def _reader(task: blocks.BlockTask, recipe: Any, cache: BlockCache | None) -> Callable[[], Iterator[pa.Table]]:
     def read() -> Iterator[pa.Table]:
-        decoded = block_cache.read(task, ray.get(recipe), cache, new_block=_two_in_turn())
+        decoded = block_cache.read_cached_blocks(task, ray.get(recipe), cache, new_block=_two_in_turn())
         return (to_table(block) for block in decoded)
 
     return read
 
 
-def _two_in_turn() -> Callable[[Recipe, int], blocks.Block]:
+def _two_in_turn() -> Callable[[RowDecoder, int], blocks.Block]:
     """An allocator that fills the same two blocks again and again.
 
     Ray copies a block into its store before it asks for the next one, and fresh pages cost as much as the copy.
     """
     turns = itertools.count()
-    kept: dict[tuple[int, int], blocks.Block] = {}
+    buffers: dict[tuple[int, int], blocks.Block] = {}
 
-    def allocate(recipe: Recipe, rows: int) -> blocks.Block:
+    def allocate(recipe: RowDecoder, rows: int) -> blocks.Block:
         key = (next(turns) % 2, rows)
-        if key not in kept:
-            kept[key] = blocks.allocate_block(recipe, rows)
-        return kept[key]
+        if key not in buffers:
+            buffers[key] = blocks.allocate_block(recipe, rows)
+        return buffers[key]
 
     return allocate
 
@@ -131,31 +128,12 @@ def dataset(stream: Stream, start: int, stop: int, world_size: int, reserved: di
         return ray.data.read_datasource(source, override_num_blocks=len(source), num_cpus=CPUS_PER_READ)
 
 
-class Rested(ExecutionCallback):
-    """Ray Data's scheduling loop with a rest after each turn in which a task had more to give than there was room for.
-
-    It waits for tasks that have something to give; where all have, and the consumer's queue is full, it does not wait
-    at all and takes what a core can give. Streams that are ahead of their training took half of two cores from it.
-    A rest is longer the longer the queue has been full: short ones cost a fast consumer (a cache, a GPU) little.
-    """
-
-    def __init__(self) -> None:
-        self._rest_s = SHORTEST_REST_S
-
-    def on_execution_step(self, executor: Any) -> None:
-        if any(operator._in_task_output_backpressure for operator in executor._topology):
-            time.sleep(self._rest_s)
-            self._rest_s = min(2 * self._rest_s, LONGEST_REST_S)
-        else:
-            self._rest_s = SHORTEST_REST_S
-
-
 def _context(block_bytes: int, reserved: dict[str, float]) -> DataContext:
     context = DataContext.get_current().copy()
-    held = ExecutionResources(cpu=reserved.get("CPU", 0.0), gpu=reserved.get("GPU", 0.0))
+    reserved_resources = ExecutionResources(cpu=reserved.get("CPU", 0.0), gpu=reserved.get("GPU", 0.0))
     with warnings.catch_warnings():  # deprecated until 2027, and nothing else keeps Data off the train workers' slots
         warnings.simplefilter("ignore")
-        context.execution_options = ExecutionOptions(preserve_order=True, exclude_resources=held)
+        context.execution_options = ExecutionOptions(preserve_order=True, exclude_resources=reserved_resources)
     context.target_min_block_size = 1
     context.target_max_block_size = block_bytes - 1  # a block is passed on as soon as it is over, split at 1.5 times
     context.max_errored_blocks = 0  # one dropped block would shift every later batch
@@ -163,5 +141,8 @@ def _context(block_bytes: int, reserved: dict[str, float]) -> DataContext:
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     context.print_on_execution_start = False
-    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Rested]
+    context.custom_execution_callback_classes = [
+        *context.custom_execution_callback_classes,
+        ray_compat.backpressure_throttle(),
+    ]
     return context

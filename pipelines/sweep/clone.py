@@ -39,19 +39,19 @@ def committed(run_uri: str, step: int, options: StorageOptions) -> bool:
 
 
 def clone(parent: str, step: int, config: Any, options: StorageOptions) -> None:
-    """Make the run `config.name` in `config.runs` with the parent's checkpoint of `step` and its figures up to there.
+    """Make the run that `config` names, with the parent's checkpoint of `step` and its figures up to there.
 
     A copy that was cut short is made anew. CheckpointError where the parent has no such checkpoint.
     """
-    uri = storage.join(config.runs, config.name)
+    uri = storage.join(config.run.runs, config.run.name)
     if storage.exists(uri, options=options):
         if committed(uri, step, options):
             return
         storage.delete_tree(uri, options=options)
     folder, _, name = parent.rpartition("/")
     run = create_run(
-        config.runs,
-        config.name,
+        config.run.runs,
+        config.run.name,
         config=config,
         corpora=open_run(folder, name, options=options).corpora,
         options=options,

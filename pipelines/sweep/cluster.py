@@ -3,20 +3,21 @@
 import importlib
 import math
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import ray
 
-from pipelines.config.resources import Resources
+from pipelines.config.resources import ResourceConfig
+from pipelines.config.run import RunOptions
 from pipelines.runtime import cluster
 from pipelines.runtime.cluster import CPUS_PER_READ
-from pipelines.stages import training_job
+from pipelines.runtime.events import OnEvent
+from pipelines.stream.corpora import open_corpora
 from xmodal import storage
 
 
-def connect(resources: Resources, wanted: int | None) -> tuple[str, int, dict[str, float]]:
+def connect(resources: ResourceConfig, wanted: int | None) -> tuple[str, int, dict[str, float]]:
     """Address, trials at a time, and what each train worker takes.
 
     On this machine all train workers of all trials share one CPU slot, as those of a single run do, and there are as
@@ -26,7 +27,7 @@ def connect(resources: Resources, wanted: int | None) -> tuple[str, int, dict[st
     local = (resources.address or os.environ.get("RAY_ADDRESS")) in (None, "local")
     workers = resources.sizes[0]
     have = cluster.capacity()
-    share = cluster.share_of(resources, have, local=local)
+    share = cluster.resources_per_worker(resources, have, local=local)
     if local:
         count = wanted or max(1, (os.cpu_count() or 1) // workers)
         share |= {"CPU": math.floor(1e4 / (resources.sizes[-1] * count)) / 1e4}
@@ -47,14 +48,14 @@ def checked(run: Any, runs: str) -> Any:
     Raises what a trial, which lies in `runs` and not where the run says, would refuse.
     """
     pipeline = importlib.import_module(f"pipelines.stages.{type(run).__module__.rpartition('.')[2]}")
-    found = pipeline.check(replace(run, name="check", runs=runs, resume=False))[0]
-    return replace(found, name=run.name, runs=storage.absolute(run.runs), resume=False)
+    found = pipeline.check(replace(run, run=RunOptions(name="check", runs=runs)))[0]
+    return replace(found, run=RunOptions(name=run.run.name, runs=storage.absolute(run.run.runs)))
 
 
-def index(run: Any, on_news: Callable[[dict], None]) -> None:
+def index(run: Any, on_event: OnEvent) -> None:
     """Index all corpora of the run, once for all trials."""
     for uris in filter(None, (run.data.corpus, *_further(run))):
-        training_job.open_all(replace(run.data, corpus=tuple(uris), weights=(), fields=()), on_news)
+        open_corpora(replace(run.data, corpus=tuple(uris), weights=(), fields=()), on_event)
 
 
 def _further(run: Any) -> list[tuple[str, ...]]:

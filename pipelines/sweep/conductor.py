@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.config.sweep import PBT, Config
+from pipelines.config.sweep import PBT, SweepConfig
 from pipelines.sweep.clone import clone, committed
 from pipelines.sweep.plan import Plan, prepare
 from pipelines.sweep.slots import DIED, Slots
@@ -20,13 +20,13 @@ from xmodal import storage
 from xmodal.errors import ConfigError, nearest
 from xmodal.run import newest_attempt
 from xmodal.search import trial as trials_
-from xmodal.search.choice import Chosen, choose
+from xmodal.search.choice import ChosenConfig, choose
 from xmodal.search.config_fields import value_at
-from xmodal.search.trial import BASELINE, CLONE, ORACLE, Report, Trial
+from xmodal.search.trial import BASELINE, CLONE, ORACLE, Trial, TrialReport
 from xmodal.storage import NotFound
 
 LISTEN_S, TABLE_S = 0.5, 15.0
-News = Callable[[dict], None]
+News = Callable[[Any], None]  # receives dicts of the sweep, and events of the indexing before it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +35,11 @@ class Result:
 
     uri: str
     trials: Sequence[Trial]
-    chosen: Chosen | None
+    chosen: ChosenConfig | None
     plan: Plan
 
 
-def run(config: Config, on_news: News = lambda message: None) -> Result:
+def run(config: SweepConfig, on_news: News = lambda message: None) -> Result:
     """Carry the sweep to its end, from the start or (with `resume`) from where it was killed.
 
     Raises what is wrong with the ranges, the metric, the run's configuration, its storage or its corpora before a
@@ -153,9 +153,9 @@ class _Conductor:
             storage.stat(storage.join(uri, "run.json"), options=options)
         except NotFound:
             storage.delete_tree(uri, options=options)
-            return replace(config, resume=False)
+            return replace(config, run=replace(config.run, resume=False))
         newest_attempt(uri, options=options)
-        return replace(config, resume=True)
+        return replace(config, run=replace(config.run, resume=True))
 
     def _hear(self, message: dict[str, Any]) -> None:
         number, kind = message["trial"], message["kind"]
@@ -167,7 +167,7 @@ class _Conductor:
             self._finish(number)
         elif kind in (FAILED, DIED):
             self._fail(number, message["error"], again=message["again"])
-        elif kind == NEWS and message["news"] == "note":
+        elif kind == NEWS and message["text"]:
             self._on_news({"kind": "trial_note", "trial": self._book[number].name, "text": message["text"]})
 
     def _seconds(self, number: int) -> float:
@@ -180,7 +180,7 @@ class _Conductor:
         metrics = {name: float(x) for name, x in message["metrics"].items() if isinstance(x, int | float)}
         oracle = {name: x for name, x in metrics.items() if name.startswith(ORACLE)}
         seconds = self._seconds(number)
-        report = Report(
+        report = TrialReport(
             step=message["step"], steps=message["steps"], seconds=seconds,
             metrics={name: x for name, x in metrics.items() if name not in oracle},
         )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.config.sweep import PBT, Config
+from pipelines.config.sweep import PBT, SweepConfig
 from pipelines.runtime.output_path import check_output
 from pipelines.sweep.clone import check_may_differ
 from pipelines.sweep.presets import baseline_of, with_preset
@@ -16,10 +16,10 @@ from pipelines.sweep.trial_store import read_sweep
 from xmodal import storage
 from xmodal.data.stream.block_cache import AUTO
 from xmodal.errors import ConfigError
-from xmodal.search.config_fields import changed, paths, value_at
-from xmodal.search.objective import Objective, objectives, parse_guards
+from xmodal.search.config_fields import paths, value_at, with_values
+from xmodal.search.objective import SearchObjective, objectives, parse_guards
 from xmodal.search.rungs import Rungs, grace_of_ramp
-from xmodal.search.space import Space, parse_space
+from xmodal.search.space import SearchSpace, parse_space
 from xmodal.search.trial import Trial
 
 PIPELINE = "pipelines.sweep.trial:carry_out"
@@ -30,9 +30,9 @@ GRACE = 0.25  # of the budget, where nothing ramps up
 class Plan:
     """All that is decided before the first trial. `config.run` holds places by absolute paths."""
 
-    config: Config
-    space: Space
-    by: tuple[Objective, ...]
+    config: SweepConfig
+    space: SearchSpace
+    by: tuple[SearchObjective, ...]
     strategy: Strategy
     target: str  # MODULE:FUNCTION that a trial's process calls
     address: str | None
@@ -42,7 +42,7 @@ class Plan:
     def config_of(self, trial: Trial, runs: str) -> Any:
         """The configuration of a trial's run."""
         made = self.strategy.make(trial.values, trial.seed)
-        found = replace(made, name=trial.name, runs=runs)
+        found = replace(made, run=replace(made.run, name=trial.name, runs=runs))
         if self.address is None:
             return found
         per = {"cpus_per_worker": self.share.get("CPU"), "gpus_per_worker": self.share.get("GPU", 0.0)}
@@ -50,14 +50,14 @@ class Plan:
         return replace(found, data=data, resources=replace(found.resources, address=self.address, **per))
 
 
-def outline(config: Config) -> Plan:
+def outline(config: SweepConfig) -> Plan:
     """The plan but for the cluster; ConfigError for everything that ranges, metric, guards or fields are wrong in."""
-    check_output(config.runs, "--runs")
-    config = with_preset(replace(config, runs=storage.absolute(config.runs)))
+    check_output(config.sweep.runs, "--runs")
+    config = with_preset(replace(config, sweep=replace(config.sweep, runs=storage.absolute(config.sweep.runs))))
     if not config.search:
         raise ConfigError("nothing to search: give --search FIELD=RANGE ..., or a --preset")
     if config.beside:
-        read_sweep(config.runs, config.beside, config.storage)
+        read_sweep(config.sweep.runs, config.beside, config.storage)
     by = objectives(config.metric, config.mode)
     space = parse_space(config.search, config.run)
     check_algorithm(config.algorithm, len(by))
@@ -80,7 +80,7 @@ def outline(config: Config) -> Plan:
     )  # fmt: skip
 
 
-def prepare(config: Config, on_news: Callable[[dict], None]) -> Plan:
+def prepare(config: SweepConfig, on_news: Callable[[Any], None]) -> Plan:
     """The plan with a cluster, where the run needs one: corpora are indexed once, for all trials."""
     plan = outline(config)
     if plan.target != PIPELINE:
@@ -89,7 +89,7 @@ def prepare(config: Config, on_news: Callable[[dict], None]) -> Plan:
         return plan
     from pipelines.sweep.cluster import checked, connect, index
 
-    run = checked(plan.config.run, plan.config.runs)
+    run = checked(plan.config.run, plan.config.sweep.runs)
     plan = outline(replace(plan.config, run=run))
     address, concurrent, share = connect(run.resources, plan.config.concurrent)
     index(run, on_news)
@@ -98,12 +98,12 @@ def prepare(config: Config, on_news: Callable[[dict], None]) -> Plan:
 
 def _maker(run: Any) -> Callable[[Mapping[str, Any], int], Any]:
     def make(values: Mapping[str, Any], seed: int) -> Any:
-        return changed(run, {**values, "seed": seed})
+        return with_values(run, {**values, "seed": seed})
 
     return make
 
 
-def _grace(run: Any, space: Space) -> float:
+def _grace(run: Any, space: SearchSpace) -> float:
     """Until a strength that ramps up has come near its peak: before, small ones are ahead because they do less."""
     known = set(paths(run))
     if hasattr(run, "GRACE"):
@@ -117,7 +117,7 @@ def _grace(run: Any, space: Space) -> float:
     return max(GRACE, grace_of_ramp(gamma))
 
 
-def _for_copies(config: Config, space: Space) -> Any:
+def _for_copies(config: SweepConfig, space: SearchSpace) -> Any:
     """The run with checkpoints and figures at each boundary; ConfigError for what cannot be copied."""
     check_may_differ(space.ranges)
     run, steps = config.run, value_at(config.run, "optim.steps")
@@ -126,13 +126,12 @@ def _for_copies(config: Config, space: Space) -> Any:
     if steps % config.intervals:
         raise ConfigError(f"--scheduler pbt: steps={steps} must be a multiple of intervals={config.intervals}")
     every = steps // config.intervals
-    cadence = replace(
-        run.cadence, checkpoint_every=every, keep=max(run.cadence.keep, config.intervals + 1),
-        log_every=math.gcd(run.cadence.log_every, every),
-    )  # fmt: skip
+    logging = replace(run.logging, log_every=math.gcd(run.logging.log_every, every))
+    keep = max(run.checkpoints.keep, config.intervals + 1)
+    checkpoints = replace(run.checkpoints, checkpoint_every=every, keep=keep)
     measured = {}
     for name in ("validation", "target_validation"):
         part: Any = getattr(run, name, None)
         if part is not None and part.corpus is not None:
             measured[name] = replace(part, every=math.gcd(part.every, every))
-    return replace(run, cadence=cadence, **measured)
+    return replace(run, logging=logging, checkpoints=checkpoints, **measured)

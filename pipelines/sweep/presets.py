@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.config.sweep import Config
+from pipelines.config.sweep import SweepConfig
 from xmodal.errors import ConfigError, nearest
 from xmodal.search.config_fields import paths, value_at
-from xmodal.search.space import Space
+from xmodal.search.space import SearchSpace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset:
+class SweepPreset:
     """One line for the help, and what takes the place of flags that are not given."""
 
     summary: str
@@ -21,8 +21,8 @@ class Preset:
     guard: tuple[str, ...] = ()
 
 
-PRESETS: Mapping[str, Preset] = {
-    "pretrain-default": Preset(
+PRESETS: Mapping[str, SweepPreset] = {
+    "pretrain-default": SweepPreset(
         summary="temperature, learning rate and weight decay of jobs.pretrain, by recall@10 on held-out pairs",
         kind="pretrain",
         search=(
@@ -32,8 +32,8 @@ PRESETS: Mapping[str, Preset] = {
         ),
         metric=("validation/image_to_text/recall@10",),
     ),
-    "adapt-default": Preset(
-        summary="lambda and learning rate of jobs.adapt clip, by BNM on the target; source and spread guarded",
+    "adapt-default": SweepPreset(
+        summary="lambda and learning rate of jobs.adapt, by BNM on the target; source and spread guarded",
         kind="adapt",
         search=("domain.strength=loguniform(0.01,3)", "optim.learning_rate=loguniform(3e-5,1e-3)"),
         metric=("validation/target/bnm",),
@@ -43,8 +43,8 @@ PRESETS: Mapping[str, Preset] = {
             "validation/target/spread >= 0.3 * baseline",
         ),
     ),
-    "mmpareto-default": Preset(
-        summary="gamma and the rescale range of MMPareto in jobs.adapt's classifiers, by the loss of the joint head",
+    "mmpareto-default": SweepPreset(
+        summary="gamma and the rescale range of MMPareto in jobs.classify, by the loss of the joint head",
         kind="classify",
         search=("balance.gamma=uniform(1,3)", "balance.rescale=loginterval(0.3,10)"),
         metric=("multimodal/accuracy",),
@@ -52,7 +52,7 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
-def with_preset(config: Config) -> Config:
+def with_preset(config: SweepConfig) -> SweepConfig:
     """Flags that were not given as the preset has them. ConfigError for an unknown one, or one of another kind."""
     if config.preset is None:
         return config
@@ -82,7 +82,7 @@ def _measurable(guards: tuple[str, ...], run: Any) -> tuple[str, ...]:
     )
 
 
-def baseline_of(run: Any, space: Space) -> dict[str, Any]:
+def baseline_of(run: Any, space: SearchSpace) -> dict[str, Any]:
     """The swept fields without the method: lambda = 0, the plain sum of the losses; others as the run has them."""
     values = {path: value_at(run, path) for path in space.ranges}
     known = set(paths(run))

@@ -18,8 +18,8 @@ from pipelines.sweep import sealed_oracle
 from pipelines.sweep.conductor import Result
 from pipelines.sweep.trial_store import RECORD, TRIALS
 from xmodal import storage
-from xmodal.formatting import count
-from xmodal.report.search_page import Search, render
+from xmodal.formatting import pluralize
+from xmodal.report.search_page import SearchReport, render_search
 from xmodal.run.plain_config import to_plain
 from xmodal.run.provenance import provenance
 from xmodal.search.config_fields import value_at
@@ -52,19 +52,19 @@ def write(result: Result) -> Told:
     regret = sealed_oracle.told(result, judged)
     storage.write(storage.join(result.uri, PARQUET), _parquet(result), options=options)
     _hyper_parameters(result, options)
-    page = render(
-        Search(
-            name=plan.config.name,
+    page = render_search(
+        SearchReport(
+            name=plan.config.sweep.name,
             trials=result.trials,
             space=plan.space,
-            by=plan.by,
+            objectives=plan.by,
             chosen=result.chosen,
-            places=plan.strategy.rungs.places() if plan.config.scheduler == "asha" else (),
+            rungs=plan.strategy.rungs.budget_shares() if plan.config.scheduler == "asha" else (),
             command=command,
             facts=_facts(result),
             regret=regret,
-            beside=sealed_oracle.beside(result, judged),
-            made=datetime.now(UTC).isoformat(),
+            compared=sealed_oracle.beside(result, judged),
+            created=datetime.now(UTC).isoformat(),
             version=metadata.version("xmodal"),
         )
     )
@@ -191,9 +191,8 @@ def _facts(result: Result) -> list[tuple[str, str]]:
     found = provenance()
     scheduler: str = config.scheduler
     if scheduler == "asha":
-        scheduler += (
-            f": at {', '.join(f'{p:.0%}' for p in rungs.places())} of the budget the best 1/{rungs.reduction:g} go on"
-        )
+        shares = ", ".join(f"{share:.0%}" for share in rungs.budget_shares())
+        scheduler += f": at {shares} of the budget the best 1/{rungs.reduction:g} go on"
     ready = [trial.ready for trial in result.trials if trial.ready]
     return [
         ("Space", "; ".join(config.search)),
@@ -201,7 +200,7 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("Guards", "; ".join(config.guard) or "none"),
         ("Algorithm", f"{config.algorithm}, seed {config.seed}"),
         ("Scheduler", scheduler),
-        ("At a time", count(result.plan.concurrent, "trial")),
+        ("At a time", pluralize(result.plan.concurrent, "trial")),
         ("To a first figure", f"{mean(ready):.1f} s in the mean" if ready else "none"),
         ("Run", shlex.join(config.command)),
         ("Commit", str(found["commit"])),

@@ -9,7 +9,7 @@ from pipelines.sweep.conductor import Result
 from pipelines.sweep.trial_store import TRIALS, read_sweep
 from xmodal import storage
 from xmodal.metrics.model_selection import regret, weighted_spearman
-from xmodal.report.search_comparison import Searched
+from xmodal.report.search_comparison import ComparedSearch
 from xmodal.search.trial import FINISHED, Trial
 
 Judged = Mapping[int, Mapping[str, float]]  # of each trial that ran to its end
@@ -27,11 +27,11 @@ def _figures(trial: Trial, uri: str, corpus: str) -> Mapping[str, float]:
     """What the trial itself put aside, else recalls of its newest checkpoint on the sealed corpus."""
     if trial.oracle:
         return trial.oracle
-    from pipelines.config.evaluate import Config as Evaluate
+    from pipelines.config.evaluate import EvaluateConfig
     from pipelines.inference import evaluate
 
     run = storage.join(uri, TRIALS, trial.name)
-    found = evaluate.run(Evaluate(checkpoint=run, corpus=corpus, save=False, workers=0))
+    found = evaluate.run(EvaluateConfig(checkpoint=run, corpus=corpus, save=False, workers=0))
     return {f"oracle/{name}": float(x) for name, x in found.metrics.items() if name.endswith(("recall@10", "accuracy"))}
 
 
@@ -76,22 +76,22 @@ def _by_name(judged: Judged) -> dict[str, dict[str, float]]:
     }
 
 
-def beside(result: Result, judged: Judged) -> list[Searched]:
+def beside(result: Result, judged: Judged) -> list[ComparedSearch]:
     """This sweep and the one that was named with --beside; nothing where none was."""
     config = result.plan.config
     if config.beside is None:
         return []
-    record, trials = read_sweep(config.runs, config.beside, config.storage)
-    theirs = judge(result, storage.join(config.runs, config.beside), trials)
+    record, trials = read_sweep(config.sweep.runs, config.beside, config.storage)
+    theirs = judge(result, storage.join(config.sweep.runs, config.beside), trials)
     chosen = (record.get("chosen") or {}).get("trial")
     own = result.chosen.trial if result.chosen else None
     return [
-        Searched(
-            name=name, algorithm=algorithm, trials=found, chosen=number, sealed=sealed.get(number or 0, {}),
+        ComparedSearch(
+            name=name, algorithm=algorithm, trials=found, chosen=number, oracle_metrics=sealed.get(number or 0, {}),
             regret=costs(sealed, number),
         )
         for name, algorithm, found, number, sealed in (
-            (config.name, config.algorithm, result.trials, own, judged),
+            (config.sweep.name, config.algorithm, result.trials, own, judged),
             (config.beside, record["config"]["algorithm"], trials, chosen, theirs),
         )
     ]  # fmt: skip

@@ -19,8 +19,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from xmodal.errors import ConfigError, nearest
-from xmodal.search.objective import Objective
-from xmodal.search.space import Space
+from xmodal.search.objective import SearchObjective
+from xmodal.search.space import SearchSpace
 from xmodal.search.trial import FAILED, REJECTED, Trial
 
 
@@ -63,7 +63,7 @@ def check_algorithm(name: str, metrics: int) -> None:
 
 
 def propose(
-    name: str, space: Space, seed: int, number: int, known: Sequence[Trial], by: Sequence[Objective]
+    name: str, space: SearchSpace, seed: int, number: int, known: Sequence[Trial], by: Sequence[SearchObjective]
 ) -> tuple[float, ...]:
     """The units of proposal `number`. `known` are all trials so far: those at work stand where nothing is known yet."""
     told = [trial for trial in known if trial.units is not None and trial.status != FAILED]
@@ -82,7 +82,7 @@ def propose(
     return tuple(min(1.0, max(0.0, float(asked[axis]))) for axis in axes)
 
 
-def _measured(trial: Trial, by: Sequence[Objective]) -> dict[str, float]:
+def _measured(trial: Trial, by: Sequence[SearchObjective]) -> dict[str, float]:
     """Larger is better; nothing for a trial that a guard rejected, or that measured nothing that is finite."""
     found = {one.metric: float(better) for one in by if (better := one.better(trial)) is not None}
     return found if len(found) == len(by) and trial.status != REJECTED else {}

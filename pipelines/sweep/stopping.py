@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xmodal.search.objective import Objective
+from xmodal.search.objective import SearchObjective
 from xmodal.search.rungs import Rungs
-from xmodal.search.trial import FAILED, FINALIST, REJECTED, Report, Trial
+from xmodal.search.trial import FAILED, FINALIST, REJECTED, Trial, TrialReport
 
 STOPPING = ("asha", "median")
 ROUNDING = 1e-9  # of a share
@@ -42,7 +42,9 @@ class _Controller:
         return []
 
 
-def verdict(scheduler: str, rungs: Rungs, trial: Trial, trials: Sequence[Trial], objective: Objective) -> str | None:
+def verdict(
+    scheduler: str, rungs: Rungs, trial: Trial, trials: Sequence[Trial], objective: SearchObjective
+) -> str | None:
     """Why the trial ends with its newest report; None where it goes on."""
     own = list(_results(trial, objective))
     if not own or own[-1]["share"] >= 1 or trial.reports[-1].metrics.get(objective.metric) is None:
@@ -55,8 +57,8 @@ def verdict(scheduler: str, rungs: Rungs, trial: Trial, trials: Sequence[Trial],
     told = [(other, list(_results(other, objective))) for other in others]
     if scheduler == "median":
         return _behind_median(trial, others, objective) if _median(rungs, trial, own, told) else None
-    place = max((place for place in rungs.places() if trial.share >= place - ROUNDING), default=1.0)
-    there = [value for other in others if (value := other.at(objective.metric, place)) is not None]
+    place = max((place for place in rungs.budget_shares() if trial.share >= place - ROUNDING), default=1.0)
+    there = [value for other in others if (value := other.metric_at_share(objective.metric, place)) is not None]
     if len(there) + 1 < rungs.reduction or not _asha(rungs, trial, own, told):
         return None
     first = next(r for r in trial.reports if r.share >= place - ROUNDING and objective.metric in r.metrics)
@@ -65,18 +67,18 @@ def verdict(scheduler: str, rungs: Rungs, trial: Trial, trials: Sequence[Trial],
     return f"at {place:.0%} of its budget {ahead} of {len(there)} others were ahead ({own_value})"
 
 
-def _behind_median(trial: Trial, others: Sequence[Trial], objective: Objective) -> str:
+def _behind_median(trial: Trial, others: Sequence[Trial], objective: SearchObjective) -> str:
     value = f"{objective.metric} {trial.last(objective.metric):.4g}"
     return f"at {trial.share:.0%} of its budget it was behind the median of {len(others)} others ({value})"
 
 
-def _results(trial: Trial, objective: Objective) -> Iterator[dict[str, float]]:
+def _results(trial: Trial, objective: SearchObjective) -> Iterator[dict[str, float]]:
     for report in trial.reports:
         if objective.metric in report.metrics:
             yield {"share": report.share + ROUNDING, "score": _score(report, objective)}
 
 
-def _score(report: Report, objective: Objective) -> float:
+def _score(report: TrialReport, objective: SearchObjective) -> float:
     value = objective.sign * float(report.metrics[objective.metric])
     return value if math.isfinite(value) else WORST
 

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.config.sweep import PBT, Config
+from pipelines.config.sweep import PBT, SweepConfig
 from pipelines.sweep.searchers import OWN, propose
 from pipelines.sweep.stopping import ROUNDING, STOPPING, verdict
 from xmodal.errors import ConfigError
 from xmodal.search.choice import standings
-from xmodal.search.objective import Guard, Objective
+from xmodal.search.objective import Guard, SearchObjective
 from xmodal.search.proposals import grid, random_units
-from xmodal.search.ranges import Choice
+from xmodal.search.ranges import ChoiceRange
 from xmodal.search.rungs import Rungs
-from xmodal.search.space import Space
+from xmodal.search.space import SearchSpace
 from xmodal.search.trial import (
     BASELINE,
     CLONE,
@@ -39,9 +39,9 @@ REDRAWN = 0.25  # of a copy's choices
 class Strategy:
     """`make(values, seed)` gives a configuration, or raises ConfigError where values cannot stand together."""
 
-    config: Config
-    space: Space
-    by: tuple[Objective, ...]
+    config: SweepConfig
+    space: SearchSpace
+    by: tuple[SearchObjective, ...]
     guards: tuple[Guard, ...]
     baseline: Mapping[str, Any]
     rungs: Rungs
@@ -146,7 +146,7 @@ class Strategy:
         if trial.kind == BASELINE or trial.parent == 0:
             return None
         baseline = next((one for one in trials if one.kind == BASELINE), None)
-        found = [why for guard in self.guards if (why := guard.complaint(trial, baseline))]
+        found = [why for guard in self.guards if (why := guard.violation(trial, baseline))]
         return "; ".join(found) or None
 
     def boundary(self, trial: Trial, steps: int) -> int | None:
@@ -201,7 +201,7 @@ class Strategy:
         moved, at = [], 0
         for one in self.space.ranges.values():
             for unit in units[at : at + one.size]:
-                if isinstance(one, Choice):
+                if isinstance(one, ChoiceRange):
                     moved.append(draw.random() if draw.random() < REDRAWN else unit)
                 else:
                     step = unit + draw.uniform(-JOLT, JOLT)
@@ -210,7 +210,7 @@ class Strategy:
         return tuple(float(unit) for unit in moved)
 
 
-def _score(trial: Trial, objective: Objective, step: int) -> float:
+def _score(trial: Trial, objective: SearchObjective, step: int) -> float:
     """What it had measured by that step; the least of all where that is nothing."""
     known = replace(trial, reports=tuple(report for report in trial.reports if report.step <= step))
     better = objective.better(known)

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from pipelines.runtime.events import Event, Notification, RunStart, StepMetrics
 from pipelines.runtime.processes import end_with_parent
 from xmodal.errors import XmodalError
+from xmodal.plugins import load_plugins
 from xmodal.run import read_metrics
 from xmodal.storage import NotFound, StorageOptions
 
@@ -58,6 +60,7 @@ def _carry_out(order: Order, pipe: Connection) -> None:
     os.makedirs(order.scratch, exist_ok=True)
     os.environ["TMPDIR"], tempfile.tempdir = order.scratch, None
     try:
+        load_plugins()
         if order.address is not None:
             _join(order.address, order.namespace)
         module, _, function = order.target.partition(":")
@@ -74,15 +77,12 @@ def _join(address: str, namespace: str) -> None:
     import logging
 
     import ray
-    from ray.train.v2._internal.execution.callback import RayTrainCallback
-    from ray.train.v2.api import data_parallel_trainer
 
-    from pipelines.runtime import cluster
+    from pipelines.runtime import cluster, ray_compat
 
-    # Its detached cleaner outlives the job, asks a dashboard that may be off, and does what the job's end does anyway.
-    data_parallel_trainer.PlacementGroupCleanerCallback = RayTrainCallback  # type: ignore
+    ray_compat.disable_placement_group_cleaner()
     if not ray.is_initialized():
-        cluster.quiet()
+        cluster.quiet_ray()
         ray.init(
             address=address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR,
             configure_logging=True,
@@ -94,15 +94,15 @@ def carry_out(config: Any, say: Say) -> None:
     name = type(config).__module__.rpartition(".")[2]
     pipeline = importlib.import_module(f"pipelines.stages.{name}")
 
-    def on_news(message: dict[str, Any]) -> None:
-        if message["kind"] == "progress":
-            say({"kind": REPORT, **{key: message[key] for key in ("step", "steps", "metrics")}})
+    def on_event(event: Event) -> None:
+        if isinstance(event, StepMetrics):
+            say({"kind": REPORT, "step": event.step, "steps": event.steps, "metrics": event.metrics})
             return
-        if message["kind"] == "opening" and config.resume:
-            tell_again(message["run"], message["steps"], say, config.data.storage)
-        say({"kind": NEWS, "news": message["kind"], "text": message.get("text", "")})
+        if isinstance(event, RunStart) and config.run.resume:
+            tell_again(event.run, event.steps, say, config.data.storage)
+        say({"kind": NEWS, "text": event.text if isinstance(event, Notification) else ""})
 
-    pipeline.run(config, on_news)
+    pipeline.run(config, on_event)
 
 
 def tell_again(run_uri: str, steps: int, say: Say, options: StorageOptions = DEFAULT) -> None:

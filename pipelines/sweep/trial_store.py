@@ -14,17 +14,19 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from pipelines.config.old_records import upgrade_sweep
 from xmodal import storage
 from xmodal.errors import ConfigError
 from xmodal.run.plain_config import differences, is_within, to_plain
 from xmodal.run.provenance import provenance
-from xmodal.search.trial import RUNNING, WAITING, Trial, from_plain
+from xmodal.search.trial import RUNNING, WAITING, Trial, trial_from_plain
 from xmodal.storage import NotFound, StorageOptions
 
 RECORD, RECORDS, TRIALS = "sweep.json", "records", "trials"
 MAY_CHANGE = frozenset({
-    "resume", "concurrent", "retries", "silent_s", "regret", "beside", "trials", "finalists", "seeds", "storage",
-    "command", "run.resources", "run.cadence.restarts", "run.cadence.keep", "run.data.cache", "run.data.cache_gb",
+    "sweep.resume", "concurrent", "retries", "silent_s", "regret", "beside", "trials", "finalists", "seeds", "storage",
+    "command", "run.resources", "run.checkpoints.restarts", "run.checkpoints.keep", "run.data.cache",
+    "run.data.cache_gb",
 })  # fmt: skip
 SECONDS_PER_WRITE = 2.0  # of a trial that only reported
 
@@ -76,7 +78,7 @@ class Book:
     def _put(self, trial: Trial) -> None:
         self._trials[trial.number] = trial
         self._dirty.discard(trial.number)
-        self._write(f"{RECORDS}/{trial.number:03d}.json", trial.plain())
+        self._write(f"{RECORDS}/{trial.number:03d}.json", trial.to_plain())
 
     def _write(self, name: str, value: Any) -> None:
         text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
@@ -88,23 +90,25 @@ def open_book(config: Any) -> Book:
 
     ConfigError where it exists already without `resume`, does not with it, or was asked for something else.
     """
-    uri = storage.join(config.runs, config.name)
+    uri = storage.join(config.sweep.runs, config.sweep.name)
     known = _read(uri, config.storage)
     plain = to_plain(replace(config, search=tuple(config.search)))
     if known is None:
-        if config.resume:
-            raise ConfigError(f"there is no sweep {config.name!r} in {config.runs}; leave --resume out to start it")
+        if config.sweep.resume:
+            raise ConfigError(
+                f"there is no sweep {config.sweep.name!r} in {config.sweep.runs}; leave --resume out to start it"
+            )
         if storage.exists(uri, options=config.storage):
             raise ConfigError(f"{uri} is something else than a sweep: take another --name")
-        record = {"id": uuid.uuid4().hex, "name": config.name, "config": plain, "provenance": provenance(),
+        record = {"id": uuid.uuid4().hex, "name": config.sweep.name, "config": plain, "provenance": provenance(),
                   "created": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
         book = Book(uri, record, {}, config.storage)
         book.write_record()
         return book
-    if not config.resume:
+    if not config.sweep.resume:
         raise ConfigError(
-            f"the sweep {config.name!r} exists already in {config.runs}; --resume continues it, another --name starts "
-            "anew"
+            f"the sweep {config.sweep.name!r} exists already in {config.sweep.runs}; --resume continues it, another "
+            "--name starts anew"
         )
     refused = [
         f"{name} is {old!r} there and {new!r} here"
@@ -113,8 +117,8 @@ def open_book(config: Any) -> Book:
     ]
     if refused:
         raise ConfigError(
-            f"the sweep {config.name!r} was started with something else: {'; '.join(refused)}. Resume it as it was, or "
-            "start anew under another --name"
+            f"the sweep {config.sweep.name!r} was started with something else: {'; '.join(refused)}. Resume it as it "
+            "was, or start anew under another --name"
         )
     trials = {trial.number: _again(trial) for trial in _trials(uri, config.storage)}
     return Book(uri, known, trials, config.storage)
@@ -122,7 +126,7 @@ def open_book(config: Any) -> Book:
 
 def as_begun(config: Any) -> Any:
     """On a resume, the very checkpoint that the sweep's trials start from: the run behind it may have a newer one."""
-    known = _read(storage.join(config.runs, config.name), config.storage) if config.resume else None
+    known = _read(storage.join(config.sweep.runs, config.sweep.name), config.storage) if config.sweep.resume else None
     begun = (known or {}).get("config", {}).get("run", {}).get("start_from")
     asked = getattr(config.run, "start_from", None)
     if not begun or not asked or not begun.startswith(storage.absolute(asked)):
@@ -145,9 +149,10 @@ def _again(trial: Trial) -> Trial:
 
 def _read(uri: str, options: StorageOptions) -> dict[str, Any] | None:
     try:
-        return json.loads(storage.read(storage.join(uri, RECORD), options=options))
+        record: dict[str, Any] = json.loads(storage.read(storage.join(uri, RECORD), options=options))
     except NotFound:
         return None
+    return {**record, "config": upgrade_sweep(record["config"])}
 
 
 def _trials(uri: str, options: StorageOptions) -> Iterator[Trial]:
@@ -156,4 +161,4 @@ def _trials(uri: str, options: StorageOptions) -> Iterator[Trial]:
     except NotFound:
         return
     for entry in entries:
-        yield from_plain(json.loads(storage.read(entry.uri, options=options)))
+        yield trial_from_plain(json.loads(storage.read(entry.uri, options=options)))

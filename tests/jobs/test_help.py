@@ -1,4 +1,4 @@
-"""Every job documents itself, at once, and a mistake in its arguments is answered with the nearest right word."""
+"""`--help` of every job explains the job and all its flags quickly; a misspelt flag names the nearest one."""
 
 import importlib
 import json
@@ -12,6 +12,7 @@ import pytest
 
 from jobs.presets import PRESETS
 from jobs.submit import names
+from xmodal.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 JOBS = [name for name in [*names(), "jobs.submit"] if (ROOT / f"{name.replace('.', '/')}.py").is_file()]
@@ -25,7 +26,7 @@ def wide(monkeypatch):
 
 
 def help_of(job, capsys, *words):
-    """What `--help` prints; it ends the job with 0."""
+    """Return what `--help` prints; it ends the job with exit status 0."""
     module = importlib.import_module(job)
     with pytest.raises(SystemExit) as end:
         (module.run if job == "jobs.submit" else module.parse)([*words, "--help"])
@@ -34,10 +35,9 @@ def help_of(job, capsys, *words):
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_help_opens_with_the_jobs_own_text_and_explains_every_flag(job, capsys):
-    words = {"jobs.pretrain": ["vit-tiny"], "jobs.adapt": ["clips"]}.get(job, [])
-    told = help_of(job, capsys, *words)
-    text, _, flags = told.partition("usage: ")
+def test_help_begins_with_the_docstring_of_the_job_and_explains_every_flag(job, capsys):
+    words = {"jobs.pretrain": ["vit-tiny"], "jobs.classify": ["clips"]}.get(job, [])
+    text, _, flags = help_of(job, capsys, *words).partition("usage: ")
     assert text.startswith(importlib.import_module(job).__doc__) and len(COMMAND.findall(text)) >= 2
     assert max(map(len, text.splitlines())) <= 120
     assert f"python -m {job}" in flags
@@ -47,7 +47,7 @@ def test_help_opens_with_the_jobs_own_text_and_explains_every_flag(job, capsys):
     assert not unexplained
 
 
-def test_a_narrow_terminal_gets_paragraphs_that_fit_and_whole_examples(monkeypatch, capsys):
+def test_paragraphs_are_wrapped_for_a_narrow_terminal_and_examples_are_not(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     text = help_of("jobs.prepare", capsys).partition("usage: ")[0]
     prose = [line for line in text.splitlines() if not line.startswith("    ")]
@@ -57,9 +57,9 @@ def test_a_narrow_terminal_gets_paragraphs_that_fit_and_whole_examples(monkeypat
 
 
 def test_help_of_pretraining_lists_the_presets_with_a_line_each(capsys):
-    told = help_of("jobs.pretrain", capsys)
+    text = help_of("jobs.pretrain", capsys)
     for name, preset in PRESETS.items():
-        assert re.search(rf"^  {re.escape(name)} +{re.escape(preset.summary)}$", told, re.MULTILINE)
+        assert re.search(rf"^  {re.escape(name)} +{re.escape(preset.summary)}$", text, re.MULTILINE)
     assert PRESETS["vit-b-32"].summary in help_of("jobs.pretrain", capsys, "vit-b-32")
 
 
@@ -68,14 +68,14 @@ def test_the_benchmarks_are_listed_with_a_line_each(capsys):
 
     with pytest.raises(SystemExit) as end:
         bench.main(["--help"])
-    told = capsys.readouterr().out
+    text = capsys.readouterr().out
     assert end.value.code == 0
     for name in bench.benchmarks():
-        assert re.search(rf"^  {name} +\S.{{20,}}", told, re.MULTILINE), name
+        assert re.search(rf"^  {name} +\S.{{20,}}", text, re.MULTILINE), name
 
 
-def test_no_job_imports_torch_or_ray_before_its_arguments_are_sound():
-    """One process: imports all of them, shows every help and makes a mistake in each; in the time of a few imports."""
+def test_no_job_imports_torch_or_ray_before_its_arguments_are_valid():
+    """One process imports all jobs, prints every help and makes a mistake in each, within a few seconds."""
     script = f"""
 import contextlib, importlib, io, sys
 from xmodal.errors import XmodalError
@@ -86,8 +86,8 @@ for name in {[*JOBS, "jobs.bench.__main__"]}:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             with contextlib.suppress(SystemExit, XmodalError):
                 begin(words)
-    found = [heavy for heavy in {HEAVY} if heavy in sys.modules]
-    assert not found, (name, found)
+    heavy_modules = [heavy for heavy in {HEAVY} if heavy in sys.modules]
+    assert not heavy_modules, (name, heavy_modules)
 """
     began = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -112,12 +112,12 @@ for name in {[*JOBS, "jobs.bench.__main__"]}:
         ("jobs.demo", ["--frsh"], "--fresh"),
     ],
 )
-def test_a_misspelt_flag_is_answered_with_the_nearest(job, words, nearest, capsys):
+def test_a_misspelt_flag_names_the_nearest(job, words, nearest, capsys):
     with pytest.raises(SystemExit) as end:
         importlib.import_module(job).parse(words)
     assert end.value.code == 2
-    told = capsys.readouterr()
-    assert "Perhaps you meant" in told.err and nearest in told.err and not told.out
+    printed = capsys.readouterr()
+    assert "Perhaps you meant" in printed.err and nearest in printed.err and not printed.out
 
 
 def test_a_dry_run_of_prepare_lists_the_source_and_writes_nothing(tmp_path, capsys):
@@ -125,8 +125,22 @@ def test_a_dry_run_of_prepare_lists_the_source_and_writes_nothing(tmp_path, caps
 
     (tmp_path / "pairs.csv").write_text("image,caption\na.jpg,a cat\nb.jpg,a dog\na.jpg,a cat\n")
     words = [str(tmp_path / "pairs.csv"), str(tmp_path / "corpus"), "--rows-per-shard", "1", "--workers", "3"]
-    arguments.begin(prepare.parse([*words, "--dry-run"]), prepare.run, prepare.preview)
+    arguments.run_or_preview(prepare.parse([*words, "--dry-run"]), prepare.run, prepare.preview)
     shown = json.loads(capsys.readouterr().out)
     assert (shown["rows"], shown["shards"], shown["refused"]) == (2, 2, {"duplicate_key": 1})
     assert shown["resources"]["processes"] == 3 and shown["config"]["format"] == "tar"
     assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["clip", "--corpus", "c"], "jobs.adapt takes no preset any more: leave the word clip out .*--name clip"),
+        (["clips", "--corpus", "c"], "write python -m jobs.classify clips ..."),
+        (["grid-letter"], "write python -m jobs.classify grid-letter ..."),
+        (["grid-digit", "--help"], "write python -m jobs.classify grid-digit ..."),
+    ],
+)
+def test_a_command_of_earlier_versions_is_answered_with_todays_command(words, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        importlib.import_module("jobs.adapt").parse(words)

@@ -1,4 +1,4 @@
-"""Every preset makes a model: shapes only, so that the large ones cost nothing; without a network."""
+"""Every preset builds a model, by its shapes only, so that large ones cost nothing; no network is needed."""
 
 import json
 
@@ -8,12 +8,13 @@ from jobs.presets import PRESETS
 from jobs.pretrain import parse
 from pipelines.models.dual_encoder import build_model
 from support.export_fixtures import hub_sources
-from xmodal.data.decode.tokenizer import SMALLEST_VOCABULARY, special_ids, train_tokenizer
+from support.model_flags import model_flags
+from xmodal.data.decode.tokenizer import MIN_VOCAB_SIZE, special_ids, train_tokenizer
 
 
 def padded(vocab_size: int) -> str:
-    """A tokenizer of exactly `vocab_size` tokens: as `train_tokenizer` makes it, with invented words."""
-    body = json.loads(train_tokenizer((), SMALLEST_VOCABULARY))
+    """Return a tokenizer of exactly `vocab_size` tokens: one of `train_tokenizer` with invented words."""
+    body = json.loads(train_tokenizer((), MIN_VOCAB_SIZE))
     old = body["model"]["vocab"]
     words = [token for token in old if old[token] < len(old) - 3]
     words += [f"word{n}</w>" for n in range(vocab_size - len(old))]
@@ -28,8 +29,8 @@ def padded(vocab_size: int) -> str:
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "av-tiny"])
 def test_the_model_of_every_preset_can_be_made(name, tmp_path):
-    sources = [f"{key}={path}" for key, path in hub_sources(tmp_path).items()] if name == "hub" else []
-    flags = ["--arguments", *sources] if sources else []
+    sources = hub_sources(tmp_path) if name == "hub" else {}
+    flags = model_flags(sources)
     config = parse([name, "--corpus", "shards/", *flags])
     tokenizer = padded(600 if sources else config.model.vocab_size)
     assert special_ids(tokenizer).vocab_size == (600 if sources else config.model.vocab_size)
@@ -43,7 +44,7 @@ def test_the_model_of_every_preset_can_be_made(name, tmp_path):
 
 
 def test_the_model_of_clips_needs_no_tokenizer():
-    config = parse(["av-tiny", "--corpus", "clips/", "--arguments", "seconds=2", "audio_grid=2,4"])
+    config = parse(["av-tiny", "--corpus", "clips/", "--model.seconds", "2", "--model.audio-grid", "2", "4"])
     model = build_model(config.model, config.loss, None, config.seed, meta=True)
     assert model.modalities == ("video", "audio") and all(parameter.is_meta for parameter in model.parameters())
-    assert model.tower("audio").intake.seconds == 2 and model.tower("audio").backbone.config.grid == [2, 4]
+    assert model.tower("audio").input_adapter.seconds == 2 and model.tower("audio").backbone.config.grid == [2, 4]

@@ -1,28 +1,11 @@
-"""One small Ray for all pipeline tests of a session, and corpora to run on."""
-
-import contextlib
+"""Corpora and models that the pipeline tests of a session share."""
 
 import pytest
-import ray
 
-from pipelines.runtime import cluster
 from xmodal.checkpoint import commit
 from xmodal.data import synthetic
 from xmodal.data.decode.tokenizer import special_ids, train_tokenizer
 from xmodal.encoders.dual_encoder import DualEncoder
-
-
-@pytest.fixture(scope="session")
-def ray_here(request, forked_workers):
-    """A Ray of our own with two slots for reading and one for the train workers.
-
-    Its processes inherit the address of the S3 server, so that starts first if a test is going to need it.
-    """
-    if any(item.get_closest_marker("s3") for item in request.session.items):
-        with contextlib.suppress(pytest.skip.Exception):  # no server: the tests on S3 say so, the others go on
-            request.getfixturevalue("s3_server")
-    yield cluster.connect(cluster.Resources(address="local"), cpus=2)
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +22,7 @@ def untrained(tmp_path_factory):
     import torch
 
     runs = tmp_path_factory.mktemp("untrained")
-    words = [sample[1]["txt"].decode() for sample in synthetic.samples("photo", 200, 0, size=32)]
+    words = [sample[1]["txt"].decode() for sample in synthetic.scene_samples("photo", 200, 0, size=32)]
     tokenizer = train_tokenizer(words, 600)
     ids = special_ids(tokenizer)
     torch.manual_seed(0)

@@ -1,6 +1,6 @@
-"""What one rank does in the tests of the domain losses: some steps of a small encoder under DDP.
+"""Trains a small encoder with a domain loss under DDP, as one of several ranks of a test.
 
-A case is a dict of tensors of all rows; `parts` says how many rows of each domain every rank takes.
+A case has the rows of all ranks as tensors; `parts` has the number of rows of each domain for every rank.
 """
 
 import torch
@@ -9,20 +9,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from xmodal.distributed.ranks import mean_over_ranks
-from xmodal.losses.cdan import Conditioning, certainty
-from xmodal.losses.consistency import consistency
+from xmodal.losses.cdan import MultilinearConditioning, entropy_weights
+from xmodal.losses.consistency import consistency_loss
 from xmodal.losses.discrepancy import coral, mmd
-from xmodal.losses.domain_critic import Critic, adversarial, critic_accuracy, gradient_penalty
-from xmodal.losses.gradient_reversal import reverse
+from xmodal.losses.domain_critic import DomainCritic, adversarial_loss, critic_accuracy, gradient_penalty
+from xmodal.losses.gradient_reversal import reverse_gradient
 from xmodal.losses.prediction_losses import bnm, mcc
-from xmodal.losses.pseudo_pairs import pseudo_pairs
+from xmodal.losses.pseudo_pairs import pseudo_pair_loss
 
 Case = dict[str, Tensor]
 KINDS = ("dann", "penalty", "mmd", "coral", "cdan", "mcc", "bnm", "pseudo_pairs", "consistency")
 IN, OUT, CLASSES = 5, 4, 3
 
 
-class Adapting(nn.Module):
+class AdaptedEncoder(nn.Module):
     """A linear encoder, a label head and a critic; one forward returns this rank's share of the domain loss."""
 
     def __init__(self, kind: str) -> None:
@@ -30,14 +30,14 @@ class Adapting(nn.Module):
         torch.manual_seed(0)
         self.kind = kind
         self.encoder, self.head = nn.Linear(IN, OUT), nn.Linear(OUT, CLASSES)
-        self.conditioning = Conditioning(OUT, CLASSES)
-        self.critic = Critic(self.conditioning.width if kind == "cdan" else OUT, (8,))
+        self.conditioning = MultilinearConditioning(OUT, CLASSES)
+        self.critic = DomainCritic(self.conditioning.width if kind == "cdan" else OUT, (8,))
 
     def forward(self, source: Tensor, target: Tensor, valid: tuple[Tensor, Tensor]) -> Tensor:
         features = self.encoder(torch.cat([source, target])).tanh()
         s, t = features[: len(source)], features[len(source) :]
-        used = sum(0 * p.sum() for p in self.parameters())  # DDP waits for each
-        return self._loss(s, t, valid) + used
+        unused = sum(0 * p.sum() for p in self.parameters())  # DDP waits for the gradient of each parameter
+        return self._loss(s, t, valid) + unused
 
     def _loss(self, s: Tensor, t: Tensor, valid: tuple[Tensor, Tensor]) -> Tensor:
         if self.kind in ("mmd", "coral"):
@@ -46,37 +46,37 @@ class Adapting(nn.Module):
             return {"mcc": mcc, "bnm": bnm}[self.kind](self.head(t), valid[1])
         if self.kind == "pseudo_pairs":
             unit = [nn.functional.normalize(x, dim=1) for x in (s, t)]
-            return pseudo_pairs(*unit, 5.0, *valid, threshold=0.0)
+            return pseudo_pair_loss(*unit, 5.0, *valid, threshold=0.0)
         if self.kind == "consistency":
-            return consistency(self.head(t), self.head(2 * t), valid[1], threshold=0.4)
+            return consistency_loss(self.head(t), self.head(2 * t), valid[1], threshold=0.4)
         return self._adversarial(s, t, valid)
 
     def _adversarial(self, s: Tensor, t: Tensor, valid: tuple[Tensor, Tensor]) -> Tensor:
-        rows = reverse(torch.cat([s, t]), 0.7)
+        rows = reverse_gradient(torch.cat([s, t]), 0.7)
         weights: dict[str, Tensor] = {}
         if self.kind == "cdan":
-            known = self.head(torch.cat([s, t])).softmax(1)
-            rows, sure = self.conditioning(rows, known), certainty(known)
-            weights = {"weight_source": sure[: len(s)], "weight_target": sure[len(s) :]}
+            probabilities = self.head(torch.cat([s, t])).softmax(1)
+            rows, row_weights = self.conditioning(rows, probabilities), entropy_weights(probabilities)
+            weights = {"weight_source": row_weights[: len(s)], "weight_target": row_weights[len(s) :]}
         logits = self.critic(rows)
         self.accuracy = critic_accuracy(logits[: len(s)], logits[len(s) :], *valid)
-        loss = adversarial(logits[: len(s)], logits[len(s) :], *valid, smoothing=0.1, **weights)
+        loss = adversarial_loss(logits[: len(s)], logits[len(s) :], *valid, smoothing=0.1, **weights)
         if self.kind == "penalty":
             loss = loss + gradient_penalty(self.critic, rows[: len(s)], rows[len(s) :], *valid)
         return loss
 
 
-def own_part(x: Tensor, parts: list[int]) -> Tensor:
+def rank_part(x: Tensor, parts: list[int]) -> Tensor:
     return x.split(parts)[dist.get_rank()]
 
 
 def train(case: Case, kind: str, parts: dict[str, list[int]], steps: int) -> dict[str, Tensor]:
-    """The global losses of some steps, and the parameters after them."""
-    module = Adapting(kind).to(case["source"].dtype)
+    """Return the global losses of some steps, and the parameters after them."""
+    module = AdaptedEncoder(kind).to(case["source"].dtype)
     wrapped = DistributedDataParallel(module)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.3, momentum=0.9)
-    source, target = (own_part(case[name], parts[name]) for name in ("source", "target"))
-    valid = own_part(case["valid_source"], parts["source"]), own_part(case["valid_target"], parts["target"])
+    source, target = (rank_part(case[name], parts[name]) for name in ("source", "target"))
+    valid = rank_part(case["valid_source"], parts["source"]), rank_part(case["valid_target"], parts["target"])
     losses = []
     for _ in range(steps):
         optimizer.zero_grad()
@@ -84,7 +84,7 @@ def train(case: Case, kind: str, parts: dict[str, list[int]], steps: int) -> dic
         share.backward()
         optimizer.step()
         losses.append(mean_over_ranks(share))
-    found = {"losses": torch.stack(losses), **{n: p.detach() for n, p in module.named_parameters()}}
+    results = {"losses": torch.stack(losses), **{n: p.detach() for n, p in module.named_parameters()}}
     if hasattr(module, "accuracy"):
-        found["accuracy"] = module.accuracy
-    return found
+        results["accuracy"] = module.accuracy
+    return results

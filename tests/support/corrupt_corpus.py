@@ -1,4 +1,4 @@
-"""A corpus of sound pairs with every kind of bad or odd sample among them, and what has to become of each."""
+"""A corpus of valid pairs with every kind of bad or odd sample among them, and the fault that each must get."""
 
 import functools
 import io
@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-SOUND = 150
+VALID_SAMPLES = 150
 SHARDS = 3
 SIDE = 40
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One pair as bytes (None: not there), its image's extension, and the fault it must get ("" for none)."""
+    """One pair as bytes (None: missing), its image's extension, and the fault that it must get ("" for none)."""
 
     image: bytes | None
     text: bytes | None
@@ -27,8 +27,8 @@ class Sample:
     reason: str = ""
 
 
-def picture(seed: int) -> Image.Image:
-    """Coloured rectangles, different for every seed."""
+def random_image(seed: int) -> Image.Image:
+    """Draw coloured rectangles, different for every seed."""
     rng = np.random.default_rng(seed)
     pixels = np.kron(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8), np.ones((SIDE // 5, SIDE // 5, 1), np.uint8))
     return Image.fromarray(pixels)
@@ -40,19 +40,19 @@ def encode(image: Image.Image, format: str = "JPEG", **options: object) -> bytes
     return out.getvalue()
 
 
-def sound(seed: int) -> Sample:
-    return Sample(encode(picture(seed)), f"picture number {seed} of a series".encode())
+def valid_sample(seed: int) -> Sample:
+    return Sample(encode(random_image(seed)), f"picture number {seed} of a series".encode())
 
 
 @functools.cache
-def bad() -> dict[str, Sample]:
-    """Samples that cannot be delivered, by key."""
-    whole = encode(picture(1000), quality=95)
+def bad_samples() -> dict[str, Sample]:
+    """Return samples that cannot be delivered, by key."""
+    whole = encode(random_image(1000), quality=95)
     bomb = encode(Image.new("1", (20_000, 20_000)), "PNG")  # 400 megapixels in 50 kB
     assert len(bomb) < 100_000
     text = b"a caption"
     images = {
-        "corrupt": (_flipped(encode(picture(1), "PNG")), "png", "decode_corrupt"),
+        "corrupt": (_flip_bytes(encode(random_image(1), "PNG")), "png", "decode_corrupt"),
         "truncated": (whole[: len(whole) // 2], "jpg", "decode_truncated"),
         "no-image-but-html": (b"<html>404 not found</html>", "jpg", "not_an_image"),
         "zero-bytes": (b"", "jpg", "not_an_image"),
@@ -66,7 +66,7 @@ def bad() -> dict[str, Sample]:
         "latin-1": ("caf\u00e9".encode("latin-1"), "bad_utf8"),
         "utf-16": ("two bytes".encode("utf-16"), "bad_utf8"),
     }
-    image = encode(picture(2000))
+    image = encode(random_image(2000))
     return {
         **{key: Sample(data, text, ext, "image", reason) for key, (data, ext, reason) in images.items()},
         **{key: Sample(image, caption, "jpg", "text", reason) for key, (caption, reason) in captions.items()},
@@ -75,19 +75,19 @@ def bad() -> dict[str, Sample]:
     }
 
 
-def odd() -> dict[str, Sample]:
-    """Samples that look hostile and must be delivered."""
-    frames = [picture(seed) for seed in range(3)]
-    palette = picture(5).quantize(8)
+def odd_samples() -> dict[str, Sample]:
+    """Return samples that look damaged and must be delivered, by key."""
+    frames = [random_image(seed) for seed in range(3)]
+    palette = random_image(5).quantize(8)
     deep = np.linspace(0, 65535, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint16)
     text = b"an odd picture"
     images = {
-        "cmyk": (encode(picture(3).convert("CMYK")), "jpg"),
+        "cmyk": (encode(random_image(3).convert("CMYK")), "jpg"),
         "16-bit": (encode(Image.fromarray(deep), "PNG"), "png"),
         "animated-gif": (encode(frames[0], "GIF", save_all=True, append_images=frames[1:]), "gif"),
         "animated-webp": (encode(frames[0], "WEBP", save_all=True, append_images=frames[1:]), "webp"),
         "palette-alpha": (encode(palette, "PNG", transparency=0), "png"),
-        "grey": (encode(picture(4).convert("L")), "jpg"),
+        "grey": (encode(random_image(4).convert("L")), "jpg"),
         "one-pixel": (encode(Image.new("RGB", (1, 1))), "jpg"),
     }
     captions = {
@@ -97,7 +97,7 @@ def odd() -> dict[str, Sample]:
         "nul-inside": "before\0after \x1b[31mred",
         "emoji": "a \U0001f468\u200d\U0001f469\u200d\U0001f467 family",
     }
-    image = encode(picture(6))
+    image = encode(random_image(6))
     return {
         **{key: Sample(data, text, extension) for key, (data, extension) in images.items()},
         **{key: Sample(image, caption.encode()) for key, caption in captions.items()},
@@ -105,20 +105,20 @@ def odd() -> dict[str, Sample]:
 
 
 @functools.cache
-def samples() -> dict[str, Sample]:
-    """All of them, the nasty ones spread among the sound ones."""
-    nasty = list((bad() | odd()).items())
-    found: dict[str, Sample] = {}
-    for seed in range(SOUND):
-        found[f"s{seed:04}"] = sound(seed)
-        if seed % 5 == 2 and nasty:
-            found.update([nasty.pop()])
-    assert not nasty
-    return found
+def all_samples() -> dict[str, Sample]:
+    """Return all samples, with the bad and odd ones spread among the valid ones."""
+    special = list((bad_samples() | odd_samples()).items())
+    mixed: dict[str, Sample] = {}
+    for seed in range(VALID_SAMPLES):
+        mixed[f"s{seed:04}"] = valid_sample(seed)
+        if seed % 5 == 2 and special:
+            mixed.update([special.pop()])
+    assert not special
+    return mixed
 
 
 def write_tar(folder: Path, pairs: dict[str, Sample], shards: int = SHARDS) -> list[str]:
-    """Shards of the pairs in order; every shard ends with a repeated key. Returns the keys that come twice."""
+    """Write shards of the pairs in order, each of which ends with a repeated key; return the repeated keys."""
     folder.mkdir()
     repeated = []
     for number, keys in enumerate(_parts(list(pairs), shards)):
@@ -138,7 +138,7 @@ def _add(tar: tarfile.TarFile, key: str, pair: Sample) -> None:
 
 
 def write_parquet(folder: Path, pairs: dict[str, Sample], shards: int = SHARDS) -> None:
-    """The same pairs as Parquet in Hugging Face's layout; captions are declared as strings whatever they hold."""
+    """Write the pairs as Parquet in Hugging Face's layout; captions are declared as strings whatever they hold."""
     folder.mkdir()
     for number, keys in enumerate(_parts(list(pairs), shards)):
         texts = pa.array([pairs[key].text for key in keys], pa.binary()).view(pa.string())
@@ -153,7 +153,7 @@ def _parts(keys: list[str], number: int) -> list[list[str]]:
     return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
-def _flipped(data: bytes) -> bytes:
-    """The same file with a run of wrong bytes in the middle of its pixels."""
+def _flip_bytes(data: bytes) -> bytes:
+    """Return the file with a run of wrong bytes in the middle of its pixels."""
     middle = len(data) // 2
     return data[:middle] + bytes(255 - byte for byte in data[middle : middle + 16]) + data[middle + 16 :]

@@ -1,4 +1,4 @@
-"""Pictures for the decoder tests: photograph-like pixels, and encoders for formats both sound and hostile."""
+"""Images for the decoder tests: photograph-like pixels, and encoders for valid and hostile files."""
 
 import io
 import struct
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth colour at several scales with edges: the spectrum of a photograph, roughly."""
+    """Return smooth colour at several scales with edges, roughly with the spectrum of a photograph."""
     rng = np.random.default_rng(seed)
     layers = [rng.normal(size=(max(2, height // cell), max(2, width // cell), 3)) * cell for cell in (4, 16, 64)]
     pixels = sum(cv2.resize(layer, (width, height), interpolation=cv2.INTER_CUBIC) for layer in layers)
@@ -33,7 +33,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def bomb_png(width: int, height: int) -> bytes:
-    """A PNG of one-bit zeros about a thousandth of its pixels' size; beyond 14,000 rows only the header is true."""
+    """Return a PNG of one-bit zeros, a thousandth of its pixels in size; beyond 14,000 rows only the header is true."""
     packer = zlib.compressobj(9)
     row = bytes((width + 7) // 8 + 1)
     body = b"".join(packer.compress(row) for _ in range(min(height, 14_000))) + packer.flush()
@@ -47,7 +47,7 @@ def png_16_bit_grey(pixels: np.ndarray) -> bytes:
 
 
 def png_16_bit_colour(pixels: np.ndarray) -> bytes:
-    """uint16 [H, W, 3]; OpenCV writes what Pillow cannot."""
+    """Encode uint16 [H, W, 3] by OpenCV, since Pillow cannot write it."""
     ok, data = cv2.imencode(".png", pixels[:, :, ::-1])
     assert ok
     return data.tobytes()

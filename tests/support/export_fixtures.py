@@ -1,4 +1,4 @@
-"""Tiny models of every kind of tower, and their checkpoints in runs, for the tests of what leaves the house."""
+"""Tiny models of every kind of tower, and their checkpoints in runs, for the export tests."""
 
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,14 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def tokenizer() -> str:
-    """600 tokens, learned from captions of scenes."""
-    return train_tokenizer([sample[1]["txt"].decode() for sample in synthetic.samples("photo", 200, 0, size=32)], 600)
+    """Return a tokenizer of 600 tokens, trained on captions of scenes."""
+    return train_tokenizer(
+        [sample[1]["txt"].decode() for sample in synthetic.scene_samples("photo", 200, 0, size=32)], 600
+    )
 
 
 def model_of(kind: str, hub: Path) -> DualEncoder:
-    """A model with the weights of seed 0 and statistics that no initialisation gives; `hub` is a folder for sources."""
+    """Return a model with the weights of seed 0 and perturbed statistics; `hub` is a folder for pretrained sources."""
     architecture, arguments = KINDS[kind]
     torch.manual_seed(0)
     if architecture == "hub":
@@ -48,15 +50,15 @@ def model_of(kind: str, hub: Path) -> DualEncoder:
 
 
 def hub_sources(folder: Path) -> dict[str, str]:
-    """A ViT and a BERT as their owners save them."""
+    """Save a ViT and a BERT as their owners do, and return their directories."""
     small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     ViTModel(ViTConfig(**small, image_size=32, patch_size=8)).save_pretrained(folder / "vit")
     BertModel(BertConfig(**small, vocab_size=600, max_position_embeddings=32)).save_pretrained(folder / "bert")
     return {"image": str(folder / "vit"), "text": str(folder / "bert")}
 
 
-def committed(model: DualEncoder, run: Path, *, step: int = 7, record: str | None = None) -> str:
-    """A run whose only checkpoint is the model; `record` is the text of its run.json."""
+def commit_run(model: DualEncoder, run: Path, *, step: int = 7, record: str | None = None) -> str:
+    """Write a run whose only checkpoint is the model, and return it; `record` is the text of its run.json."""
     files = run.parent / f"{run.name}-files"
     model.save_pretrained(files, tokenizer_json=tokenizer())
     if record is not None:

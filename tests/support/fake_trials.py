@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pipelines.config.logging import Cadence
-from pipelines.config.optimizer import Optim
+from pipelines.config.logging import CheckpointConfig, LoggingConfig
+from pipelines.config.optimizer import OptimizerConfig
+from pipelines.config.run import RunOptions
 from pipelines.sweep.trial import tell_again
 from xmodal import checkpoint, storage
 from xmodal.errors import CheckpointError
@@ -27,13 +28,12 @@ class Trouble:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    TARGET: ClassVar[str] = "planted:carry_out"
-    name: str = "a"
-    runs: str = "runs"
-    resume: bool = False
+    TARGET: ClassVar[str] = "support.fake_trials:carry_out"
+    run: RunOptions = field(default_factory=lambda: RunOptions(name="a"))
     seed: int = 0
-    optim: Optim = field(default_factory=lambda: Optim(steps=12, learning_rate=1e-4))
-    cadence: Cadence = field(default_factory=lambda: Cadence(checkpoint_every=3, log_every=1))
+    optim: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(steps=12, learning_rate=1e-4))
+    logging: LoggingConfig = field(default_factory=lambda: LoggingConfig(log_every=1))
+    checkpoints: CheckpointConfig = field(default_factory=lambda: CheckpointConfig(checkpoint_every=3))
     trouble: Trouble = field(default_factory=Trouble)
 
 
@@ -45,8 +45,9 @@ def gain(rate: float) -> float:
 
 
 def carry_out(config, say):
-    uri = storage.join(config.runs, config.name)
-    run = open_run(config.runs, config.name) if config.resume else create_run(config.runs, config.name, config=config)
+    runs, name = config.run.runs, config.run.name
+    uri = storage.join(runs, name)
+    run = open_run(runs, name) if config.run.resume else create_run(runs, name, config=config)
     attempt = claim_attempt(run.uri)
     step, weight, lineage = 0, 0.0, []
     try:
@@ -62,10 +63,10 @@ def carry_out(config, say):
         metrics = {"score": weight, "oracle/accuracy": -weight}
         log.log(step, metrics)
         say({"kind": "report", "step": step, "steps": config.optim.steps, "metrics": metrics})
-        if step % config.cadence.checkpoint_every == 0 or step == config.optim.steps:
+        if step % config.checkpoints.checkpoint_every == 0 or step == config.optim.steps:
             log.sync()  # before the checkpoint, as training does: whoever resumes from it finds the figures up to it
             with tempfile.TemporaryDirectory() as folder:
-                saved = {"step": step, "weight": weight, "lineage": [*lineage, [config.name, step, weight]]}
+                saved = {"step": step, "weight": weight, "lineage": [*lineage, [config.run.name, step, weight]]}
                 lineage = saved["lineage"]
                 Path(folder, "weights.json").write_text(json.dumps(saved))
                 checkpoint.commit(Path(folder), run.checkpoints_uri, run_id=run.id, attempt=attempt, step=step)

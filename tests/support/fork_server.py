@@ -1,13 +1,13 @@
-"""Ray workers that are forked from a process that holds Ray and torch, instead of importing them each for itself.
+"""Fork Ray workers from a process that has imported Ray and torch, instead of importing both in every worker.
 
-A Ray worker that trains costs some ten CPU seconds of imports, and the smallest run has a dozen workers. With `forked`
-one process, the *nursery*, imports torch, transformers and xmodal once; for each Ray it forks a *branch*, which imports
-Ray and the pipelines in that Ray's environment (Ray reads it as it is imported) and forks the workers. What a worker
-does, how it dies and what it leaves is its own. Only Rays that this process starts have a nursery: a test that starts a
-command with a Ray of its own says so (`command`), or gets ordinary workers.
+A Ray worker that trains costs some ten CPU seconds of imports, and the smallest run has a dozen workers. With
+`fork_ray_workers` one process, the *fork server*, imports torch, transformers and xmodal once; for each Ray it forks a
+*branch*, which imports Ray and the pipelines in that Ray's environment (Ray reads it as it is imported) and forks the
+workers. What a worker does and how it dies concerns it alone. Only Rays that this process starts have a fork server: a
+test that starts a command with a Ray of its own says so (`command`), or gets ordinary workers.
 
-    python fork_server.py DEFAULT_WORKER ...    what the raylet starts: it asks, and lives as long as its worker does
-    python fork_server.py --run JOB ...         python -m JOB ..., with the nursery of the process that starts this
+    python fork_server.py DEFAULT_WORKER ...    what the raylet starts: it requests a worker and lives as long as that
+    python fork_server.py --run JOB ...         python -m JOB ..., with the fork server of the process that starts this
 """
 
 import argparse
@@ -25,9 +25,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
-ADDRESS = "XMODAL_TEST_NURSERY"
+ADDRESS = "XMODAL_TEST_FORK_SERVER"
 RAYLET = "RAY_RAYLET_PID"
 READ_BY_RAY = (RAYLET, "RAY_JOB_ID")  # when it is imported
 SERVE, RUN = "--serve", "--run"
@@ -45,16 +46,16 @@ IMPORTED_WITH_RAY = ("ray._private.workers.default_worker", "ray.data._internal.
 
 
 @contextlib.contextmanager
-def forked(folder: str) -> Iterator[None]:
+def fork_ray_workers(folder: str) -> Iterator[None]:
     """Until the end of the block, a Ray that this process starts has its workers forked; `folder` is for a socket."""
-    address = os.path.join(folder, "nursery")
+    address = os.path.join(folder, "fork-server")
     os.environ[ADDRESS] = address
     server = subprocess.Popen([sys.executable, __file__, SERVE, address])
     try:
         while not os.path.exists(address):
-            assert server.poll() is None, "the nursery did not start"
+            assert server.poll() is None, "the fork server did not start"
             time.sleep(0.02)
-        with forking():
+        with patch_ray_workers():
             yield
     finally:
         del os.environ[ADDRESS]
@@ -63,20 +64,20 @@ def forked(folder: str) -> Iterator[None]:
 
 
 def command(job: str, *arguments: str) -> list[str]:
-    """`python -m JOB ARGUMENTS`, whose own Ray has its workers forked too; to be started inside `forked`."""
+    """`python -m JOB ARGUMENTS`, whose own Ray has its workers forked, too; to be started inside `fork_ray_workers`."""
     return [sys.executable, __file__, RUN, job, *arguments]
 
 
-def run(arguments: list[str]) -> None:
-    """The job named first, as a person starts it."""
-    with forking():
+def run_job(arguments: list[str]) -> None:
+    """Run the job named first, as a person starts it."""
+    with patch_ray_workers():
         sys.argv = arguments
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 
 @contextlib.contextmanager
-def forking() -> Iterator[None]:
-    """A Ray that is started in this block asks for its workers; nobody forwards their output, which is not read."""
+def patch_ray_workers() -> Iterator[None]:
+    """Make a Ray that is started in this block request its workers from the fork server, without their output."""
     from ray._private import node, ray_constants
 
     usual = ray_constants.SETUP_WORKER_FILENAME, node.Node.start_log_monitor
@@ -87,8 +88,8 @@ def forking() -> Iterator[None]:
         ray_constants.SETUP_WORKER_FILENAME, node.Node.start_log_monitor = usual
 
 
-def ask(arguments: list[str]) -> None:
-    """Have a worker forked, with the environment, directory and open files of this process, and end when it ends."""
+def request_worker(arguments: list[str]) -> None:
+    """Request a worker with the environment, directory and open files of this process, and end when it ends."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--serialized-runtime-env-context", default="{}", type=json.loads)
     parser.add_argument("--language")
@@ -100,14 +101,14 @@ def ask(arguments: list[str]) -> None:
         assert change == "cd", prefix
     environ = dict(os.environ) | (context.get("env_vars") or {})
     request = {"arguments": worker, "environ": environ, "directory": directory}
-    with socket.socket(*KIND) as nursery:
-        nursery.connect(os.environ[ADDRESS])
-        socket.send_fds(nursery, [json.dumps(request).encode()], [0, 1, 2])
-        nursery.recv(1)
+    with socket.socket(*KIND) as server:
+        server.connect(os.environ[ADDRESS])
+        socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
+        server.recv(1)
 
 
 def serve(address: str) -> None:
-    """The nursery: passes each request on to the branch of its Ray; ends with the process that started it."""
+    """Run the fork server: pass each request on to the branch of its Ray; ends with the process that started it."""
     _import(IMPORTED)
     assert "ray" not in sys.modules
     parent = os.pidfd_open(os.getppid())
@@ -122,14 +123,14 @@ def serve(address: str) -> None:
             environ = json.loads(message)["environ"]
             ray = tuple(environ.get(name) for name in READ_BY_RAY)
             if ray not in branches:
-                branches[ray] = _branched(environ, [listening, asking, *branches.values()])
+                branches[ray] = _start_branch(environ, [listening, asking, *branches.values()])
             socket.send_fds(branches[ray], [message], [*files, asking.fileno()])
             for file in files:
                 os.close(file)
             asking.close()
 
 
-def _branched(environ: dict[str, str], others: list[socket.socket]) -> socket.socket:
+def _start_branch(environ: dict[str, str], others: list[socket.socket]) -> socket.socket:
     """A socket to a new branch; `others` are not for it."""
     mine, theirs = socket.socketpair(*KIND)
     if os.fork():
@@ -138,37 +139,37 @@ def _branched(environ: dict[str, str], others: list[socket.socket]) -> socket.so
     try:
         for other in (mine, *others):
             other.close()
-        _branch(environ, theirs)
+        _serve_branch(environ, theirs)
     finally:
         os._exit(0)
 
 
-def _branch(environ: dict[str, str], nursery: socket.socket) -> None:
-    """Fork a worker for each request, and tell who asked when it has ended; ends with its Ray, or with the nursery."""
+def _serve_branch(environ: dict[str, str], server: socket.socket) -> None:
+    """Fork a worker for each request, and answer when it has ended; ends with its Ray, or with the fork server."""
     os.environ.clear()
     os.environ.update(environ)
     with _names_from_the_system():
         _import(IMPORTED_WITH_RAY)
     raylet = os.pidfd_open(int(environ[RAYLET]))
     asking: dict[int, socket.socket] = {}  # by the pidfd of the worker
-    while raylet not in (ready := select.select([nursery, raylet, *asking], [], [])[0]):
+    while raylet not in (ready := select.select([server, raylet, *asking], [], [])[0]):
         for ended in asking.keys() & set(ready):
             os.waitid(os.P_PIDFD, ended, os.WEXITED)
             asking.pop(ended).close()
             os.close(ended)
-        if nursery not in ready:
+        if server not in ready:
             continue
-        message, files, *_ = socket.recv_fds(nursery, LONGEST_REQUEST, 4)
+        message, files, *_ = socket.recv_fds(server, LONGEST_REQUEST, 4)
         if not message:
             return
         asked = socket.socket(fileno=files.pop())
         child = os.fork()
         if not child:
-            for other in (nursery, asked, *asking.values()):
+            for other in (server, asked, *asking.values()):
                 other.close()
             for other in (raylet, *asking):
                 os.close(other)
-            _become(json.loads(message), files)
+            _run_worker(json.loads(message), files)
         asking[os.pidfd_open(child)] = asked
         for file in files:
             os.close(file)
@@ -200,7 +201,7 @@ def _names_from_the_system() -> Iterator[None]:
         ray.actor.ActorClassID = usual
 
 
-def _become(request: dict, files: list[int]) -> None:
+def _run_worker(request: dict, files: list[int]) -> None:
     """Run the worker's own file in this process, with the arguments, environment and files that it was to have."""
     os.setpgid(0, 0)  # the raylet ends the process group of a worker
     for number, file in enumerate(files):
@@ -222,10 +223,11 @@ def _become(request: dict, files: list[int]) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(1, str(Path(__file__).parents[2]))  # pipelines and jobs are not installed: they are this checkout's
     if sys.argv[1] == RUN:
-        run(sys.argv[2:])
+        run_job(sys.argv[2:])
     elif sys.argv[1] == SERVE:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         serve(sys.argv[2])
     else:
-        ask(sys.argv[1:])
+        request_worker(sys.argv[1:])

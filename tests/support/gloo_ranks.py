@@ -1,9 +1,9 @@
-"""A function goes in, its result on each of W gloo processes on this machine comes out.
+"""Runs a function on W gloo processes on this machine and returns every rank's result.
 
     results = run(function, 4, argument, timeout_s=60)      # [function(argument) on rank 0, ..., on rank 3]
 
-`function` is one that another process can import (module level); inside it the default process group is initialised.
-The processes are forked from a server that has torch loaded, so that a call costs a fraction of a second.
+`function` must be importable by another process (module level); inside it the default process group is initialised. The
+processes are forked from a server that has torch loaded, so that a call costs a fraction of a second.
 """
 
 import multiprocessing
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(  # what ranks would import each for themselves; DDP imports torch._dynamo
+_CONTEXT.set_forkserver_preload(  # otherwise each rank imports these; DDP imports torch._dynamo
     ["torch", "torch.distributed", "torch._dynamo", "xmodal.encoders.small_resnet"]
 )
 
@@ -31,17 +31,17 @@ class RankFailed(AssertionError):
 
 
 def run(function: Callable[..., Any], world: int, *arguments: Any, timeout_s: float = 120.0) -> list[Any]:
-    """The results in the order of the ranks; they and the arguments are pickled.
+    """Return the results in the order of the ranks; they and the arguments are pickled.
 
-    Raises RankFailed when a rank raises or dies, or when not all have answered after `timeout_s`; no process outlives
-    the call.
+    Raises RankFailed if a rank raises or dies, or if not all have answered after `timeout_s`; no process outlives the
+    call.
     """
     with tempfile.TemporaryDirectory() as folder:
-        started = [_start(function, rank, world, folder, arguments, timeout_s) for rank in range(world)]
+        processes = [_start(function, rank, world, folder, arguments, timeout_s) for rank in range(world)]
         try:
-            answers = _collect([connection for _, connection in started], timeout_s)
+            answers = _collect([connection for _, connection in processes], timeout_s)
         finally:
-            for process, _ in started:
+            for process, _ in processes:
                 process.kill()
                 process.join()
     return [answers[rank] for rank in range(world)]
@@ -55,17 +55,17 @@ def _start(
     arguments: tuple[Any, ...],
     timeout_s: float,
 ) -> tuple[BaseProcess, Connection]:
-    ours, theirs = _CONTEXT.Pipe(duplex=False)
+    receiver, sender = _CONTEXT.Pipe(duplex=False)
     process = _CONTEXT.Process(
-        target=_work, args=(theirs, function, rank, world, folder, arguments, timeout_s), daemon=True
+        target=_work, args=(sender, function, rank, world, folder, arguments, timeout_s), daemon=True
     )
     process.start()
-    theirs.close()  # a dead rank then reads as the end of its pipe
-    return process, ours
+    sender.close()  # a dead rank is then seen as the end of its pipe
+    return process, receiver
 
 
 def _collect(connections: list[Connection], timeout_s: float) -> dict[int, Any]:
-    """Waits for every rank; after a first failure gives the others a moment to fail for their own reasons."""
+    """Wait for every rank; after the first failure give the others a moment to fail for their own reasons."""
     deadline = time.monotonic() + timeout_s
     answers: dict[int, Any] = {}
     failures: dict[int, str] = {}
@@ -103,7 +103,10 @@ def _work(
     arguments: tuple[Any, ...],
     timeout_s: float,
 ) -> None:
-    """One rank: joins the group, calls, answers with bytes (shared-memory tensors would die with this process)."""
+    """Run on one rank: join the group, call the function, and answer with bytes.
+
+    Shared-memory tensors would not survive this process.
+    """
     try:
         answer = pickle.dumps((True, _in_group(function, rank, world, folder, arguments, timeout_s)))
     except BaseException:
@@ -130,5 +133,5 @@ def _in_group(
     store = dist.FileStore(str(Path(folder) / "store"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=timeout_s))
     result = function(*arguments)
-    dist.barrier()  # nobody leaves while another still reads its buffers
+    dist.barrier()  # no rank exits while another still reads its buffers
     return result

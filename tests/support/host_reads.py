@@ -1,10 +1,10 @@
-"""Which operators make the host wait for an accelerator: found on any device."""
+"""Detection, on any device, of operators that make the host wait for an accelerator."""
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class HostReads(TorchDispatchMode):
-    """Counts operators whose result the host must wait for on an accelerator."""
+    """Records the operators whose result the host must wait for on an accelerator."""
 
     WAITING = (
         "_local_scalar_dense",

@@ -1,4 +1,4 @@
-"""A job called in the tests' own process, which has imported everything: what it prints and how it ends."""
+"""Run a job in the tests' own process, which has imported everything."""
 
 import contextlib
 import io
@@ -9,8 +9,8 @@ from unittest import mock
 
 
 @dataclass(frozen=True)
-class Done:
-    """How a command ended."""
+class JobResult:
+    """Exit code and output of a job."""
 
     code: int
     out: str
@@ -18,14 +18,14 @@ class Done:
 
     @property
     def error(self) -> str:
-        """The one line of a failure."""
+        """The one line of a failed job's error."""
         [line] = [line for line in self.err.splitlines() if not line.startswith("[pretrain]")]
         assert line.startswith("error: ") and "Traceback" not in self.out
         return line
 
 
-def call(job: ModuleType, *arguments: str) -> Done:
-    """`python -m jobs.JOB ARGUMENTS` in this process, with the Ray that it holds."""
+def run_job(job: ModuleType, *arguments: str) -> JobResult:
+    """Run `python -m jobs.JOB ARGUMENTS` in this process, with its Ray."""
     out, err = io.StringIO(), io.StringIO()
     code = 0
     redirected = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
@@ -34,4 +34,4 @@ def call(job: ModuleType, *arguments: str) -> Done:
             job.main()
         except SystemExit as end:
             code = int(end.code or 0)
-    return Done(code, out.getvalue(), err.getvalue())
+    return JobResult(code, out.getvalue(), err.getvalue())

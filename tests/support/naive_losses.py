@@ -1,4 +1,4 @@
-"""The two losses written down as in the papers, with loops over rows: the reference of every loss test."""
+"""The two contrastive losses as in the papers, with loops over rows: the reference of every loss test."""
 
 import torch
 from torch import Tensor
@@ -11,8 +11,8 @@ def naive_info_nce(
     logits = log_scale.exp() * u @ v.T
     terms = []
     for i in _valid_rows(u, valid):
-        kept = [*_negatives(i, len(u), valid, ids), i]
-        by_row, by_column = logits[i, kept], logits[kept, i]
+        columns = [*_negatives(i, len(u), valid, ids), i]
+        by_row, by_column = logits[i, columns], logits[columns, i]
         terms += [torch.logsumexp(by_row, 0) - logits[i, i], torch.logsumexp(by_column, 0) - logits[i, i]]
     return torch.stack(terms).sum() / len(terms) if terms else 0 * _touch(u, v, log_scale)
 
@@ -52,5 +52,5 @@ def _share_id(ids: Tensor | None, i: int, j: int) -> bool:
 
 
 def _touch(u: Tensor, v: Tensor, log_scale: Tensor) -> Tensor:
-    """A zero that depends on everything, so that gradients exist; NaN in masked rows may not pass."""
+    """Return a zero that depends on every input, so that gradients exist; NaN in masked rows has no effect."""
     return u.nan_to_num().sum() + v.nan_to_num().sum() + log_scale

@@ -1,10 +1,11 @@
-"""A directory comes in, a real S3 server on loopback that keeps its data there goes out: OpenStack Swift with s3api.
+"""A real S3 server on loopback for tests: OpenStack Swift with s3api, which stores its data in a directory.
 
-    python tests/object_store.py install        make the environment that Swift runs in (`make swift`)
-    python tests/object_store.py serve DIR      run it in the foreground, with the shell exports for clients
+    python tests/support/object_store.py install        create the environment that Swift runs in (`make swift`)
+    python tests/support/object_store.py serve DIR      run it in the foreground, with the shell exports for clients
 
-Swift lives in an environment of its own, so that its eventlet never meets the application: `.venv-swift` beside the
-Makefile, or where XMODAL_SWIFT_VENV says. One node, one replica, one device, well-known keys: for tests only. Linux.
+Swift has a virtual environment of its own, so that its eventlet is not imported by the application: `.venv-swift`
+beside the Makefile, or the path in XMODAL_SWIFT_VENV. One node, one replica, one device, well-known keys: for tests
+only. Linux.
 """
 
 import argparse
@@ -33,8 +34,8 @@ PACKAGES = (
 HOST = "127.0.0.1"
 BACKENDS = ("account", "container", "object")
 FILTERS = ("catch_errors", "listing_formats", "s3api", "tempauth", "copy", "bulk", "slo", "dlo")
-START_LIMIT_S = 30.0
-PAGE_KEYS = 40  # of a listing; AWS has 1000, so a test would need thousands of objects for a second page
+START_TIMEOUT_S = 30.0
+PAGE_KEYS = 40  # keys in a page of a listing; with the 1000 of AWS a test would need thousands of objects
 
 RINGS = """
 import sys
@@ -48,7 +49,7 @@ for name, port in zip(sys.argv[2::2], sys.argv[3::2]):
 
 
 class Unavailable(Exception):
-    """The server cannot be installed or started on this machine; the message says why."""
+    """The error of a server that cannot be installed or started on this machine; the message says why."""
 
 
 def environment() -> Path:
@@ -57,19 +58,19 @@ def environment() -> Path:
 
 
 def install(venv: Path) -> None:
-    """Make `venv` with Swift in it; a mark is written last, so an interrupted installation is done again."""
-    mark = venv / "installed.json"
-    if mark.exists() and json.loads(mark.read_text()) == list(PACKAGES):
+    """Create `venv` with Swift; a marker is written last, so that an interrupted installation is repeated."""
+    marker = venv / "installed.json"
+    if marker.exists() and json.loads(marker.read_text()) == list(PACKAGES):
         return
     subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
     quiet = ("--quiet", "--disable-pip-version-check")
     subprocess.run([venv / "bin/pip", "install", *quiet, *PACKAGES], check=True)
-    mark.write_text(json.dumps(PACKAGES))
+    marker.write_text(json.dumps(PACKAGES))
 
 
 @dataclass(frozen=True)
 class Faults:
-    """The plan in force; `fired` says how many requests each of its rules has struck."""
+    """The active plan of faults; `fired` has the number of requests that each of its rules was applied to."""
 
     count_file: Path
     id: str
@@ -79,13 +80,13 @@ class Faults:
     def fired(self) -> list[int]:
         counts: dict[str, int] = {}
         with contextlib.suppress(FileNotFoundError):
-            done = json.loads(self.count_file.read_text())
-            counts = done["counts"] if done["id"] == self.id else {}
+            record = json.loads(self.count_file.read_text())
+            counts = record["counts"] if record["id"] == self.id else {}
         return [counts.get(str(number), 0) for number in range(self.rules)]
 
 
 class ObjectStore:
-    """Four Swift servers that keep their data in `root`; the kernel ends them when this process ends."""
+    """Four Swift servers that store their data in `root`; the kernel ends them when this process ends."""
 
     def __init__(self, root: Path, venv: Path) -> None:
         self._root = root.resolve()
@@ -96,7 +97,7 @@ class ObjectStore:
 
     @property
     def exports(self) -> dict[str, str]:
-        """The environment of a client. It hides the AWS files of whoever runs the tests."""
+        """Return the environment of a client, without the AWS files of the user who runs the tests."""
         return {
             "AWS_ENDPOINT_URL": f"http://{HOST}:{self._ports['proxy']}",
             "AWS_ACCESS_KEY_ID": "test:tester",
@@ -109,12 +110,12 @@ class ObjectStore:
         }
 
     def start(self) -> None:
-        """Return when all four servers answer; Unavailable when they cannot."""
+        """Start all four servers and wait until they answer; Unavailable if they do not."""
         if not (self._venv / "bin/swift-proxy-server").exists():
             raise Unavailable(f"no Swift in {self._venv}: run `make swift`")
         for part in ("etc", "srv/d1", "log"):
             (self._root / part).mkdir(parents=True, exist_ok=True)
-        self._need_attributes()
+        self._check_xattrs()
         self._set_faults([])
         self._configure()
         try:
@@ -127,13 +128,13 @@ class ObjectStore:
             raise
 
     def stop(self) -> None:
-        """Kill the servers. Swift commits by fsync and rename, so nothing that was acknowledged is lost."""
+        """Kill the servers; Swift commits by fsync and rename, so nothing that was acknowledged is lost."""
         for name in list(self._servers):
             self._kill(name)
 
     @contextlib.contextmanager
     def faults(self, *rules: Mapping[str, object]) -> Iterator[Faults]:
-        """Requests meet these faults (see object_store_faults.py) until the block ends."""
+        """Apply these faults (see object_store_faults.py) to requests until the block ends."""
         plan_id = self._set_faults(list(rules))
         try:
             yield Faults(Path(f"{self._plan}.fired"), plan_id, len(rules))
@@ -142,7 +143,7 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def down(self) -> Iterator[None]:
-        """Connections are refused until the block ends."""
+        """Refuse connections until the block ends."""
         self._kill("proxy")
         try:
             yield
@@ -157,7 +158,7 @@ class ObjectStore:
         draft.replace(self._plan)
         return plan["id"]
 
-    def _need_attributes(self) -> None:
+    def _check_xattrs(self) -> None:
         try:
             os.setxattr(self._root / "srv/d1", "user.xmodal", b"")
         except OSError as error:
@@ -170,9 +171,9 @@ class ObjectStore:
         for name in self._ports:
             (etc / f"{name}.conf").write_text(self._conf(name))
         rings = [word for name in BACKENDS for word in (name, str(self._ports[name]))]
-        made = subprocess.run([self._venv / "bin/python", "-c", RINGS, etc, *rings], capture_output=True, text=True)
-        if made.returncode:
-            raise Unavailable(f"Swift cannot make its rings: {made.stderr.strip()}")
+        result = subprocess.run([self._venv / "bin/python", "-c", RINGS, etc, *rings], capture_output=True, text=True)
+        if result.returncode:
+            raise Unavailable(f"Swift cannot make its rings: {result.stderr.strip()}")
 
     def _conf(self, name: str) -> str:
         default = {
@@ -188,10 +189,10 @@ class ObjectStore:
         }
         filters = ("faults", *FILTERS) if name == "proxy" else ()
         app = {"use": f"egg:swift#{name}"}
-        if name == "proxy":  # with the default limits it answers 503 for a minute after one slow backend
+        if name == "proxy":  # the default limits cause 503 for a minute after one slow backend
             app |= {"account_autocreate": "true", "node_timeout": "5", "recoverable_node_timeout": "5"}
             app |= {"error_suppression_interval": "1", "error_suppression_limit": "100000"}
-        if name == "object":  # an update of the listing that misses its limit is never made up for here
+        if name == "object":  # an update of the listing that times out is never repeated here
             app |= {"container_update_timeout": "60", "node_timeout": "60", "conn_timeout": "10"}
         sections = {
             "DEFAULT": default,
@@ -224,7 +225,7 @@ class ObjectStore:
             )
 
     def _wait(self, name: str) -> None:
-        deadline = time.monotonic() + START_LIMIT_S
+        deadline = time.monotonic() + START_TIMEOUT_S
         while not _answers(self._ports[name]):
             if self._servers[name].poll() is not None or time.monotonic() > deadline:
                 log = (self._root / f"log/{name}.log").read_text()[-1500:]
@@ -244,7 +245,7 @@ def _settings(values: Mapping[str, object]) -> str:
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as open_sockets:
         sockets = [open_sockets.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
+        return [server.getsockname()[1] for server in sockets]
 
 
 def _end_with_parent() -> None:

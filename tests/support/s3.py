@@ -1,4 +1,4 @@
-"""Fixtures: `s3_server`, a real S3 server on loopback, one for the whole session, and what goes with it."""
+"""Fixtures for tests on a real S3 server on loopback, which runs for the whole session."""
 
 import contextlib
 import os
@@ -13,9 +13,9 @@ from support.object_store import Faults, ObjectStore, Unavailable, environment
 
 @dataclass(frozen=True)
 class S3Server:
-    """`bucket_uri` is an empty bucket of this session; `env` is set in os.environ while the session lasts.
+    """The server of the session: `bucket_uri` is an empty bucket, `env` is set in os.environ during the session.
 
-    `faults(plan)` lets requests meet a list of rules (object_store_faults.py); `down()` refuses connections.
+    `faults(plan)` makes requests fail by a list of rules (object_store_faults.py); `down()` refuses connections.
     """
 
     store: ObjectStore
@@ -34,7 +34,7 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A real S3 server on loopback. Without Swift its tests are skipped, or fail when XMODAL_REQUIRE_S3=1."""
+    """Start a real S3 server on loopback. Without Swift its tests are skipped, or fail with XMODAL_REQUIRE_S3=1."""
     store = ObjectStore(tmp_path_factory.mktemp("object-store"), environment())
     try:
         store.start()
@@ -42,8 +42,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         if os.environ.get("XMODAL_REQUIRE_S3") == "1":
             pytest.fail(f"XMODAL_REQUIRE_S3=1, but there is no S3 server: {error}")
         pytest.skip(f"no S3 server: {error}")
-    with contextlib.ExitStack() as ending, pytest.MonkeyPatch.context() as patch:
-        ending.callback(store.stop)
+    with contextlib.ExitStack() as cleanup, pytest.MonkeyPatch.context() as patch:
+        cleanup.callback(store.stop)
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
         for name, value in store.exports.items():
@@ -53,13 +53,13 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3_root(s3_server: S3Server) -> str:
-    """A prefix below which nothing is stored yet."""
+    """Return a prefix below which nothing is stored yet."""
     return f"{s3_server.bucket_uri}/{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries follow each other in hundredths of a second."""
+    """Make the waits between retries a hundredth of a second."""
     monkeypatch.setattr("xmodal.storage.retry.BACKOFF_S", 0.01)
 
 

@@ -1,4 +1,4 @@
-"""The metadata service of an AWS instance, as far as a spot notice needs it: IMDSv2 on the loopback interface."""
+"""A metadata service like that of an AWS instance (IMDSv2), on the loopback interface, for spot notices alone."""
 
 import json
 import threading
@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-class Service(ThreadingHTTPServer):
-    """IMDSv2: a token by PUT, everything else only with it. `notice` is what it announces, `lost` its failures."""
+class MetadataService(ThreadingHTTPServer):
+    """IMDSv2: a token by PUT, everything else only with it. `notice` is announced; `failures` requests fail first."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.notice, self.lost, self.tokens, self.valid, self.asked = None, 0, 0, set(), []
+        self.notice, self.failures, self.tokens, self.valid, self.asked = None, 0, 0, set(), []
 
     @property
     def url(self):
@@ -31,8 +31,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked.append(time.monotonic())
-        if self.server.lost:
-            self.server.lost -= 1
+        if self.server.failures:
+            self.server.failures -= 1
             self._answer(503, "")
         elif self.headers["X-aws-ec2-metadata-token"] not in self.server.valid:
             self._answer(401, "")
@@ -52,8 +52,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def metadata():
-    server = Service()
+def metadata_service():
+    server = MetadataService()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server

@@ -1,10 +1,10 @@
-"""Tars for the tests: what was written where, and what a reader delivers."""
+"""Tars for the tests, with the position of every member, and a reader of all their samples."""
 
 import io
 import tarfile
 from dataclasses import dataclass
 
-from xmodal.data.extents import Contents
+from xmodal.data.extents import ShardContents
 from xmodal.data.formats.byte_source import MemorySource
 from xmodal.data.formats.tar import index_tar, read_tar
 
@@ -12,8 +12,8 @@ Samples = dict[str, dict[str, bytes]]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a member lies: its first header, its body, and the end of its padding."""
+class MemberSpan:
+    """The bytes of a member: where its first header and its body begin, and where its padding ends."""
 
     key: str
     begin: int
@@ -22,7 +22,7 @@ class Place:
     end: int
 
 
-def make_tar(samples: Samples, *, format: int = tarfile.PAX_FORMAT) -> tuple[bytes, list[Place]]:
+def make_tar(samples: Samples, *, format: int = tarfile.PAX_FORMAT) -> tuple[bytes, list[MemberSpan]]:
     return make_members(
         [(key, f"{key}.{ext}", data) for key, members in samples.items() for ext, data in members.items()],
         format=format,
@@ -31,9 +31,9 @@ def make_tar(samples: Samples, *, format: int = tarfile.PAX_FORMAT) -> tuple[byt
 
 def make_members(
     members: list[tuple[str, str, bytes]], *, format: int = tarfile.PAX_FORMAT
-) -> tuple[bytes, list[Place]]:
-    """A tar of (key, name, body), and the place of each member."""
-    out, places = io.BytesIO(), []
+) -> tuple[bytes, list[MemberSpan]]:
+    """Return a tar of (key, name, body), and the bytes of each member."""
+    out, spans = io.BytesIO(), []
     with tarfile.open(fileobj=out, mode="w", format=format) as archive:
         for key, name, body in members:
             info = tarfile.TarInfo(name)
@@ -41,20 +41,20 @@ def make_members(
             begin = archive.offset
             archive.addfile(info, io.BytesIO(body))
             data = archive.offset - -(-len(body) // 512) * 512
-            places.append(Place(key, begin, data, len(body), archive.offset))
-    return out.getvalue(), places
+            spans.append(MemberSpan(key, begin, data, len(body), archive.offset))
+    return out.getvalue(), spans
 
 
 def some_samples(count: int = 6) -> Samples:
-    """Samples of a picture and a caption, each of its own length, none ending in a zero."""
+    """Return samples of an image and a caption, each of another length, none ending in a zero."""
     return {
         f"{i:04d}": {"jpg": bytes(1 + (i * 37 + j) % 250 for j in range(600 + 211 * i)), "txt": f"caption {i}".encode()}
         for i in range(count)
     }
 
 
-def deliver(data: bytes) -> tuple[Samples, Contents]:
-    """Index the bytes of a tar, then read every extent: the samples by key, and the index."""
+def index_and_read(data: bytes) -> tuple[Samples, ShardContents]:
+    """Index the bytes of a tar and read every extent; return the samples by key, and the index."""
     index = index_tar(MemorySource(data), "0.tar")
     delivered: Samples = {}
     next_row, last_end = 0, 0
@@ -71,5 +71,5 @@ def deliver(data: bytes) -> tuple[Samples, Contents]:
     return delivered, index
 
 
-def reasons(index: Contents) -> set[str]:
+def damage_reasons(index: ShardContents) -> set[str]:
     return {item.reason for item in index.damage}

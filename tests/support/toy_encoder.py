@@ -61,7 +61,7 @@ class ToyEncoder(nn.Module):
 
 
 def toy_batch(rows: int, *, seed: int = 0, masked: tuple[int, ...] = (), captions: int | None = None) -> Batch:
-    """Random pairs; `masked` rows are invalid, and at most `captions` different captions occur."""
+    """Return random pairs; `masked` rows are invalid, and at most `captions` different captions occur."""
     draw = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (rows, *PIXELS), generator=draw, dtype=torch.uint8)
     text = torch.randint(0, WORDS, (rows, TEXT_ROWS), generator=draw, dtype=torch.int32)
@@ -73,6 +73,6 @@ def toy_batch(rows: int, *, seed: int = 0, masked: tuple[int, ...] = (), caption
 
 
 def part_of(batch: Batch, rank: int, world: int) -> Batch:
-    """The rows of one rank."""
+    """Return the rows of one rank."""
     size = len(batch) // world
     return batch[rank * size : (rank + 1) * size]

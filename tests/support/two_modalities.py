@@ -1,4 +1,4 @@
-"""A two-modality classifier small enough for a test, rows for it, and one step in either space."""
+"""A two-modality classifier small enough for a test, rows for it, and one step in either gradient space."""
 
 import copy
 
@@ -15,7 +15,7 @@ Rows = dict[str, Tensor]
 
 
 class AudioVideo(nn.Module):
-    """Encoders, a fusion head over both features, and a head for each modality; `forward` gives all losses' shares.
+    """Encoders, a fusion head over both features, and a head for each modality; `forward` returns all losses.
 
     Unimodal labels differ from the joint ones, so that gradients conflict. `linear` encoders have one layer.
     """
@@ -37,53 +37,55 @@ class AudioVideo(nn.Module):
         return nn.Sequential(nn.Linear(size, 8), norm(8), nn.Tanh(), nn.Linear(8, WIDTH))
 
     def forward(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
-        """The multimodal loss, the sum of the unimodal ones, and the features' mean (for an extra objective)."""
+        """Return the multimodal loss, the sum of the unimodal ones, and the features' mean (for an extra objective)."""
         self.features = {name: encoder(rows[name]) for name, encoder in self.encoders.items()}
         multimodal, unimodal = self.features, self.features
         if self.splitter is not None:
             multimodal, unimodal = self.splitter(self.features)
-        joint = F.cross_entropy(self.fusion(torch.cat([*multimodal.values()], 1)).double(), rows["label"])
-        alone = [self._alone(name, z, rows) for name, z in unimodal.items()]
+        multimodal_loss = F.cross_entropy(self.fusion(torch.cat([*multimodal.values()], 1)).double(), rows["label"])
+        unimodal_losses = [self._unimodal_loss(name, z, rows) for name, z in unimodal.items()]
         extra = torch.stack([z.double().square().mean() for z in self.features.values()]).sum()
-        return joint, torch.stack(alone).sum(), extra
+        return multimodal_loss, torch.stack(unimodal_losses).sum(), extra
 
-    def _alone(self, name: str, z: Tensor, rows: Rows) -> Tensor:
-        labels, here = rows[f"{name}_label"], rows.get(f"{name}_here")
+    def _unimodal_loss(self, name: str, z: Tensor, rows: Rows) -> Tensor:
+        labels, present = rows[f"{name}_label"], rows.get(f"{name}_here")
         losses = F.cross_entropy(self.heads[name](z).double(), labels, reduction="none")
-        return losses.mean() if here is None else (losses * here).mean()
+        return losses.mean() if present is None else (losses * present).mean()
 
     @property
     def partition(self) -> Partition:
-        return Partition.of(self, self.encoders)
+        return Partition.from_module(self, self.encoders)
 
 
 def rows_of(count: int, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> Rows:
-    """Random rows; half of the unimodal labels are the next class of the joint one."""
+    """Return random rows; half of the unimodal labels are the next class of the joint one."""
     random = torch.Generator().manual_seed(seed)
     label = torch.randint(0, CLASSES, (count,), generator=random)
     rows = {name: torch.randn(count, size, generator=random).to(dtype) for name, size in INPUTS.items()}
     for name in INPUTS:
-        moved = torch.randint(0, 2, (count,), generator=random)
-        rows |= {f"{name}_label": (label + moved) % CLASSES}
+        shift = torch.randint(0, 2, (count,), generator=random)
+        rows |= {f"{name}_label": (label + shift) % CLASSES}
     return rows | {"label": label}
 
 
 def part_of(rows: Rows, rank: int, world: int) -> Rows:
-    """The rows of one rank."""
+    """Return the rows of one rank."""
     size = len(rows["label"]) // world
     return {name: x[rank * size : (rank + 1) * size] for name, x in rows.items()}
 
 
 def gradients_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of every gradient by parameter name."""
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def model_of(**options) -> AudioVideo:
+    """Return a float64 model."""
     return AudioVideo(**options).double()
 
 
 def conflicting_rows(model):
-    """Rows at which both encoders' two gradients disagree."""
+    """Return rows at which both encoders' two gradients conflict."""
     for seed in range(500):
         rows = rows_of(8, seed=seed)
         vectors = naive_vectors(model, rows)
@@ -93,43 +95,47 @@ def conflicting_rows(model):
 
 
 def naive_vectors(model, rows):
-    """{encoder: [g_m, g_u]} as vectors, by plain autograd."""
+    """Return {encoder: [g_m, g_u]} as vectors, by plain autograd."""
     fresh = copy.deepcopy(model)
     fresh.splitter = None
-    joint, alone, _ = fresh(rows)
-    found = {}
+    multimodal, unimodal, _ = fresh(rows)
+    vectors_by_encoder = {}
     for name in ENCODERS:
         block = [p for p in fresh.encoders[name].parameters() if p.requires_grad]
         if not block:
             continue
         vectors = []
-        for loss in (joint, alone):
+        for loss in (multimodal, unimodal):
             grads = torch.autograd.grad(loss, block, retain_graph=True, materialize_grads=True, allow_unused=True)
             vectors.append(torch.cat([g.flatten() for g in grads]))
-        found[name] = vectors
-    return found
+        vectors_by_encoder[name] = vectors
+    return vectors_by_encoder
 
 
 def encoder_vector(model, name):
+    """Return the gradient of an encoder as one vector."""
     return torch.cat([p.grad.flatten() for p in model.encoders[name].parameters()])
 
 
 def parameter_step(model, rows, choose=MMPARETO, *, extra=None):
+    """Run one step in parameter space and return its decision."""
     space = ParameterSpace(model.partition, choose)
-    joint, alone, more = model(rows)
-    space.add([joint, alone], extra=None if extra is None else extra * more)
+    multimodal, unimodal, extra_loss = model(rows)
+    space.add([multimodal, unimodal], extra=None if extra is None else extra * extra_loss)
     return space.decide()
 
 
 def feature_step(model, rows, choose=MMPARETO, *, extra=None):
+    """Run one step in feature space and return its decision."""
     model.splitter = FeatureSplitter(choose)
-    joint, alone, more = model(rows)
-    (joint + alone + (0 if extra is None else extra * more)).backward()
+    multimodal, unimodal, extra_loss = model(rows)
+    (multimodal + unimodal + (0 if extra is None else extra * extra_loss)).backward()
     return model.splitter.decision
 
 
 def uniform_gradients(model, rows, *, extra=0.0):
+    """Return the gradients of the sum of all losses, by plain autograd."""
     fresh = copy.deepcopy(model)
-    joint, alone, more = fresh(rows)
-    (joint + alone + extra * more).backward()
+    multimodal, unimodal, extra_loss = fresh(rows)
+    (multimodal + unimodal + extra * extra_loss).backward()
     return gradients_of(fresh)

@@ -1,4 +1,4 @@
-"""Deaths of train workers for the tests, and whether they left a trace in the weights."""
+"""Kill train workers of a run, and compare the weights of runs."""
 
 import os
 import signal
@@ -8,28 +8,29 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from pipelines.runtime.events import StepMetrics, WorkerGroupStart
 from xmodal import checkpoint
 
 
-class Killer:
-    """Kills the process of one rank by SIGKILL at the first news of a step."""
+class RankKiller:
+    """Receives a run's events and kills the process of one rank by SIGKILL at the first progress past a step."""
 
     def __init__(self, step, rank):
-        self.step, self.rank, self.news = step, rank, []
+        self.step, self.rank, self.events = step, rank, []
 
-    def __call__(self, message):
-        self.news.append(message)
-        if message["kind"] == "progress" and message["step"] >= self.step and self.rank is not None:
+    def __call__(self, event):
+        self.events.append(event)
+        if isinstance(event, StepMetrics) and event.step >= self.step and self.rank is not None:
             os.kill(_pid_of_rank(self.rank), signal.SIGKILL)
             self.rank = None
 
     @property
     def starts(self):
-        return [message["step"] for message in self.news if message["kind"] == "start"]
+        return [event.step for event in self.events if isinstance(event, WorkerGroupStart)]
 
 
 def _pid_of_rank(rank):
-    """The Ray Train workers of this session, in the order of their start; found among our own descendants only."""
+    """Return the pid of a Ray Train worker of this process, by the order of their start."""
     listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     workers = [line.split()[0] for line in listing.splitlines() if "ray::RayTrainWorker" in line]
     ours = sorted(int(pid) for pid in workers if _is_descendant(int(pid)))
@@ -44,9 +45,11 @@ def _is_descendant(pid):
     return False
 
 
-def weights(run_uri):
+def read_weights(run_uri):
+    """Read the weights of a run's newest checkpoint."""
     return load_file(Path(checkpoint.resolve(run_uri).uri) / "model.safetensors")
 
 
-def same(a, b):
+def same_tensors(a, b):
+    """Return whether two sets of tensors are identical."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -1,4 +1,4 @@
-"""A filled local directory in, a committed checkpoint in storage out."""
+"""Uploads a local directory as a committed checkpoint, and deletes checkpoints."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -7,7 +7,7 @@ from typing import Any
 
 from xmodal import storage
 from xmodal.checkpoint import marker as markers
-from xmodal.checkpoint.listing import DEFAULT, Found
+from xmodal.checkpoint.listing import DEFAULT, CheckpointRef
 from xmodal.checkpoint.marker import Marker
 from xmodal.errors import CheckpointError, XmodalError
 from xmodal.storage import StorageOptions
@@ -24,12 +24,13 @@ def commit(
     metadata: Mapping[str, Any] | None = None,
     before_marker: Callable[[], None] = lambda: None,
     options: StorageOptions = DEFAULT,
-) -> Found:
+) -> CheckpointRef:
     """Upload every file of `local_dir`, then the marker that makes them a checkpoint.
 
-    Killed at any moment, this leaves either a whole checkpoint or one without marker, which no reader considers.
-    `before_marker` runs between the data and the marker and may raise to abandon the commit (a fence against a
-    process that another attempt has replaced). CheckpointError if the same step and attempt is committed already.
+    If the process is killed at any moment, the result is either a complete checkpoint or one without marker, which
+    readers ignore. `before_marker` runs between the data and the marker and may raise to abandon the commit, for
+    instance because a newer attempt of the run has taken over. Raises CheckpointError if the same step and attempt is
+    committed already.
     """
     uri = storage.join(checkpoints_uri, markers.directory_name(step, attempt))
     _clear_unfinished(uri, options)
@@ -42,32 +43,33 @@ def commit(
         metadata=dict(metadata or {}),
     )
     try:
-        _store(local_dir, uri, marker, before_marker, options)
+        _upload(local_dir, uri, marker, before_marker, options)
     except Exception:
-        with suppress(OSError, XmodalError):  # a full disk is not mended by leaving half a checkpoint on it
+        with suppress(OSError, XmodalError):  # do not leave half a checkpoint on a full disk
             delete_checkpoint(uri, options=options)
         raise
-    return Found(uri=uri, marker=marker)
+    return CheckpointRef(uri=uri, marker=marker)
 
 
 def delete_checkpoint(uri: str, *, options: StorageOptions = DEFAULT) -> None:
-    """Remove a checkpoint's directory, marker first: cut short, it is an unfinished checkpoint, never a damaged one."""
+    """Delete a checkpoint, its marker first, so that an interrupted deletion looks like an unfinished checkpoint."""
     storage.delete(storage.join(uri, markers.NAME), options=options)
     storage.delete_tree(uri, options=options)
 
 
-def _store(
+def _upload(
     local_dir: Path, uri: str, marker: Marker, before_marker: Callable[[], None], options: StorageOptions
 ) -> None:
     text = markers.encode(marker)
-    for record in sorted(marker.files, key=lambda record: record.size):  # a listed file early: a cut is seen
+    by_size = sorted(marker.files, key=lambda record: record.size)  # small files first: a listing soon shows the upload
+    for record in by_size:
         storage.upload(str(local_dir / record.path), storage.join(uri, record.path), options=options)
     before_marker()
     storage.write(storage.join(uri, markers.NAME), text, options=options)
 
 
 def _clear_unfinished(uri: str, options: StorageOptions) -> None:
-    """An upload that failed before may be tried again; a committed checkpoint is never written over."""
+    """Delete what an earlier failed upload left; a committed checkpoint is never overwritten."""
     if storage.exists(storage.join(uri, markers.NAME), options=options):
         raise CheckpointError(
             f"{uri} is committed already; a run that continues from an earlier step needs a higher attempt"

@@ -1,21 +1,21 @@
-"""What lies in a checkpoints directory: a URI in, the checkpoints with a valid marker out, newest first."""
+"""Lists the checkpoints of a directory, newest first, and checks their markers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from xmodal import storage
+from xmodal.callbacks import Notify
 from xmodal.checkpoint import marker as markers
 from xmodal.checkpoint.marker import FileRecord, Marker
 from xmodal.errors import CheckpointError
 from xmodal.storage import Entry, NotFound, StorageOptions
 
 DEFAULT = StorageOptions()
-Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """A checkpoint in storage whose marker is valid; the content of its files is verified by `fetch`."""
+class CheckpointRef:
+    """A checkpoint in storage with a valid marker; `fetch` verifies the content of its files."""
 
     uri: str
     marker: Marker
@@ -34,7 +34,7 @@ class Found:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sorts by step, then by attempt."""
+        """Return the sort key: step, then attempt."""
         return self.step, self.attempt
 
     @property
@@ -43,8 +43,8 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Directory:
-    """A checkpoint directory as listed, committed or not: `sizes` maps a path below it to bytes."""
+class CheckpointDirectory:
+    """A checkpoint directory as listed, committed or not; `sizes` maps paths below it to bytes."""
 
     uri: str
     step: int
@@ -60,20 +60,20 @@ class Directory:
         return markers.NAME in self.sizes
 
 
-def list_directories(checkpoints_uri: str, *, options: StorageOptions = DEFAULT) -> list[Directory]:
-    """Every checkpoint directory with or without a marker: highest step first, then highest attempt."""
+def list_directories(checkpoints_uri: str, *, options: StorageOptions = DEFAULT) -> list[CheckpointDirectory]:
+    """Return every checkpoint directory with or without a marker: highest step first, then highest attempt."""
     sizes: dict[str, dict[str, int]] = {}
-    place = checkpoints_uri.rstrip("/")
-    for entry in _list_files(place, options):
-        name, _, path = entry.uri.removeprefix(f"{place}/").partition("/")
+    parent = checkpoints_uri.rstrip("/")
+    for entry in _list_files(parent, options):
+        name, _, path = entry.uri.removeprefix(f"{parent}/").partition("/")
         if markers.parse_directory_name(name):
             sizes.setdefault(name, {})[path] = entry.size
-    found = []
+    directories = []
     for name, files in sizes.items():
         step, attempt = markers.parse_directory_name(name) or (0, 0)
         uri = storage.join(checkpoints_uri, name)
-        found.append(Directory(uri=uri, step=step, attempt=attempt, sizes=files))
-    return sorted(found, key=lambda directory: directory.order, reverse=True)
+        directories.append(CheckpointDirectory(uri=uri, step=step, attempt=attempt, sizes=files))
+    return sorted(directories, key=lambda directory: directory.order, reverse=True)
 
 
 def scan(
@@ -82,23 +82,25 @@ def scan(
     run_id: str | None = None,
     notify: Notify = lambda message: None,
     options: StorageOptions = DEFAULT,
-) -> list[Found]:
-    """The checkpoints with a valid marker and every file at its size: highest step first, then highest attempt.
+) -> list[CheckpointRef]:
+    """Return the checkpoints with a valid marker and files of the right sizes, highest step first, then attempt.
 
-    `notify` hears why any other directory was left out. With `run_id`, a marker of another run is left out too.
-    Contents are not read; `fetch` verifies them.
+    `notify` receives the reason why a directory is left out. With `run_id`, checkpoints of other runs are left out
+    too. Contents are not read; `fetch` verifies them.
     """
-    found = []
+    checkpoints = []
     for directory in list_directories(checkpoints_uri, options=options):
         try:
-            found.append(open_directory(directory, run_id=run_id, options=options))
+            checkpoints.append(open_directory(directory, run_id=run_id, options=options))
         except CheckpointError as error:
             notify(str(error))
-    return found
+    return checkpoints
 
 
-def open_directory(directory: Directory, *, run_id: str | None, options: StorageOptions = DEFAULT) -> Found:
-    """Read and check the marker against its place, its run and the sizes listed; CheckpointError otherwise."""
+def open_directory(
+    directory: CheckpointDirectory, *, run_id: str | None, options: StorageOptions = DEFAULT
+) -> CheckpointRef:
+    """Read a marker and check it against its directory, its run and the listed sizes; CheckpointError if it differs."""
     if not directory.committed:
         raise CheckpointError(f"{directory.uri} was never finished (no {markers.NAME}): ignored")
     try:
@@ -108,28 +110,28 @@ def open_directory(directory: Directory, *, run_id: str | None, options: Storage
         raise CheckpointError(f"{directory.uri}: {error}") from error
     except NotFound as error:
         raise CheckpointError(f"{directory.uri}: its {markers.NAME} was removed") from error
-    found = Found(uri=directory.uri, marker=marker)
-    problems = [*_misplaced(found, directory, run_id), *_wrong_sizes(found, directory)]
+    checkpoint = CheckpointRef(uri=directory.uri, marker=marker)
+    problems = [*_identity_problems(checkpoint, directory, run_id), *_size_problems(checkpoint, directory)]
     if problems:
         raise CheckpointError(f"{directory.uri}: {'; '.join(problems)}")
-    return found
+    return checkpoint
 
 
-def resolve(uri: str, *, options: StorageOptions = DEFAULT) -> Found:
-    """The newest valid checkpoint of a run directory, a checkpoints directory, or a checkpoint's own directory."""
+def resolve(uri: str, *, options: StorageOptions = DEFAULT) -> CheckpointRef:
+    """Return the newest valid checkpoint of a run directory, a checkpoints directory, or a checkpoint's directory."""
     parent, _, name = uri.rstrip("/").rpartition("/")
     if markers.parse_directory_name(name):
         for directory in list_directories(parent or ".", options=options):
             if directory.order == markers.parse_directory_name(name):
                 return open_directory(directory, run_id=None, options=options)
     reasons: list[str] = []
-    for place in (storage.join(uri, "checkpoints"), uri):
-        found = scan(place, notify=reasons.append, options=options)
-        if found:
-            return found[0]
-    seen = f" ({'; '.join(reasons)})" if reasons else ""
+    for directory_uri in (storage.join(uri, "checkpoints"), uri):
+        checkpoints = scan(directory_uri, notify=reasons.append, options=options)
+        if checkpoints:
+            return checkpoints[0]
+    details = f" ({'; '.join(reasons)})" if reasons else ""
     raise CheckpointError(
-        f"{uri} holds no finished checkpoint{seen}; give a run directory, its checkpoints directory, "
+        f"{uri} holds no finished checkpoint{details}; give a run directory, its checkpoints directory, "
         f"or one step-*.attempt-* directory with a {markers.NAME}"
     )
 
@@ -141,16 +143,16 @@ def _list_files(uri: str, options: StorageOptions) -> list[Entry]:
         return []
 
 
-def _misplaced(found: Found, directory: Directory, run_id: str | None) -> Iterator[str]:
-    marker = found.marker
-    if found.order != directory.order:
+def _identity_problems(checkpoint: CheckpointRef, directory: CheckpointDirectory, run_id: str | None) -> Iterator[str]:
+    marker = checkpoint.marker
+    if checkpoint.order != directory.order:
         yield f"its {markers.NAME} is of step {marker.step}, attempt {marker.attempt}"
     if run_id is not None and marker.run_id != run_id:
         yield f"it belongs to run {marker.run_id}, not to {run_id}: refused"
 
 
-def _wrong_sizes(found: Found, directory: Directory) -> Iterator[str]:
-    for record in found.files:
+def _size_problems(checkpoint: CheckpointRef, directory: CheckpointDirectory) -> Iterator[str]:
+    for record in checkpoint.files:
         size = directory.sizes.get(record.path)
         if size is None:
             yield f"{record.path} is missing"

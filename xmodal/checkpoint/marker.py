@@ -1,7 +1,7 @@
-"""The commit marker of a checkpoint: files in, `COMMITTED.json` with their sizes and hashes out, and back.
+"""The commit marker of a checkpoint, `COMMITTED.json`, with the size and the hash of every file.
 
-The marker is written last, so a checkpoint without one was never finished. It carries a hash of itself and must equal
-its own canonical text byte for byte: a flipped bit in the marker is as visible as one in a tensor.
+The marker is written last, so a checkpoint without one was never finished. It has a hash of itself and must equal its
+canonical text byte for byte, so that a flipped bit in the marker is detected like one in a tensor.
 """
 
 import hashlib
@@ -15,14 +15,14 @@ from typing import Any
 from xmodal.errors import CheckpointError
 
 NAME = "COMMITTED.json"
-FORMAT = 1  # raised when an older reader could misread the directory
+FORMAT = 1  # to be raised when an older reader could misread the directory
 
 _DIRECTORY = re.compile(r"step-(\d{9,})\.attempt-(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """One file of a checkpoint: its path below the directory, bytes, and SHA-256 in hex."""
+    """One file of a checkpoint: its path below the directory, its size in bytes, and its SHA-256 in hex."""
 
     path: str
     size: int
@@ -31,10 +31,10 @@ class FileRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Marker:
-    """What a committed checkpoint says of itself.
+    """The content of a marker.
 
-    `step` is the optimizer step the weights stand at, `attempt` the start of the run that wrote them (1, 2, ...),
-    `corpora` the fingerprint of each corpus by name, `metadata` whatever plain JSON the caller adds.
+    `step` is the number of finished optimizer steps, `attempt` the start of the run that wrote the checkpoint (1, 2,
+    ...), `corpora` the fingerprint of each corpus by name, `metadata` plain JSON of the caller.
     """
 
     run_id: str
@@ -46,25 +46,33 @@ class Marker:
 
 
 def directory_name(step: int, attempt: int) -> str:
-    """`step-000000100.attempt-2`: sorts by step as text."""
+    """Return the directory name of a checkpoint, which sorts by step as text.
+
+    >>> directory_name(100, 2)
+    'step-000000100.attempt-2'
+    """
     return f"step-{step:09d}.attempt-{attempt}"
 
 
 def parse_directory_name(name: str) -> tuple[int, int] | None:
-    """(step, attempt) of a checkpoint directory's name; None for any other name."""
+    """Return (step, attempt) of a checkpoint directory's name, or None for any other name.
+
+    >>> parse_directory_name("step-000000100.attempt-2")
+    (100, 2)
+    """
     match = _DIRECTORY.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
 
 
 def hash_file(path: Path) -> tuple[int, str]:
-    """(bytes, SHA-256 in hex) of a file, streamed."""
+    """Return (bytes, SHA-256 in hex) of a file, without loading it into memory."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return file.tell(), digest
 
 
 def record_files(directory: Path) -> tuple[FileRecord, ...]:
-    """The size and hash of every file below `directory`, sorted by path; CheckpointError if there is none."""
+    """Return the size and hash of every file below `directory`, sorted by path; CheckpointError if there is none."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     if not paths:
         raise CheckpointError(f"{directory}: nothing was written into the checkpoint's directory")
@@ -78,22 +86,22 @@ def record_files(directory: Path) -> tuple[FileRecord, ...]:
 
 
 def encode(marker: Marker) -> bytes:
-    """The marker's one canonical text."""
+    """Return the canonical text of a marker."""
     body = {"format": FORMAT, **asdict(marker)}
     return _dump({**body, "marker_sha256": hashlib.sha256(_dump(body)).hexdigest()})
 
 
 def decode(data: bytes) -> Marker:
-    """The marker that `encode` wrote; CheckpointError says what is wrong with anything else."""
+    """Return the marker that `encode` wrote; CheckpointError says what is wrong with anything else."""
     try:
         body = json.loads(data)
-        _check_whole(body, data)
+        _check_hash(body, data)
         return _build(body)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{NAME} is damaged ({_cause(data, error)})") from error
 
 
-def _check_whole(body: dict[str, Any], data: bytes) -> None:
+def _check_hash(body: dict[str, Any], data: bytes) -> None:
     if _dump(body) != data:
         raise ValueError("not its canonical text")
     claimed = body.pop("marker_sha256")
@@ -114,7 +122,7 @@ def _build(body: dict[str, Any]) -> Marker:
 
 
 def _check_path(path: str) -> None:
-    """A marker never names a place outside its directory."""
+    """Raise CheckpointError for a path that leads out of the checkpoint's directory."""
     pure = PurePosixPath(path)
     if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
         raise CheckpointError(f"{NAME} names a file outside the checkpoint: {path!r}")

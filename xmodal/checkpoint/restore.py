@@ -1,4 +1,4 @@
-"""A checkpoints directory in, the newest checkpoint whose every byte verifies out."""
+"""Downloads checkpoints and verifies every byte, falling back to an older one if the newest is damaged."""
 
 import hashlib
 import shutil
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xmodal import storage
+from xmodal.callbacks import Notify
 from xmodal.checkpoint import marker as markers
 from xmodal.checkpoint.listing import (
     DEFAULT,
-    Directory,
-    Found,
-    Notify,
+    CheckpointDirectory,
+    CheckpointRef,
     list_directories,
     open_directory,
 )
@@ -21,49 +21,51 @@ from xmodal.errors import CheckpointError
 from xmodal.storage import NotFound, ShortRead, StorageOptions
 
 READ_BYTES = 32 << 20  # one request of `verify`; bounds its memory
-RESCANS = 5  # how often `latest` looks again when retention removes what it is reading
+RESCANS = 5  # how often `fetch_latest` lists again when retention deletes what it is reading
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restored:
-    """A verified local copy of a checkpoint, and the reasons why newer ones were passed over."""
+class RestoredCheckpoint:
+    """A verified local copy of a checkpoint, and the reasons why newer ones were skipped."""
 
     path: Path
-    found: Found
+    checkpoint: CheckpointRef
     skipped: tuple[str, ...]
 
 
-def fetch(found: Found, into: Path, *, skip: Collection[str] = (), options: StorageOptions = DEFAULT) -> Path:
-    """A verified copy of the checkpoint at `into/<name>`; also from local storage, where it is a copy too.
+def fetch(
+    checkpoint: CheckpointRef, into: Path, *, skip: Collection[str] = (), options: StorageOptions = DEFAULT
+) -> Path:
+    """Copy a checkpoint to `into/<name>` and verify it; returns the path of the copy.
 
-    The bytes that were hashed are then the bytes that are loaded, and retention or an edit of the copy harms
-    nobody. `skip` leaves out files by path (an evaluation needs no optimizer). A file that does not match is read
-    once more. CheckpointError names every file that is missing or differs.
+    It is copied from local storage, too: the bytes that were hashed are then the bytes that are loaded, and neither
+    retention nor an edit of the copy does harm. `skip` leaves out files by path (an evaluation needs no optimizer). A
+    file that does not match is read once more. CheckpointError names every file that is missing or differs.
     """
-    target = into / found.name
+    target = into / checkpoint.name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     problems = []
     try:
-        for record in found.files:
+        for record in checkpoint.files:
             if record.path not in skip:
-                problems += _fetch_file(found, record, target / record.path, options)
+                problems += _fetch_file(checkpoint, record, target / record.path, options)
         if problems:
-            raise CheckpointError(f"{found.uri}: {'; '.join(problems)}")
+            raise CheckpointError(f"{checkpoint.uri}: {'; '.join(problems)}")
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
     return target
 
 
-def verify(found: Found, *, options: StorageOptions = DEFAULT) -> None:
+def verify(checkpoint: CheckpointRef, *, options: StorageOptions = DEFAULT) -> None:
     """Read every file back from storage and compare its hash; CheckpointError names what differs."""
-    problems = [problem for record in found.files for problem in _read_back(found, record, options)]
+    problems = [problem for record in checkpoint.files for problem in _stored_differences(checkpoint, record, options)]
     if problems:
-        raise CheckpointError(f"{found.uri}: {'; '.join(problems)}")
+        raise CheckpointError(f"{checkpoint.uri}: {'; '.join(problems)}")
 
 
-def latest(
+def fetch_latest(
     checkpoints_uri: str,
     into: Path,
     *,
@@ -71,26 +73,26 @@ def latest(
     skip: Collection[str] = (),
     notify: Notify = lambda message: None,
     options: StorageOptions = DEFAULT,
-) -> Restored | None:
-    """A verified copy of this run's newest checkpoint, falling back to the one before while one does not verify.
+) -> RestoredCheckpoint | None:
+    """Fetch the newest checkpoint of this run that verifies, or return None if nothing was ever committed.
 
-    None if nothing was ever committed. CheckpointError if something was and none of it verifies: a run never
-    starts again from nothing without being told to. `notify` hears what was wrong with each one passed over.
+    `notify` receives what is wrong with each checkpoint that is skipped. Raises CheckpointError if there are
+    checkpoints and none verifies: a run never starts again from step 0 unless it is told to.
 
-    One process decides for all ranks: it calls this and sends them `found`, which they `fetch`. Asked separately, two
-    ranks could fall back to different steps.
+    One process must call this for all ranks and send them `checkpoint`, which they `fetch`: if each rank called it,
+    two ranks could fall back to different steps.
     """
     for _ in range(RESCANS):
         skipped: list[str] = []
         directories = list_directories(checkpoints_uri, options=options)
         for directory in directories:
             try:
-                found = open_directory(directory, run_id=run_id, options=options)
-                path = fetch(found, into, skip=skip, options=options)
-                return Restored(path=path, found=found, skipped=tuple(skipped))
+                checkpoint = open_directory(directory, run_id=run_id, options=options)
+                path = fetch(checkpoint, into, skip=skip, options=options)
+                return RestoredCheckpoint(path=path, checkpoint=checkpoint, skipped=tuple(skipped))
             except CheckpointError as error:
                 if directory.committed and not _has_marker(directory.uri, options):
-                    break  # retention removed it under our hands: look again
+                    break  # retention deleted it in the meantime: list again
                 skipped.append(str(error))
                 notify(str(error))
         else:
@@ -99,7 +101,7 @@ def latest(
     raise CheckpointError(f"{checkpoints_uri}: checkpoints vanish as fast as they can be read; try again")
 
 
-def _raise_if_any(checkpoints_uri: str, directories: list[Directory], skipped: list[str]) -> None:
+def _raise_if_any(checkpoints_uri: str, directories: list[CheckpointDirectory], skipped: list[str]) -> None:
     if any(directory.committed for directory in directories):
         raise CheckpointError(
             f"none of the checkpoints in {checkpoints_uri} can be used: {'; '.join(skipped)}; "
@@ -107,9 +109,9 @@ def _raise_if_any(checkpoints_uri: str, directories: list[Directory], skipped: l
         )
 
 
-def _fetch_file(found: Found, record: FileRecord, target: Path, options: StorageOptions) -> list[str]:
+def _fetch_file(checkpoint: CheckpointRef, record: FileRecord, target: Path, options: StorageOptions) -> list[str]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    uri = storage.join(found.uri, record.path)
+    uri = storage.join(checkpoint.uri, record.path)
     problem = ""
     for _ in range(2):
         try:
@@ -122,8 +124,8 @@ def _fetch_file(found: Found, record: FileRecord, target: Path, options: Storage
     return [problem]
 
 
-def _read_back(found: Found, record: FileRecord, options: StorageOptions) -> Iterator[str]:
-    uri = storage.join(found.uri, record.path)
+def _stored_differences(checkpoint: CheckpointRef, record: FileRecord, options: StorageOptions) -> Iterator[str]:
+    uri = storage.join(checkpoint.uri, record.path)
     digest = hashlib.sha256()
     try:
         for start in range(0, record.size, READ_BYTES):

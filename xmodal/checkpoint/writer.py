@@ -1,7 +1,7 @@
-"""Checkpoints without stopping the loop: a function that fills a directory in, committed checkpoints out.
+"""Writes checkpoints in the background, while training continues.
 
 The state is written to a local temporary directory while the caller waits (so the tensors may change afterwards), and
-travels to storage in one background thread. A later save waits for the running one: there are never two writers.
+is uploaded by one background thread. A later save waits for the running one, so there are never two writers.
 """
 
 import errno
@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from xmodal.callbacks import Notify
 from xmodal.checkpoint.commit import commit
-from xmodal.checkpoint.listing import DEFAULT, Found, Notify
+from xmodal.checkpoint.listing import DEFAULT, CheckpointRef
 from xmodal.checkpoint.restore import verify
 from xmodal.checkpoint.retention import Retention, prune
 from xmodal.errors import CheckpointError, XmodalError
@@ -23,20 +24,21 @@ from xmodal.storage import StorageOptions
 
 Fill = Callable[[Path], None]
 
-_MENDABLE = (OSError, XmodalError)  # a full disk, storage out of reach; anything else is a bug and is raised at once
+_RECOVERABLE = (OSError, XmodalError)  # a full disk, unreachable storage; anything else is a bug and is raised at once
 
 
-class Replaced(CheckpointError):
+class SupersededAttempt(CheckpointError):
     """A newer attempt of the same run has taken over; this process must not write."""
 
 
 class CheckpointWriter:
     """Saves the checkpoints of one attempt of one run; used by rank 0 only.
 
-    `retention` says what stays. Up to `tolerate` saves in a row may fail for want of storage or disk: `notify` hears
-    of each, the previous checkpoint stays, the run goes on; one more failure raises CheckpointError at the next save
-    or close. `newest_attempt` is asked before a commit: when it answers a number above `attempt`, this process
-    was replaced and raises instead of writing (a stopped process that wakes up changes nothing).
+    `retention` says which checkpoints stay. Up to `tolerate` saves in a row may fail because of storage or disk: each
+    is reported to `notify`, the previous checkpoint stays and the run continues; one more failure raises
+    CheckpointError at the next save or close. `newest_attempt` is called before a commit: if it returns a number above
+    `attempt`, a newer attempt has taken over, and this process raises SupersededAttempt instead of writing (a process
+    that was suspended and wakes up changes nothing).
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class CheckpointWriter:
         scratch: Path | None = None,
         options: StorageOptions = DEFAULT,
     ) -> None:
-        self.last: Found | None = None  # the newest one this writer committed
+        self.last: CheckpointRef | None = None  # the newest one this writer committed
         self._uri = checkpoints_uri
         self._run_id = run_id
         self._attempt = attempt
@@ -72,10 +74,10 @@ class CheckpointWriter:
         self._remove_leftovers()
 
     def save(self, step: int, fill: Fill, metadata: Mapping[str, Any] | None = None) -> None:
-        """Write this step's checkpoint; returns when `fill(directory)` did, before the upload.
+        """Write the checkpoint of a step; returns after `fill(directory)`, before the upload.
 
         The directory is local, new and empty. A step that was just committed is not written again. Raises what
-        `fill` raised, and CheckpointError for background failures that passed `tolerate`.
+        `fill` raises, and CheckpointError if more than `tolerate` background saves in a row have failed.
         """
         self.wait()
         if self.last is not None and self.last.step == step:
@@ -85,24 +87,24 @@ class CheckpointWriter:
             self._running = self._thread.submit(self._store, step, directory, dict(metadata or {}))
 
     def wait(self) -> None:
-        """Until nothing is being written; raises as `save` does."""
+        """Wait until nothing is being written; raises like `save`."""
         running, self._running = self._running, None
         if running is not None:
             running.result()
         if self._failures > self._tolerate:
             raise CheckpointError(
-                f"{self._failures} checkpoints in a row could not be written: {self._error}; {self._standing()}"
+                f"{self._failures} checkpoints in a row could not be written: {self._error}; {self._newest_in_words()}"
             ) from self._error
 
     def close(self) -> None:
-        """Wait for the running save; CheckpointError if the last save of this writer failed, tolerated or not."""
+        """Wait for the running save; CheckpointError if the last save of this writer failed, even if tolerated."""
         try:
             self.wait()
         finally:
             self._thread.shutdown()
         if self._error is not None:
             raise CheckpointError(
-                f"the last checkpoint could not be written: {self._error}; {self._standing()}"
+                f"the last checkpoint could not be written: {self._error}; {self._newest_in_words()}"
             ) from self._error
 
     def __enter__(self) -> "CheckpointWriter":
@@ -111,7 +113,7 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; when the block already fails, a checkpoint's failure is told to `notify` and does not hide it."""
+        """Close; if the block has failed already, an error of a checkpoint goes to `notify` and does not hide it."""
         try:
             self.close()
         except Exception as closing:
@@ -129,18 +131,18 @@ class CheckpointWriter:
             _remove(directory)
             if not _disk_is_full(error):
                 raise
-            self._failed(step, error)
+            self._record_failure(step, error)
         self.wait()
         return None
 
     def _store(self, step: int, directory: Path, metadata: dict[str, Any]) -> None:
-        """In the background: commit, read back, then drop what is superseded."""
+        """Commit, read back, and delete superseded checkpoints; runs in the background."""
         try:
             self._commit(step, directory, metadata)
-        except Replaced:
+        except SupersededAttempt:
             raise
-        except _MENDABLE as error:
-            self._failed(step, error)
+        except _RECOVERABLE as error:
+            self._record_failure(step, error)
         else:
             self._failures, self._error = 0, None
             self._prune()
@@ -148,8 +150,8 @@ class CheckpointWriter:
             _remove(directory)
 
     def _commit(self, step: int, directory: Path, metadata: dict[str, Any]) -> None:
-        self._check_not_replaced()
-        found = commit(
+        self._raise_if_superseded()
+        checkpoint = commit(
             directory,
             self._uri,
             run_id=self._run_id,
@@ -157,15 +159,15 @@ class CheckpointWriter:
             step=step,
             corpora=self._corpora,
             metadata=metadata,
-            before_marker=self._check_not_replaced,
+            before_marker=self._raise_if_superseded,
             options=self._options,
         )
-        verify(found, options=self._options)
-        self._verified.add(found.uri)
-        self.last = found
+        verify(checkpoint, options=self._options)
+        self._verified.add(checkpoint.uri)
+        self.last = checkpoint
 
     def _prune(self) -> None:
-        """A failed deletion costs space, not the run."""
+        """Delete superseded checkpoints; a failure is only reported, because it costs no more than space."""
         if self.last is None:
             return
         try:
@@ -177,33 +179,33 @@ class CheckpointWriter:
                 notify=self._notify,
                 options=self._options,
             )
-        except _MENDABLE as error:
+        except _RECOVERABLE as error:
             self._notify(f"older checkpoints could not be removed: {error}")
 
-    def _check_not_replaced(self) -> None:
+    def _raise_if_superseded(self) -> None:
         newest = self._newest_attempt() if self._newest_attempt else 0
         if newest > self._attempt:
-            raise Replaced(
+            raise SupersededAttempt(
                 f"attempt {newest} of this run has taken over from attempt {self._attempt}: "
                 "this process writes no more checkpoints"
             )
 
-    def _failed(self, step: int, error: BaseException) -> None:
+    def _record_failure(self, step: int, error: BaseException) -> None:
         self._failures += 1
         self._error = error
         self._notify(
-            f"the checkpoint of step {step} could not be written ({error}); {self._standing()}; "
+            f"the checkpoint of step {step} could not be written ({error}); {self._newest_in_words()}; "
             f"failure {self._failures} in a row, the run stops after {self._tolerate}"
         )
 
-    def _standing(self) -> str:
+    def _newest_in_words(self) -> str:
         return f"{self.last.name} stays the newest" if self.last else "none was written by this attempt so far"
 
     def _prefix(self) -> str:
         return f"xmodal-{self._run_id}-attempt-{self._attempt}-"
 
     def _remove_leftovers(self) -> None:
-        """A killed attempt leaves its temporary directory behind; the next attempt on the machine removes it."""
+        """Delete the temporary directories that killed attempts left on this machine."""
         for path in self._scratch.glob(f"xmodal-{self._run_id}-attempt-*"):
             attempt = path.name.rpartition("-attempt-")[2].partition("-")[0]
             if int(attempt) <= self._attempt:
@@ -216,6 +218,6 @@ def _remove(directory: Path | None) -> None:
 
 
 def _disk_is_full(error: BaseException) -> bool:
-    """Also as the writers of tensors report it, whose errors are not OSErrors."""
+    """Return whether an error means a full disk, also in the words of tensor writers, which raise no OSError."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return full or os.strerror(errno.ENOSPC) in str(error)

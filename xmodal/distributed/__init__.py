@@ -1,1 +1,1 @@
-"""Process groups: rows and values across ranks, and checks that ranks agree."""
+"""Collectives over the rows of a batch, and checks that ranks agree."""

@@ -1,41 +1,32 @@
-"""One rank's rows go in, all ranks' rows come out (and gradients the other way), with or without a process group.
+"""Collectives over the rows of a batch that also work without a process group.
 
-W ranks hold B rows each; rows of all ranks stand in the order of the ranks, N = W * B. Without an initialised default
-group, and without an explicit one, the world has one rank and nothing is sent.
+W ranks hold B rows each; gathered rows are in the order of the ranks, N = W * B. Without an initialised default group
+and without an explicit one, the world has one rank and nothing is communicated.
 """
 
-from typing import Any
-
-import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 Group = dist.ProcessGroup | None
 
 
 def world_size(group: Group = None) -> int:
-    """The number of ranks in `group` (None: the default group; 1 where there is none)."""
-    return dist.get_world_size(group) if _connected(group) else 1
+    """Return the number of ranks in `group` (None: the default group; 1 if there is none).
 
-
-def rank_in(group: Group = None) -> int:
-    """This process's rank in `group`, 0 where there is none."""
-    return dist.get_rank(group) if _connected(group) else 0
-
-
-def across_ranks(x: Shaped[Tensor, "B ..."], group: Group = None) -> Shaped[Tensor, "N ..."]:
-    """The rows of all ranks; the backward *sums* over ranks the gradients of this rank's rows (a reduce-scatter).
-
-    With each rank's loss a sum over its own rows x W / (rows of all ranks), DDP's mean then yields the gradient of the
-    global mean. Every rank must hold equally many rows and must take part in the backward.
+    >>> world_size()
+    1
     """
-    return x if world_size(group) == 1 else _AcrossRanks.apply(x, group)
+    return dist.get_world_size(group) if _has_group(group) else 1
+
+
+def current_rank(group: Group = None) -> int:
+    """Return the rank of this process in `group`, 0 if there is none."""
+    return dist.get_rank(group) if _has_group(group) else 0
 
 
 def gather_rows(x: Shaped[Tensor, "B ..."], group: Group = None) -> Shaped[Tensor, "N ..."]:
-    """The rows of all ranks, without a gradient; `x` itself in a world of one."""
+    """Gather the rows of all ranks, without a gradient; return `x` itself in a world of one rank."""
     world = world_size(group)
     if world == 1:
         return x
@@ -44,38 +35,29 @@ def gather_rows(x: Shaped[Tensor, "B ..."], group: Group = None) -> Shaped[Tenso
     return gathered
 
 
-def scatter_sum(x: Shaped[Tensor, "N ..."], group: Group = None) -> Shaped[Tensor, "B ..."]:
-    """The sum over ranks of the part of `x` that belongs to this rank's rows; `x` itself in a world of one."""
+def reduce_scatter_sum(x: Shaped[Tensor, "N ..."], group: Group = None) -> Shaped[Tensor, "B ..."]:
+    """Sum `x` over ranks and return the part that belongs to this rank's rows; `x` itself in a world of one rank."""
     world = world_size(group)
     if world == 1:
         return x
-    mine = x.new_empty(x.shape[0] // world, *x.shape[1:])
-    _reduce_scatter(mine, x.contiguous(), group=group)
-    return mine
+    own_rows = x.new_empty(x.shape[0] // world, *x.shape[1:])
+    _reduce_scatter(own_rows, x.contiguous(), group=group)
+    return own_rows
 
 
 def mean_over_ranks(share: Shaped[Tensor, "..."], group: Group = None) -> Shaped[Tensor, "..."]:
-    """The mean over ranks, detached: of a loss's shares it is the global loss, for logging. A collective call."""
+    """Average a tensor over ranks and detach it. A collective call.
+
+    The losses of this library return a rank's share, and their mean over ranks is the global loss, for logging.
+    """
     mean = share.detach().clone()
     if world_size(group) > 1:
         dist.all_reduce(mean, group=group)
     return mean / world_size(group)
 
 
-def _connected(group: Group) -> bool:
+def _has_group(group: Group) -> bool:
     return group is not None or (dist.is_available() and dist.is_initialized())
-
-
-class _AcrossRanks(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
-        ctx.group = group
-        return gather_rows(x, group)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return scatter_sum(gradient, ctx.group), None
 
 
 # torch 2.13 renamed both; the older names still work there but warn

@@ -1,4 +1,4 @@
-"""Batch in, features out: towers for each modality, and the dual encoder of two of them."""
+"""Models: towers for each modality, the dual encoder of two towers, and classifiers on several modalities."""
 
 from xmodal.encoders.auto_model import DualEncoderModel
 from xmodal.encoders.dual_encoder import DualEncoder

@@ -1,4 +1,4 @@
-"""The name of an architecture and its sizes in, towers out."""
+"""The named architectures of a dual encoder, and the towers built from a name and sizes."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -36,25 +36,44 @@ ARCHITECTURES: dict[str, Callable[..., dict[str, Tower]]] = {
     "hub": hub_towers,
     "av-tiny": av_towers,
 }
+_MODALITIES: dict[str, tuple[str, str]] = {"av-tiny": ("video", "audio")}  # of those that are not image and text
 
 
-def modalities(architecture: str) -> tuple[str, str]:
-    """What the towers of `architecture` take; ConfigError where it is unknown."""
-    return ("video", "audio") if _factory(architecture) is av_towers else ("image", "text")
+def modalities_of(architecture: str) -> tuple[str, str]:
+    """Return the modalities of the two towers of `architecture`; ConfigError for an unknown name.
+
+    >>> modalities_of("vit-b-32")
+    ('image', 'text')
+    """
+    _factory(architecture)
+    return _MODALITIES.get(architecture, ("image", "text"))
 
 
-def build(architecture: str, **arguments: Any) -> dict[str, Tower]:
-    """The towers of `architecture`; `arguments` are its factory's, over the sizes that the name stands for.
+def register_architecture(
+    name: str, factory: Callable[..., dict[str, Tower]], *, modalities: tuple[str, str] = ("image", "text")
+) -> None:
+    """Add an architecture of a user's own, for `DualEncoder.create` and `--architecture`.
 
-    Raises ConfigError for an unknown architecture or argument (with the nearest), for one that is missing and for a
-    size that is none.
+    `factory` takes keyword arguments only and returns a tower for each of the two `modalities`. One that reads text
+    takes `vocab_size`, `bos_id`, `eos_id` and `pad_id` of the tokenizer. Raises ConfigError for a name that is taken.
+    """
+    if ARCHITECTURES.setdefault(name, factory) is not factory:
+        raise ConfigError(f"the architecture {name!r} exists already: register yours under another name")
+    _MODALITIES[name] = modalities
+
+
+def build_towers(architecture: str, **arguments: Any) -> dict[str, Tower]:
+    """Build the towers of `architecture`; `arguments` are its factory's and override the sizes of the name.
+
+    Raises ConfigError for an unknown architecture or argument (with the nearest one), a missing argument and an invalid
+    size.
     """
     factory = _factory(architecture)
     parameters = inspect.signature(factory).parameters
     for name in arguments:
         if name not in parameters:
             raise ConfigError(f"{architecture} has no argument {name!r}; {nearest(name, parameters)}")
-        arguments[name] = _checked(architecture, name, arguments[name], parameters[name].annotation)
+        arguments[name] = _validate(architecture, name, arguments[name], parameters[name].annotation)
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in arguments]
     if missing:
         raise ConfigError(f"{architecture} needs {', '.join(missing)}")
@@ -62,23 +81,24 @@ def build(architecture: str, **arguments: Any) -> dict[str, Tower]:
 
 
 def _factory(architecture: str) -> Callable[..., dict[str, Tower]]:
+    """Return the factory of an architecture; ConfigError for an unknown name."""
     if architecture not in ARCHITECTURES:
         raise ConfigError(f"unknown architecture {architecture!r}; {nearest(architecture, ARCHITECTURES)}")
     return ARCHITECTURES[architecture]
 
 
-def _checked(architecture: str, name: str, value: Any, annotation: Any) -> Any:
-    """The value, one number as a sequence of one where several may be given; ConfigError for what is no such number."""
+def _validate(architecture: str, name: str, value: Any, annotation: Any) -> Any:
+    """Return a valid argument, a single number as a list where several may be given; ConfigError for an invalid one."""
     if annotation is float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigError(f"{architecture}: {name}={value!r} must be a number")
         return float(value)
     if annotation not in (int, Sequence[int]):
         return value
-    least = 0 if name.endswith(("_id", "depth")) else 1
-    several = annotation is not int and isinstance(value, Sequence)
-    numbers = value if several else [value]
-    if not all(type(number) is int and number >= least for number in numbers):
+    minimum = 0 if name.endswith(("_id", "depth")) else 1
+    is_sequence = annotation is not int and isinstance(value, Sequence)
+    numbers = value if is_sequence else [value]
+    if not all(type(number) is int and number >= minimum for number in numbers):
         kind = "a whole number" if annotation is int else "whole numbers with commas between"
-        raise ConfigError(f"{architecture}: {name}={value!r} must be {kind}, at least {least}")
+        raise ConfigError(f"{architecture}: {name}={value!r} must be {kind}, at least {minimum}")
     return value if annotation is int else numbers

@@ -1,7 +1,7 @@
-"""A directory of towers that are no CLIP in, a transformers model out: what `AutoModel` and `pipeline` load.
+"""`transformers` classes for dual encoders that are no CLIP, so that `AutoModel` and `pipeline` load their directories.
 
-Importing this module (`import xmodal.encoders` does) makes transformers know the model type; CLIP-shaped directories
-need none of it.
+Importing this module (`import xmodal.encoders` does) registers the model type with transformers; CLIP-shaped
+directories do not need it.
 """
 
 from typing import Any, cast
@@ -23,11 +23,11 @@ from transformers.models.clip.modeling_clip import CLIPOutput
 
 from xmodal.encoders.dual_encoder import SMALLEST_NORM
 from xmodal.encoders.dual_encoder_files import MODEL_TYPE
-from xmodal.encoders.tower import Tower, tower_of
+from xmodal.encoders.tower import Tower, build_tower
 
 
 class DualEncoderConfig(PreTrainedConfig):
-    """`config.json` as `layout` writes it: the description of each tower."""
+    """The `config.json` that `dual_encoder_files` writes: the description of each tower."""
 
     model_type = MODEL_TYPE
     __no_type_check__ = True  # transformers writes an __init__ that takes more than its signature says
@@ -48,24 +48,24 @@ class DualEncoderModel(PreTrainedModel):
         super().__init__(config)
         descriptions = config.towers or {}
         if descriptions and set(descriptions) != {"image", "text"}:
-            kinds = " and ".join(descriptions)
-            raise ValueError(f"this model pairs {kinds}: load it with xmodal.encoders.DualEncoder.from_pretrained")
-        self.towers = nn.ModuleDict({name: tower_of(described) for name, described in descriptions.items()})
+            modalities = " and ".join(descriptions)
+            raise ValueError(f"this model pairs {modalities}: load it with xmodal.encoders.DualEncoder.from_pretrained")
+        self.towers = nn.ModuleDict({name: build_tower(description) for name, description in descriptions.items()})
         for tower in self.towers.values():
-            del tower.intake  # the processor prepares the inputs
+            del tower.input_adapter  # the processor of transformers prepares the inputs
         self.log_scale = nn.Parameter(torch.zeros(()))
         if config.with_logit_bias:
             self.logit_bias = nn.Parameter(torch.zeros(()))
-        self.post_init()
+        PreTrainedModel.post_init(self)
 
     def get_image_features(self, pixel_values: Float[Tensor, "B C H W"], **_: Any) -> BaseModelOutputWithPooling:
-        """Features of pictures, not normalised, as `pooler_output`."""
+        """Return features of images, not normalised, as `pooler_output`."""
         return BaseModelOutputWithPooling(pooler_output=self._features("image", pixel_values=pixel_values))
 
     def get_text_features(
         self, input_ids: Int64[Tensor, "B L"], attention_mask: Int64[Tensor, "B L"] | None = None, **_: Any
     ) -> BaseModelOutputWithPooling:
-        """Features of captions, not normalised, as `pooler_output`; without a mask every token counts."""
+        """Return features of texts, not normalised, as `pooler_output`; without a mask every token counts."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         features = self._features("text", input_ids=input_ids, attention_mask=mask)
         return BaseModelOutputWithPooling(pooler_output=features)
@@ -77,7 +77,7 @@ class DualEncoderModel(PreTrainedModel):
         attention_mask: Int64[Tensor, "T L"] | None = None,
         **_: Any,
     ) -> CLIPOutput:
-        """Unit vectors of both modalities, and their similarities times the learned factor."""
+        """Return unit vectors of both modalities, and their similarities times the learned factor."""
         image = _unit(self.get_image_features(pixel_values))
         text = _unit(self.get_text_features(input_ids, attention_mask))
         logits = image @ text.T * self.log_scale.exp()
@@ -97,5 +97,5 @@ def _unit(output: BaseModelOutputWithPooling) -> Float[Tensor, "B D"]:
 AutoConfig.register(MODEL_TYPE, DualEncoderConfig)
 AutoModel.register(DualEncoderConfig, DualEncoderModel)
 AutoModelForZeroShotImageClassification.register(DualEncoderConfig, DualEncoderModel)
-# What the pipeline compares class names with, to say an error that is none.
+# The pipeline logs an error for model classes that are not in this mapping.
 MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES[MODEL_TYPE] = DualEncoderModel.__name__

@@ -1,17 +1,19 @@
-"""A caption's tokens in, one feature vector out that does not depend on their order; for few and short captions."""
+"""A text backbone that averages token embeddings and ignores their order, for few and short captions."""
 
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from xmodal.encoders.pooling import mean_over_mask
+
 
 class BagConfig(PreTrainedConfig):
-    """`vocab_size` embeddings of width `hidden_size`, and a hidden layer of `intermediate_size`."""
+    """Configuration: `vocab_size` embeddings of width `hidden_size`, and a hidden layer of `intermediate_size`."""
 
     model_type = "xmodal-bag"
     __no_type_check__ = True  # transformers writes an __init__ that takes more than its signature says
@@ -25,10 +27,10 @@ class BagConfig(PreTrainedConfig):
 
 
 class BagModel(PreTrainedModel):
-    """Mean of the token embeddings, then a hidden layer with a shortcut.
+    """The mean of the token embeddings, then a hidden layer with a shortcut.
 
-    A mean has no wording to learn by heart, costs next to nothing, and leaves a caption of seen and unseen words near
-    the captions that share the seen ones.
+    A mean cannot memorise wordings, costs next to nothing, and leaves a caption of seen and unseen words near the
+    captions that share the seen ones.
     """
 
     config: BagConfig
@@ -43,7 +45,7 @@ class BagModel(PreTrainedModel):
         self.hidden = nn.Linear(width, config.intermediate_size)
         self.output = nn.Linear(config.intermediate_size, width)
         self.norm2 = nn.LayerNorm(width)
-        self.post_init()
+        PreTrainedModel.post_init(self)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -59,16 +61,11 @@ class BagModel(PreTrainedModel):
     def forward(
         self, input_ids: Int64[Tensor, "B L"], attention_mask: Int64[Tensor, "B L"], **_: Any
     ) -> BaseModelOutputWithPooling:
-        """The feature vectors as `pooler_output`; every row of `attention_mask` has a 1."""
+        """Return the feature vectors as `pooler_output`; every row of `attention_mask` has a 1."""
         tokens = self.embeddings(input_ids)
-        mean = self.norm1(_mean(tokens, attention_mask))
+        mean = self.norm1(mean_over_mask(tokens, attention_mask))
         pooled = self.norm2(mean + self.output(F.gelu(self.hidden(mean))))
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
-
-
-def _mean(tokens: Float[Tensor, "B L W"], mask: Int64[Tensor, "B L"]) -> Float[Tensor, "B W"]:
-    weight = mask.to(tokens.dtype)[:, :, None]
-    return (tokens * weight).sum(1) / weight.sum(1)
 
 
 AutoConfig.register(BagConfig.model_type, BagConfig)

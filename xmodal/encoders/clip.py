@@ -1,4 +1,4 @@
-"""Sizes in, the two towers of a CLIP out (Radford et al. 2021), in the shape that `transformers.CLIPModel` loads."""
+"""The two towers of a CLIP (Radford et al. 2021), in the shape that `transformers.CLIPModel` loads."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPVisionModel
 from transformers.activations import ACT2FN
 
-from xmodal.encoders.inputs import Pixels, Tokens
+from xmodal.encoders.inputs import ImageInput, TextInput
 from xmodal.encoders.tower import Tower
 from xmodal.errors import ConfigError, nearest
 
-# CLIPModel's names of our parts; the rest of a name is the same in both.
+# Our prefixes of parameter names and those of CLIPModel; the rest of a name is the same in both.
 CLIP_NAMES = {
     "towers.image.backbone.": "vision_model.",
     "towers.image.projection.": "visual_projection.",
@@ -38,10 +38,10 @@ def clip_towers(
     dim: int,
     activation: str = "gelu",
 ) -> dict[str, Tower]:
-    """A ViT (`width`, `depth`, `heads`, square patches) and a causal text transformer of `context` tokens, D = `dim`.
+    """Build a ViT (`width`, `depth`, `heads`, square patches) and a causal text transformer of `context` tokens.
 
-    `activation` is `gelu`, which costs a third of OpenAI's `quick_gelu` in memory; the weights are drawn as CLIP's.
-    Raises ConfigError for sizes that do not divide and for the end token's id 2.
+    `dim` is D. `activation` is `gelu`, which needs a third of the memory of OpenAI's `quick_gelu`; the weights are
+    drawn as CLIP's. Raises ConfigError for sizes that do not divide and for the end token's id 2.
     """
     _check_sizes(image_size, patch_size, {"width": (width, heads), "text_width": (text_width, text_heads)})
     check_eos(eos_id, vocab_size)
@@ -68,23 +68,23 @@ def clip_towers(
     }
     shared = {"projection_dim": dim, "hidden_act": activation}
     config = CLIPConfig(vision_config=vision | shared, text_config=text | shared, projection_dim=dim)
-    return towers_of_clip(CLIPModel(config))
+    return towers_from_clip(CLIPModel(config))
 
 
-def towers_of_clip(clip: CLIPModel, pixels: Pixels | None = None) -> dict[str, Tower]:
-    """The parts of a CLIPModel as towers; `pixels` where its normalisation is not CLIP's own."""
+def towers_from_clip(clip: CLIPModel, image_input: ImageInput | None = None) -> dict[str, Tower]:
+    """Return the parts of a CLIPModel as towers; `image_input` is needed if its normalisation is not CLIP's own."""
     vision: Any = clip.config.vision_config
     text: Any = clip.config.text_config
-    pixels = pixels or Pixels("image", size=vision.image_size)
-    tokens = Tokens("text", size=text.max_position_embeddings, masked=False)
+    image_input = image_input or ImageInput("image", size=vision.image_size)
+    text_input = TextInput("text", size=text.max_position_embeddings, masked=False)
     return {
-        "image": Tower(pixels, clip.vision_model, clip.visual_projection, pooling="pooler"),
-        "text": Tower(tokens, clip.text_model, clip.text_projection, pooling="pooler"),
+        "image": Tower(image_input, clip.vision_model, clip.visual_projection, pooling="pooler"),
+        "text": Tower(text_input, clip.text_model, clip.text_projection, pooling="pooler"),
     }
 
 
 def is_clip_shaped(towers: Mapping[str, Tower]) -> bool:
-    """Whether CLIPModel holds these towers: its two backbones, pooled their own way, heads without bias."""
+    """Return whether CLIPModel can hold these towers: its two backbones, their own pooling, heads without bias."""
     shapes = {"image": CLIPVisionModel, "text": CLIPTextModel}
     return set(towers) == set(shapes) and all(
         isinstance(tower.backbone, shapes[name]) and tower.pooling == "pooler" and tower.projection.bias is None
@@ -93,7 +93,7 @@ def is_clip_shaped(towers: Mapping[str, Tower]) -> bool:
 
 
 def clip_config(towers: Mapping[str, Tower]) -> CLIPConfig:
-    """The configuration of the CLIPModel that these towers make up."""
+    """Return the configuration of the CLIPModel that these towers make up."""
     image, text = towers["image"], towers["text"]
     dim = image.projection.out_features
     config = CLIPConfig(
@@ -106,7 +106,11 @@ def clip_config(towers: Mapping[str, Tower]) -> CLIPConfig:
 
 
 def clip_name(name: str) -> str:
-    """CLIPModel's name of one of our parameters."""
+    """Return CLIPModel's name of one of our parameters.
+
+    >>> clip_name("log_scale")
+    'logit_scale'
+    """
     for ours, theirs in CLIP_NAMES.items():
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
@@ -114,6 +118,7 @@ def clip_name(name: str) -> str:
 
 
 def _check_sizes(image_size: int, patch_size: int, widths: dict[str, tuple[int, int]]) -> None:
+    """Raise ConfigError for sizes that do not divide."""
     if image_size % patch_size:
         raise ConfigError(f"image_size={image_size} is not a multiple of patch_size={patch_size}: change one of them")
     for name, (width, heads) in widths.items():
@@ -122,9 +127,9 @@ def _check_sizes(image_size: int, patch_size: int, widths: dict[str, tuple[int, 
 
 
 def check_eos(eos_id: int, vocab_size: int) -> None:
-    """Raises ConfigError for an end token that CLIP's text model would not pool at."""
+    """Raise ConfigError for an end token at which CLIP's text model would not pool."""
     if eos_id == 2:
-        # transformers takes the id 2 for a mark of old checkpoints and pools at the highest id instead
+        # transformers treats the id 2 as the mark of an old checkpoint and pools at the highest id instead
         # (huggingface/transformers pull request 24773).
         raise ConfigError(
             "eos_id=2: transformers.CLIPModel would not pool at it; give the end token any other id, e.g. the last one"

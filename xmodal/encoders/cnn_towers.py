@@ -1,4 +1,4 @@
-"""Sizes in, towers whose image side is no transformer out: two small ones for little data, and ResNet-50 + BERT."""
+"""Towers with convolutional or fixed image features: two small ones for little data, and ResNet-50 + BERT."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, R
 from xmodal.encoders.bag_of_tokens import BagConfig, BagModel
 from xmodal.encoders.clip import check_eos
 from xmodal.encoders.hog import HogConfig, HogModel
-from xmodal.encoders.inputs import Pixels, Tokens
+from xmodal.encoders.inputs import ImageInput, TextInput
 from xmodal.encoders.small_resnet import ConvConfig, ConvModel
 from xmodal.encoders.tower import Tower
 from xmodal.errors import ConfigError
@@ -30,19 +30,19 @@ def conv_towers(
     dim: int,
     grid: int = 1,
 ) -> dict[str, Tower]:
-    """A small residual network (`hidden_sizes` channels and `depths` blocks per stage) and CLIP's text transformer.
+    """Build a small residual network and CLIP's text transformer.
 
-    Convolutions learn from thousands of pairs where a vision transformer wants millions. `grid=4` keeps apart what is
-    seen in 4 x 4 parts of the picture: better for drawings whose layout is a convention. `text_depth=0` takes the mean
-    of the tokens and one hidden layer for the transformer: better for a few thousand captions of a few words, where
-    order says little.
+    The network has `hidden_sizes` channels and `depths` blocks per stage. Convolutions learn from thousands of pairs
+    where a vision transformer needs millions. `grid=4` keeps the features of 4 x 4 parts of the image apart: better for
+    drawings whose layout is a convention. `text_depth=0` replaces the transformer by the mean of the tokens and one
+    hidden layer: better for a few thousand captions of a few words, whose order says little.
     """
     special = {"vocab_size": vocab_size, "bos_id": bos_id, "eos_id": eos_id, "pad_id": pad_id}
     _check_grid(grid, image_size, len(hidden_sizes))
     image = ConvModel(ConvConfig(hidden_sizes=list(hidden_sizes), depths=list(depths), grid=grid))
     text = _text_tower(special, width=text_width, depth=text_depth, heads=text_heads, context=context, dim=dim)
     return {
-        "image": Tower.with_head(Pixels("image", size=image_size), image, dim, pooling="pooler", bias=False),
+        "image": Tower.with_head(ImageInput("image", size=image_size), image, dim, pooling="pooler", bias=False),
         "text": text,
     }
 
@@ -63,10 +63,10 @@ def hog_towers(
     context: int = 32,
     dim: int = 256,
 ) -> dict[str, Tower]:
-    """Oriented gradients in cells of `grids`, colours, and one hidden layer on them; text as in `conv_towers`.
+    """Build oriented gradients in cells of `grids`, colours, and one hidden layer on them; text as in `conv_towers`.
 
-    Nothing of the picture's description is learned, so some thousand pairs are enough for what they have in common
-    with captions.
+    The description of an image is not learned, so some thousand pairs are enough to learn what it has in common with
+    captions.
     """
     if not 0 <= dropout < 1:
         raise ConfigError(f"dropout={dropout} must lie in [0, 1)")
@@ -77,13 +77,13 @@ def hog_towers(
                 f"image_size={image_size} is no multiple of {cells} cells: give one that is, or other grids"
             )
     special = {"vocab_size": vocab_size, "bos_id": bos_id, "eos_id": eos_id, "pad_id": pad_id}
-    pixels = Pixels("image", size=image_size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    image_input = ImageInput("image", size=image_size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     text = _text_tower(special, width=text_width, depth=text_depth, heads=text_heads, context=context, dim=dim)
-    return {"image": Tower.with_head(pixels, HogModel(config), dim, pooling="pooler", bias=False), "text": text}
+    return {"image": Tower.with_head(image_input, HogModel(config), dim, pooling="pooler", bias=False), "text": text}
 
 
 def _text_tower(special: Mapping[str, int], *, width: int, depth: int, heads: int, context: int, dim: int) -> Tower:
-    """CLIP's text transformer, or a bag of tokens where `depth` is 0."""
+    """Build CLIP's text transformer, or a bag of tokens if `depth` is 0."""
     check_eos(special["eos_id"], special["vocab_size"])
     ids: dict[str, Any] = {name.replace("_id", "_token_id"): number for name, number in special.items()}
     text: BagModel | CLIPTextModel
@@ -102,12 +102,12 @@ def _text_tower(special: Mapping[str, int], *, width: int, depth: int, heads: in
                 hidden_act="gelu",
             )
         )
-    tokens = Tokens("text", size=context, masked=depth == 0)
-    return Tower.with_head(tokens, text, dim, pooling="pooler", bias=False)
+    text_input = TextInput("text", size=context, masked=depth == 0)
+    return Tower.with_head(text_input, text, dim, pooling="pooler", bias=False)
 
 
 def _check_grid(grid: int, image_size: int, stages: int) -> None:
-    """ConfigError where the grid's cells would not cover the last map, which the stem and the stages leave."""
+    """Raise ConfigError if the grid's cells do not divide the last feature map."""
     side = -(-image_size // 2 ** (stages + 1))
     if grid < 1 or side % grid:
         raise ConfigError(f"grid={grid} does not divide the last map of {side} x {side}: give a divisor of {side}")
@@ -129,10 +129,10 @@ def resnet_bert_towers(
     context: int = 77,
     dim: int = 256,
 ) -> dict[str, Tower]:
-    """ResNet-50 (mean over positions) and BERT (first token), each with a linear head; no dropout, new weights.
+    """Build ResNet-50 (mean over positions) and BERT (first token), each with a linear head; no dropout, new weights.
 
     With pretrained weights it is the architecture `hub` of `microsoft/resnet-50` and `google-bert/bert-base-uncased`.
-    ResNet normalises over the rows of a worker's batch, so padding rows and the size of a chunk touch its statistics.
+    ResNet normalises over the rows of a worker's batch, so padding rows and the chunk size affect its statistics.
     """
     image = ResNetConfig(embedding_size=stem_size, hidden_sizes=list(hidden_sizes), depths=list(depths))
     text = BertConfig(
@@ -148,8 +148,8 @@ def resnet_bert_towers(
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    pixels, tokens = Pixels("image", size=image_size), Tokens("text", size=context, masked=True)
+    image_input, text_input = ImageInput("image", size=image_size), TextInput("text", size=context, masked=True)
     return {
-        "image": Tower.with_head(pixels, ResNetModel(image), dim, pooling="pooler", bias=True),
-        "text": Tower.with_head(tokens, BertModel(text), dim, pooling="cls", bias=True),
+        "image": Tower.with_head(image_input, ResNetModel(image), dim, pooling="pooler", bias=True),
+        "text": Tower.with_head(text_input, BertModel(text), dim, pooling="cls", bias=True),
     }

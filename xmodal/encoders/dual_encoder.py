@@ -1,8 +1,8 @@
-"""Two towers and a temperature: a batch of any two modalities in, unit vectors in one space out."""
+"""The dual encoder: two towers and a temperature that embed any two modalities in one space."""
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -17,16 +17,21 @@ from xmodal.encoders.tower import Tower
 from xmodal.errors import ConfigError, nearest
 
 INITIAL_LOG_SCALE = math.log(1 / 0.07)  # Radford et al. 2021, §2.5
-LARGEST_LOG_SCALE = math.log(100)  # the same
+LARGEST_LOG_SCALE = math.log(100)  # Radford et al. 2021, §2.5
 INITIAL_BIAS = -10.0  # Zhai et al. 2023, §3.2: most pairs of a batch are negatives
-SMALLEST_NORM = 1e-6  # a row shorter than this stays shorter than one, and its gradient finite
+SMALLEST_NORM = 1e-6  # shorter rows are divided by this, so that their gradient is finite
 
 
 class DualEncoder(nn.Module):
-    """Two towers named by their modalities.
+    """Two towers, named by their modalities, that map a batch to unit vectors in one space.
 
-    `log_scale` is ln of the factor on cosine similarities: a Parameter, or a buffer where the temperature is fixed.
+    `log_scale` is ln of the factor on cosine similarities: a Parameter, or a buffer if the temperature is fixed.
     `logit_bias` exists for the sigmoid loss only; it is None otherwise.
+
+    >>> ids = {"vocab_size": 100, "bos_id": 98, "eos_id": 99, "pad_id": 0}
+    >>> model = DualEncoder.create("conv-tiny", **ids)
+    >>> model.modalities, model.dim
+    (('image', 'text'), 256)
     """
 
     log_scale: Tensor
@@ -62,37 +67,39 @@ class DualEncoder(nn.Module):
         with_logit_bias: bool = False,
         **arguments: Any,
     ) -> "DualEncoder":
-        """A new model of a named architecture; `arguments` are those of its factory in `architectures`."""
-        towers = architectures.build(architecture, **arguments)
+        """Build a new model of a named architecture; `arguments` are those of its factory in `architectures`."""
+        towers = architectures.build_towers(architecture, **arguments)
         bias = INITIAL_BIAS if with_logit_bias else None
         return cls(towers, learnable_temperature=learnable_temperature, logit_bias=bias)
 
     @property
     def modalities(self) -> tuple[str, str]:
+        """Return the names of the two modalities."""
         first, second = self.towers
         return first, second
 
     @property
     def dim(self) -> int:
-        """D, the width of the shared space."""
+        """Return D, the width of the shared space."""
         return self.tower(self.modalities[0]).projection.out_features
 
     def tower(self, modality: str) -> Tower:
+        """Return the tower of a modality; ConfigError for an unknown one."""
         if modality not in self.towers:
             raise ConfigError(f"no tower for {modality!r}; {nearest(modality, self.towers)}")
-        return self.towers[modality]  # type: ignore[return-value]
+        return cast(Tower, self.towers[modality])
 
     def encode(self, modality: str, batch: Batch) -> Float[Tensor, "B D"]:
-        """Embeddings of unit length in float32, also under autocast; features of zero length stay zero."""
+        """Return embeddings of unit length in float32, also under autocast; features of zero length stay zero."""
         return F.normalize(self.tower(modality)(batch).float(), dim=-1, eps=SMALLEST_NORM)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, "B D"]]:
-        """The embeddings of both modalities."""
+        """Return the embeddings of both modalities."""
         return {modality: self.encode(modality, batch) for modality in self.modalities}
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Bring the temperature back to 1/100..1; called after each optimizer step (Radford et al. 2021, §2.5)."""
+        """Clamp the temperature to 1/100..1; called after each optimizer step (Radford et al. 2021, §2.5)."""
         self.log_scale.clamp_(0, LARGEST_LOG_SCALE)
 
     def drop_patches(self, rate: float, modality: str = "image") -> None:
@@ -100,7 +107,7 @@ class DualEncoder(nn.Module):
         if not 0 <= rate < 1:
             raise ConfigError(f"patch_dropout={rate} is outside [0, 1)")
         if modality not in self.towers:
-            raise ConfigError(f"patch_dropout is for pictures, not for {' and '.join(self.towers)}: set it to 0")
+            raise ConfigError(f"patch_dropout is for images, not for {' and '.join(self.towers)}: set it to 0")
         backbone = self.tower(modality).backbone
         if rate and backbone.config.model_type not in ("clip_vision_model", "vit"):
             raise ConfigError(
@@ -114,16 +121,18 @@ class DualEncoder(nn.Module):
             self._patch_hook = embeddings.register_forward_hook(PatchDropout(rate))
 
     def checkpoint_activations(self) -> tuple[str, ...]:
-        """Recompute activations in the backward pass where a tower can; names those towers.
+        """Recompute activations in the backward pass of the towers that support it; return their names.
 
-        Raises ConfigError when none can. Convolutional towers cannot: their batch statistics would be counted twice.
+        Raises ConfigError if none does. Convolutional towers do not: their batch statistics would be counted twice.
         """
-        able = tuple(m for m in self.modalities if self.tower(m).backbone.supports_gradient_checkpointing)
-        if not able:
+        supported = tuple(
+            modality for modality in self.modalities if self.tower(modality).backbone.supports_gradient_checkpointing
+        )
+        if not supported:
             raise ConfigError("no tower of this model can recompute activations: switch gradient checkpointing off")
-        for modality in able:
+        for modality in supported:
             self.tower(modality).backbone.activation_checkpointing_enable({"use_reentrant": False})
-        return able
+        return supported
 
     def save_pretrained(
         self,
@@ -132,20 +141,20 @@ class DualEncoder(nn.Module):
         tokenizer_json: str | None = None,
         tokenizer_directory: str | Path | None = None,
     ) -> None:
-        """Write the Hugging Face layout into `directory`; `layout` says which files."""
+        """Write the Hugging Face layout into `directory`; `dual_encoder_files` lists the files."""
         dual_encoder_files.write(self, Path(directory), tokenizer_json, tokenizer_directory)
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "DualEncoder":
-        """A directory written by `save_pretrained` or by `CLIPModel`, or the Hub name of a CLIP."""
+        """Load a directory written by `save_pretrained` or by `CLIPModel`, or the Hub name of a CLIP."""
         return cls(**dual_encoder_files.read(str(source)))
 
     def load_weights(self, source: str | Path) -> None:
-        """Take over the weights of a checkpoint of the same architecture; CheckpointError names what differs."""
+        """Load the weights of a checkpoint of the same architecture; CheckpointError names the differences."""
         other = DualEncoder.from_pretrained(source)
         dual_encoder_files.compare(self, other, str(source))
         self.load_state_dict(other.state_dict())
 
     def describe(self) -> dict[str, Any]:
-        """Each tower without its weights, as JSON."""
+        """Return each tower without its weights, as JSON."""
         return {modality: self.tower(modality).describe() for modality in self.modalities}

@@ -1,24 +1,24 @@
-"""A directory or Hub name in, its files out, and one clear error where they cannot be read."""
+"""Files of a model directory or Hub repository, with one clear error if they cannot be read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
-from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from xmodal.errors import CheckpointError
 
 
-def file_of(source: str, name: str) -> Path:
-    """A file of a directory, or of a Hub name (downloaded, or from the cache when offline)."""
-    return Path(str(cached_file(source, name)))  # raises OSError where there is none
+def cached_path(source: str, name: str) -> Path:
+    """Return a file of a directory or of a Hub name (downloaded, or from the cache); OSError if it is missing."""
+    return Path(str(cached_file(source, name)))
 
 
 @contextmanager
-def explained(source: str) -> Iterator[None]:
-    """What reading a checkpoint may raise, as one CheckpointError."""
+def reading_errors(source: str) -> Iterator[None]:
+    """Turn whatever reading a checkpoint may raise into one CheckpointError."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -27,8 +27,8 @@ def explained(source: str) -> Iterator[None]:
 
 
 @contextmanager
-def quiet(source: str) -> Iterator[None]:
-    """No progress bar for a local directory; downloads keep theirs."""
+def without_progress_bar(source: str) -> Iterator[None]:
+    """Show no progress bar for a local directory; downloads keep theirs."""
     if not Path(source).is_dir() or not transformers_logging.is_progress_bar_enabled():
         yield
         return

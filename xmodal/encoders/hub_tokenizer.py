@@ -1,4 +1,4 @@
-"""A tokenizer's name or directory in, its JSON string out; the only place where tokenizers meet the Hub."""
+"""Tokenizers from a local directory or from the Hugging Face Hub, as JSON strings."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from xmodal.errors import ConfigError
 
 
 def load_tokenizer(name_or_directory: str, *, called: str = "tokenizer") -> str:
-    """JSON of a local directory's or a Hub repository's tokenizer, with its pad token (see `special_ids`).
+    """Return the JSON of a local directory's or a Hub repository's tokenizer, with its pad token (see `special_ids`).
 
-    A directory with a `tokenizer.json` needs neither transformers nor a network. ConfigError says what is missing, of
-    what `called` names.
+    A directory with a `tokenizer.json` needs neither transformers nor a network. ConfigError says what is missing;
+    `called` is the name of the setting in its message.
     """
     if (Path(name_or_directory) / "tokenizer.json").exists():
         return load_directory(name_or_directory)

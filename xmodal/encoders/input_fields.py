@@ -1,69 +1,73 @@
-"""What the towers of a model take of a batch, by their descriptions; and the fields that decode rows into it."""
+"""Input adapters by their descriptions, and the decoded fields that each of them reads."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from xmodal.batch import Batch
-from xmodal.data.decode.augment import Augment
-from xmodal.data.decode.fields import Field, allocate, row_of
-from xmodal.data.decode.image import ImageField
-from xmodal.data.decode.text import TextField
-from xmodal.data.media.audio import AudioField
-from xmodal.data.media.clip_window import Window
-from xmodal.data.media.mel import Mel
-from xmodal.data.media.video import VideoField
-from xmodal.encoders.av_inputs import Frames, Spectrogram
-from xmodal.encoders.inputs import Pixels, Tokens
-from xmodal.errors import CheckpointError, ConfigError
+from xmodal.data.decode.fields import Field, allocate_columns, row_views
+from xmodal.encoders.av_inputs import AudioInput, VideoInput
+from xmodal.encoders.inputs import ImageInput, InputAdapter, TextInput
+from xmodal.errors import CheckpointError, ConfigError, nearest
 
-Intake = Pixels | Tokens | Frames | Spectrogram
-INTAKES: Mapping[str, type[Intake]] = {kind.kind: kind for kind in (Pixels, Tokens, Frames, Spectrogram)}
+if TYPE_CHECKING:
+    from xmodal.data.decode.augment import Augment
+
+INPUT_ADAPTERS: dict[str, type[InputAdapter]] = {
+    kind.kind: kind for kind in (ImageInput, TextInput, VideoInput, AudioInput)
+}
 
 
-def intake_of(description: Mapping[str, Any]) -> Intake:
-    """The intake that `describe` described; CheckpointError for a kind that is not known."""
-    arguments = {name: value for name, value in description.items() if name != "kind"}
-    if description.get("kind") not in INTAKES:
-        raise CheckpointError(f"a tower that takes {description.get('kind')!r} is not known: update xmodal")
-    return INTAKES[description["kind"]](**arguments)
+def register_input_adapter(adapter: type[Any]) -> None:
+    """Add a class of input adapters, by its `kind`, to those that checkpoints may name; ConfigError for a taken name.
 
-
-def fields_of(model: Any, tokenizer_json: str | None = None, augment: Augment | None = None) -> tuple[Field, ...]:
-    """`field_of` for each modality of a dual encoder, in their order."""
-    return tuple(field_of(model.tower(name).intake, tokenizer_json, augment) for name in model.modalities)
-
-
-def decoded(fields: Sequence[Field], rows: Sequence[Mapping[str, Any]]) -> Batch:
-    """A batch of encoded rows, each with the bytes (or the caption) of every field by its name.
-
-    BadSample where one cannot be decoded.
+    A tower of a user's own may take it from then on; register it, too, before you load such a checkpoint (`--plugin`).
     """
-    block, random = allocate(fields, len(rows)), np.random.default_rng(0)
+    if INPUT_ADAPTERS.setdefault(adapter.kind, adapter) is not adapter:
+        raise ConfigError(
+            f"input adapter: the kind {adapter.kind!r} is taken by {INPUT_ADAPTERS[adapter.kind].__name__}"
+        )
+
+
+def build_input_adapter(description: Mapping[str, Any]) -> InputAdapter:
+    """Build the input adapter that `describe` described; CheckpointError for an unknown kind."""
+    kind, arguments = description.get("kind"), {name: x for name, x in description.items() if name != "kind"}
+    if kind not in INPUT_ADAPTERS:
+        raise CheckpointError(
+            f"this model has a tower that takes {kind!r}: {nearest(str(kind), INPUT_ADAPTERS)}; update xmodal, or load "
+            "the module that registers it with --plugin"
+        )
+    return INPUT_ADAPTERS[kind](**arguments)
+
+
+def fields_for_model(
+    model: Any, tokenizer_json: str | None = None, augment: "Augment | None" = None
+) -> tuple[Field, ...]:
+    """Return the field of each modality of a dual encoder, in their order (`field_for_input`)."""
+    return tuple(field_for_input(model.tower(name).input_adapter, tokenizer_json, augment) for name in model.modalities)
+
+
+def decode_batch(fields: Sequence[Field], rows: Sequence[Mapping[str, Any]]) -> Batch:
+    """Decode rows into a batch; a row holds the bytes (or the caption) of every field by its name.
+
+    BadSample if one cannot be decoded.
+    """
+    block, random = allocate_columns(fields, len(rows)), np.random.default_rng(0)
     for place, row in enumerate(rows):
         for field in fields:
-            field.decode(row[field.name], random, row_of(block, place))
+            field.decode(row[field.name], random, row_views(block, place))
     columns = {name: torch.from_numpy(column) for name, column in block.items()}
     return Batch(torch.arange(len(rows)), torch.ones(len(rows), dtype=torch.bool), columns)
 
 
-def field_of(intake: Intake, tokenizer_json: str | None, augment: Augment | None = None) -> Field:
-    """What decodes a row into what `intake` takes: as at an evaluation, or with `augment` as in training.
+def field_for_input(
+    input_adapter: InputAdapter, tokenizer_json: str | None, augment: "Augment | None" = None
+) -> "Field":
+    """Return the field that decodes a row for an input adapter: as at an evaluation, or with `augment` as in training.
 
-    With `augment` the window of a clip is drawn, equal for its pictures and its sound; without, it lies in the middle.
-    ConfigError where an intake of text comes without a tokenizer, or one of clips without the seconds it takes.
+    With `augment` the time span of a clip is drawn, the same for video and audio; without, it lies in the middle.
+    ConfigError for text without a tokenizer, or for a clip whose adapter does not record its seconds.
     """
-    if isinstance(intake, Pixels):
-        return ImageField(size=intake.size, augment=augment, name=intake.field)
-    if isinstance(intake, Tokens):
-        if tokenizer_json is None:
-            raise ConfigError("a model that reads text needs its tokenizer")
-        return TextField(tokenizer_json=tokenizer_json, length=intake.size, name=intake.field)
-    if intake.seconds is None:
-        raise ConfigError(f"the {intake.field} tower does not say how many seconds of a clip it takes")
-    window = Window(seconds=intake.seconds, place="random" if augment else "centre", margin=intake.margin)
-    if isinstance(intake, Frames):
-        return VideoField(frames=intake.frames, size=intake.size, window=window, augment=augment, name=intake.field)
-    return AudioField(rate=intake.rate, window=window, mel=Mel(bands=intake.bands), name=intake.field)
+    return input_adapter.build_field(tokenizer_json, augment)

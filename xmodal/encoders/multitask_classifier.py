@@ -1,4 +1,4 @@
-"""A batch in, the class scores of several tasks out: one encoder shared by all, and a linear classifier for each."""
+"""The multitask classifier: one encoder shared by several tasks, and a linear classifier for each."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,23 +8,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xmodal.batch import Batch
-from xmodal.encoders.multimodal_classifier import Intake
+from xmodal.encoders.multimodal_classifier import EncoderInput
 from xmodal.errors import ConfigError
 
 
 class SharedEncoder(nn.Module):
-    """Rows of a batch in, one feature vector [B, W] each out: what the backbone pools."""
+    """Maps rows of a batch to one feature vector each [B, W]: what the backbone pools."""
 
-    def __init__(self, intake: Intake, backbone: Any) -> None:
+    def __init__(self, input_adapter: EncoderInput, backbone: Any) -> None:
         super().__init__()
-        self.intake, self.backbone = intake, backbone
+        self.input_adapter, self.backbone = input_adapter, backbone
 
     def forward(self, batch: Batch) -> Float[Tensor, "B W"]:
-        return self.backbone(**self.intake(batch)).pooler_output
+        """Return the feature vectors."""
+        features: Tensor = self.backbone(**self.input_adapter(batch)).pooler_output
+        return features
 
 
-class TaskClassifier(nn.Module):
-    """`encoder` gives features of width `width`; `heads[task]` tells one of `classes[task]` classes from them."""
+class MultitaskClassifier(nn.Module):
+    """`encoder` computes features of width `width`; `heads[task]` scores `classes[task]` classes from them."""
 
     def __init__(self, encoder: SharedEncoder, *, width: int, classes: Mapping[str, int]) -> None:
         super().__init__()
@@ -35,10 +37,11 @@ class TaskClassifier(nn.Module):
 
     @property
     def tasks(self) -> tuple[str, ...]:
+        """Return the names of the tasks."""
         return tuple(self.heads)
 
     @torch.no_grad()
     def scores(self, batch: Batch) -> dict[str, Float[Tensor, "B C"]]:
-        """Class scores of each task, float32, for evaluation."""
+        """Return class scores of each task, float32, for evaluation."""
         features = self.encoder(batch)
         return {task: head(features).float() for task, head in self.heads.items()}

@@ -1,4 +1,4 @@
-"""What turns raw images and captions into a model's inputs, written beside its weights as transformers expects it."""
+"""The preprocessing files of a model directory (image processor, tokenizer), as transformers expects them."""
 
 import json
 import shutil
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from xmodal.data.decode.tokenizer import save_tokenizer, special_ids
-from xmodal.encoders.hub_files import explained
-from xmodal.encoders.inputs import CLIP_MEAN, CLIP_STD, Pixels
+from xmodal.encoders.hub_files import reading_errors
+from xmodal.encoders.inputs import CLIP_MEAN, CLIP_STD, ImageInput
 from xmodal.errors import CheckpointError
 
 IMAGE_FILE = "preprocessor_config.json"
@@ -28,12 +28,12 @@ TOKENIZER_FILES = (
 )
 
 
-def write_image_processor(directory: Path, pixels: Pixels) -> None:
-    """CLIP's: shorter side to `size` (bicubic), centre crop, RGB, 0..1, mean and variance."""
-    size = pixels.size
+def write_image_processor(directory: Path, image_input: ImageInput) -> None:
+    """Write CLIP's processor: shorter side to `size` (bicubic), centre crop, RGB, 0..1, mean and variance."""
+    size = image_input.size
     settings = {
         "image_processor_type": "CLIPImageProcessor",
-        "processor_class": "CLIPProcessor",  # what AutoProcessor makes of it and of the tokenizer beside it
+        "processor_class": "CLIPProcessor",  # what AutoProcessor builds from it and from the tokenizer
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": size},
@@ -43,15 +43,15 @@ def write_image_processor(directory: Path, pixels: Pixels) -> None:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": pixels.mean,
-        "image_std": pixels.std,
+        "image_mean": image_input.mean,
+        "image_std": image_input.std,
     }
     write_json(directory / IMAGE_FILE, settings)
 
 
 def read_normalisation(source: str) -> dict[str, list[float]]:
-    """`mean` and `std` that a directory or Hub name states for its images; CLIP's own where it states none."""
-    with explained(source):
+    """Return `mean` and `std` that a directory or Hub name states for its images; CLIP's own if it states none."""
+    with reading_errors(source):
         path = cached_file(source, IMAGE_FILE, _raise_exceptions_for_missing_entries=False)
         settings = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
     return {
@@ -61,14 +61,14 @@ def read_normalisation(source: str) -> dict[str, list[float]]:
 
 
 def write_tokenizer(directory: Path, tokenizer_json: str, config: PreTrainedConfig, length: int) -> None:
-    """The tokenizer that the model was trained with; CheckpointError for one whose ids mean other things to it."""
+    """Write the tokenizer that the model was trained with; CheckpointError for one whose ids do not fit the model."""
     special = special_ids(tokenizer_json)
     if special.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"the tokenizer has {special.vocab_size} tokens, the model {config.vocab_size}: "
             "give the model's own tokenizer"
         )
-    # 2 is what CLIP checkpoints older than transformers 4.31 say, whatever their end token is.
+    # CLIP checkpoints older than transformers 4.31 state 2, whatever their end token is.
     if getattr(config, "eos_token_id", None) not in (None, 2, special.end):
         raise CheckpointError(
             f"the tokenizer ends captions with id {special.end}, the model expects {config.eos_token_id}: "
@@ -78,13 +78,14 @@ def write_tokenizer(directory: Path, tokenizer_json: str, config: PreTrainedConf
 
 
 def copy_tokenizer(directory: Path, source: Path) -> None:
-    """The tokenizer files of another directory, as they are."""
-    found = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
-    if not found:
+    """Copy the tokenizer files of another directory; CheckpointError if there are none."""
+    files = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if not files:
         raise CheckpointError(f"{source} holds no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}")
-    for path in found:
+    for path in files:
         shutil.copyfile(path, directory / path.name)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a mapping as indented JSON."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

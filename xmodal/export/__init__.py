@@ -1,1 +1,1 @@
-"""A trained model in, a directory that other tools load out: card, processors, ONNX, each checked against the model."""
+"""Export a trained model as a directory that other tools load: model card, processors, ONNX; each is checked."""

@@ -1,21 +1,23 @@
-"""A checkpoint and what its run wrote down in, what a model card says of it out; no place on the author's disk."""
+"""What a model card says about a checkpoint's origin and results, without paths on its author's machine."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xmodal.formatting import clean, moment, number
-from xmodal.report.sections.evaluation_results import label, newest, shown
-from xmodal.run.run_record import Evaluated
+from xmodal.formatting import clean_text, format_number, format_timestamp
+from xmodal.report.sections.evaluation_results import format_metric, metric_label, newest_evaluation
+from xmodal.run.run_record import EvaluationRecord
 
-PRIVATE = ("runs", "resume", "cadence", "resources", "data.endpoint", "data.region", "data.profile", "data.anonymous",
-           "data.index", "data.tasks_per_segment")  # fmt: skip
+PRIVATE_SETTINGS = (
+    "run", "runs", "resume", "cadence", "logging", "checkpoints", "resources", "storage", "data.storage",
+    "data.endpoint", "data.region", "data.profile", "data.anonymous", "data.index", "data.tasks_per_segment",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One measured number; `value`, `low` and `high` as they are, the rest as text."""
+class CardMetric:
+    """One metric of a card: its value, and the texts that the card shows."""
 
     name: str
     label: str
@@ -26,123 +28,136 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What was measured on one corpus at the exported step."""
+class CardResults:
+    """The results on one corpus at the exported step."""
 
     corpus: str
     fingerprint: str
     rows: int
     skipped: int
-    figures: tuple[Figure, ...]
+    metrics: tuple[CardMetric, ...]
 
 
-def measured(evaluations: Sequence[Evaluated], step: int) -> list[Measured]:
-    """The evaluations of these weights, corpus by corpus; those of other steps say nothing about them."""
-    corpora: dict[str, list[Evaluated]] = {}
-    for one in evaluations:
-        if one.step == step:
-            corpora.setdefault(one.fingerprint or one.corpus, []).append(one)
-    return [_measured(found) for found in corpora.values()]
+def results_at_step(evaluations: Sequence[EvaluationRecord], step: int) -> list[CardResults]:
+    """Return the results of the exported weights on each corpus; evaluations of other steps are left out."""
+    corpora: dict[str, list[EvaluationRecord]] = {}
+    for record in evaluations:
+        if record.step == step:
+            corpora.setdefault(record.fingerprint or record.corpus, []).append(record)
+    merged = [newest_evaluation(records) for records in corpora.values()]
+    return [_corpus_results(record) for record in merged if record is not None]
 
 
-def _measured(found: Sequence[Evaluated]) -> Measured:
-    one = newest(found)
-    assert one is not None
-    return Measured(
-        corpus=place(one.corpus),
-        fingerprint=clean(one.fingerprint),
-        rows=one.rows,
-        skipped=one.skipped,
-        figures=tuple(_figure(one, name) for name in one.metrics),
+def _corpus_results(record: EvaluationRecord) -> CardResults:
+    return CardResults(
+        corpus=public_name(record.corpus),
+        fingerprint=clean_text(record.fingerprint),
+        rows=record.rows,
+        skipped=record.skipped,
+        metrics=tuple(_card_metric(record, name) for name in record.metrics),
     )
 
 
-def _figure(one: Evaluated, name: str) -> Figure:
-    ends = one.interval.get(name)
-    return Figure(
+def _card_metric(record: EvaluationRecord, name: str) -> CardMetric:
+    return CardMetric(
         name=name,
-        label=label(name),
-        value=one.metrics[name],
-        text=shown(name, one.metrics[name]),
-        interval="" if ends is None else " to ".join(shown(name, end) for end in ends),
-        chance=shown(name, one.chance[name]) if name in one.chance else "",
+        label=metric_label(name),
+        value=record.metrics[name],
+        text=format_metric(name, record.metrics[name]),
+        interval=" to ".join(format_metric(name, end) for end in record.interval.get(name, ())),
+        chance=format_metric(name, record.chance[name]) if name in record.chance else "",
     )
 
 
-def other_steps(evaluations: Sequence[Evaluated], step: int) -> list[int]:
-    """Steps that were evaluated, but not exported."""
-    return sorted({one.step for one in evaluations} - {step})
+def other_evaluated_steps(evaluations: Sequence[EvaluationRecord], step: int) -> list[int]:
+    """Return the steps that were evaluated but are not the exported one."""
+    return sorted({record.step for record in evaluations} - {step})
 
 
-def facts(record: Mapping[str, Any], at: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was trained on what with which code, a line each, from `run.json` and the metrics at the exported step."""
-    made = [(f"Corpus {n}", f"{code(place(uri))}, fingerprint {code(mark)}") for n, (uri, mark) in _corpora(record)]
-    config = record.get("config") or {}
-    optim = config.get("optim") or {}
-    if "rows/delivered" in at:
-        bad = at.get("rows/quarantined") or 0
-        made.append(("Pairs seen", f"{number(at['rows/delivered'])} ({number(bad)} more were quarantined)"))
+def training_facts(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what was trained on what with which code, as (name, value in Markdown).
+
+    `record` is the content of `run.json`, `metrics` the metrics at the exported step.
+    """
+    corpora = dict(record.get("corpora") or {})
+    rows = [
+        (f"Corpus {number}", f"{markdown_code(public_name(uri))}, fingerprint {markdown_code(fingerprint)}")
+        for number, (uri, fingerprint) in enumerate(corpora.items(), 1)
+    ]
+    optim = (record.get("config") or {}).get("optim") or {}
+    if "rows/delivered" in metrics:
+        quarantined = format_number(metrics.get("rows/quarantined") or 0)
+        rows.append(("Pairs seen", f"{format_number(metrics['rows/delivered'])} ({quarantined} more were quarantined)"))
     if "batch_size" in optim:
-        made.append(("Batch", f"{number(optim['batch_size'])} pairs, {cell(optim.get('precision', ''))}"))
+        precision = markdown_text(optim.get("precision", ""))
+        rows.append(("Batch", f"{format_number(optim['batch_size'])} pairs, {precision}"))
     if "created" in record:
-        made.append(("Started", cell(moment(record["created"]))))
-    return made + list(_code(record.get("provenance") or {}))
+        rows.append(("Started", markdown_text(format_timestamp(record["created"]))))
+    return [*rows, *_provenance(record.get("provenance") or {})]
 
 
-def _corpora(record: Mapping[str, Any]) -> list[tuple[int, tuple[str, str]]]:
-    return list(enumerate(dict(record.get("corpora") or {}).items(), 1))
-
-
-def _code(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    made = []
+def _provenance(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if provenance.get("commit"):
-        made.append(("Code", f"commit {code(provenance['commit'])}"))
+        yield "Code", f"commit {markdown_code(provenance['commit'])}"
     if packages := provenance.get("packages"):
-        versions = [
-            f"Python {cell(provenance.get('python', '?'))}",
-            *(f"{cell(k)} {cell(v)}" for k, v in packages.items()),
-        ]
-        made.append(("Versions", ", ".join(versions)))
+        versions = [f"Python {markdown_text(provenance.get('python', '?'))}"]
+        versions += [f"{markdown_text(name)} {markdown_text(version)}" for name, version in packages.items()]
+        yield "Versions", ", ".join(versions)
     if hardware := provenance.get("hardware"):
-        gpus = ", ".join(cell(name) for name in hardware.get("gpus") or []) or "no GPU"
-        cores = f"{number(hardware.get('cores', '?'))} cores, {number(hardware.get('memory_gib', '?'))} GiB"
-        made.append(("Hardware of the driver", f"{cores}, {gpus}"))
-    return made
+        gpus = ", ".join(markdown_text(name) for name in hardware.get("gpus") or []) or "no GPU"
+        cores, memory = format_number(hardware.get("cores", "?")), format_number(hardware.get("memory_gib", "?"))
+        yield "Hardware of the driver", f"{cores} cores, {memory} GiB, {gpus}"
 
 
-def settings(record: Mapping[str, Any]) -> Any:
-    """The run's configuration without what concerns the author's storage and cluster."""
-    return _without(record.get("config") or {}, "")
+def public_settings(record: Mapping[str, Any]) -> Any:
+    """Return the run's configuration without PRIVATE_SETTINGS, which concern the author's storage and cluster."""
+    return _without_private(record.get("config") or {}, "")
 
 
-def _without(value: Any, name: str) -> Any:
+def _without_private(value: Any, name: str) -> Any:
     if isinstance(value, Mapping):
         inner = {key: (f"{name}.{key}" if name else str(key), each) for key, each in value.items()}
-        return {key: _without(each, full) for key, (full, each) in inner.items() if full not in PRIVATE}
+        return {
+            key: _without_private(each, dotted)
+            for key, (dotted, each) in inner.items()
+            if dotted not in PRIVATE_SETTINGS
+        }
     if isinstance(value, list | tuple):
-        return [_without(each, name) for each in value]
+        return [_without_private(each, name) for each in value]
     if isinstance(value, str):
         head, equals, tail = value.rpartition("=")  # image=/models/vit
-        return f"{head}{equals}{place(tail)}"
+        return f"{head}{equals}{public_name(tail)}"
     return value
 
 
-def place(uri: str) -> str:
-    """A corpus as a stranger may know it: a URI as it is, a local folder by its last name."""
-    text = clean(uri)
+def public_name(uri: str) -> str:
+    """Return a URI as it is, or the last folder of a local path, which may be published.
+
+    >>> public_name("s3://bucket/laion"), public_name("/home/alice/shards/train")
+    ('s3://bucket/laion', 'train')
+    """
+    text = clean_text(uri)
     if re.match(r"s3://", text) or not text.startswith(("/", "file://")):
         return text
     return text.rstrip("/").rpartition("/")[2] or text
 
 
-def code(value: Any) -> str:
-    """Text of a stranger as a span of code, in a line or a cell: nothing of it is markup."""
-    return f"`{clean(value).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+def markdown_code(value: Any) -> str:
+    """Return untrusted text as a code span of Markdown, for a line or a table cell.
+
+    >>> markdown_code("a`b")
+    "`a'b`"
+    """
+    return f"`{clean_text(value).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
-def cell(value: Any) -> str:
-    """Text of a stranger in a line or a cell of Markdown: nothing of it is markup."""
-    text = clean(value).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
-    for mark in "|`*_[]":
-        text = text.replace(mark, f"\\{mark}")
+def markdown_text(value: Any) -> str:
+    """Return untrusted text for a line or a table cell of Markdown, with all markup escaped.
+
+    >>> print(markdown_text("<b> *a*"))
+    &lt;b> \\*a\\*
+    """
+    text = clean_text(value).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
+    for character in "|`*_[]":
+        text = text.replace(character, f"\\{character}")
     return text

@@ -1,4 +1,4 @@
-"""A model in, pictures and captions to compare it by out: what an export must give back as the model does."""
+"""Inputs with the embeddings that a model gives them: what an exported copy of the model must reproduce."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ ROWS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe:
-    """The same rows as our model reads them and as other libraries do, with our model's unit vectors."""
+class ProbeBatch:
+    """The same rows as inputs of our model (`batch`) and of other libraries, with our model's unit vectors."""
 
     batch: Batch
     pixel_values: Float[Tensor, "B C H W"]
@@ -25,22 +25,22 @@ class Probe:
 
 
 @torch.no_grad()
-def probe(model: DualEncoder, rows: int = ROWS) -> Probe:
-    """Random pictures and captions of several lengths, shorter than the model's context."""
-    draw = torch.Generator().manual_seed(0)
+def probe_batch(model: DualEncoder, rows: int = ROWS) -> ProbeBatch:
+    """Return random images and captions of several lengths, shorter than the model's context, with their embeddings."""
+    generator = torch.Generator().manual_seed(0)
     image, text = model.tower("image"), model.tower("text")
-    size, context = image.intake.size, text.intake.size
-    ids, length = _captions(text.backbone.config, rows, context, draw)
+    size, context = image.input_adapter.size, text.input_adapter.size
+    ids, length = _random_captions(text.backbone.config, rows, context, generator)
     fields = {
-        "image": torch.randint(0, 256, (rows, size, size, 3), generator=draw, dtype=torch.uint8),
+        "image": torch.randint(0, 256, (rows, size, size, 3), generator=generator, dtype=torch.uint8),
         "text": ids.int(),
         "text_length": length,
     }
     batch = Batch(torch.arange(rows), torch.ones(rows, dtype=torch.bool), fields)
     longest = int(length.max())
-    return Probe(
+    return ProbeBatch(
         batch=batch,
-        pixel_values=image.intake(batch)["pixel_values"],
+        pixel_values=image.input_adapter(batch)["pixel_values"],
         input_ids=ids[:, :longest],
         attention_mask=(torch.arange(longest) < length[:, None]).long(),
         image=model.encode("image", batch),
@@ -48,12 +48,12 @@ def probe(model: DualEncoder, rows: int = ROWS) -> Probe:
     )
 
 
-def _captions(config: object, rows: int, context: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Ids [rows, context] that end as the model's captions do, padded; and their lengths, the longest not full."""
+def _random_captions(config: object, rows: int, context: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return token ids [rows, context] that end with the model's end token, padded, and their lengths."""
     vocabulary, end, pad = (getattr(config, name, None) for name in ("vocab_size", "eos_token_id", "pad_token_id"))
-    ids = torch.randint(0, int(vocabulary or 1), (rows, context), generator=draw)
-    most = max(1, context - 1)
-    length = (most - torch.arange(rows)).clamp(min=min(2, most))
+    ids = torch.randint(0, int(vocabulary or 1), (rows, context), generator=generator)
+    longest = max(1, context - 1)
+    length = (longest - torch.arange(rows)).clamp(min=min(2, longest))
     if isinstance(end, int):
         ids[ids == end] = (end + 1) % int(vocabulary or 1)
         ids[torch.arange(rows), length - 1] = end

@@ -1,7 +1,8 @@
-"""A finished local directory in, the same files at a local path or on S3 out: never half of them as if they were all.
+"""Publish a finished local directory to a local path or S3 so that a half-written copy is never mistaken for a whole.
 
-A new local directory appears by one rename. Anywhere else `config.json`, without which nothing loads the rest, goes
-first and comes last. `export.json` lists what was written, so that another export replaces that and nothing else.
+A new local directory appears by one rename. Anywhere else `config.json`, without which nothing loads the rest, is
+deleted first and written last. `export.json` lists what was written, so that the next export replaces those files and
+no others.
 """
 
 import hashlib
@@ -21,60 +22,62 @@ from xmodal.checkpoint.marker import FileRecord, record_files
 from xmodal.errors import ConfigError, StorageError
 from xmodal.storage import NotFound, StorageOptions
 from xmodal.storage.address import LocalAddress, parse
-from xmodal.storage.local import PARTIAL, named_errors
+from xmodal.storage.local import PARTIAL, as_storage_errors
 
 MANIFEST = "export.json"
-FIRST_AND_LAST = "config.json"
+ENTRY_FILE = "config.json"  # deleted first and written last: what is left of an interrupted export does not load
 FORMAT = 1
-LARGEST_EDITED = 16 << 20  # bytes; a larger file is nothing that a person edits, so its size tells enough
+MAX_HASHED_BYTES = 16 << 20  # nobody edits a larger file by hand, so its size is enough to see that it is unchanged
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where an export goes, and what an earlier one left there."""
+class ExportTarget:
+    """The directory that an export goes to, and what is there already."""
 
     uri: str
     options: StorageOptions
-    fresh: Path | None  # the local path, where nothing is there yet
-    names: frozenset[str]  # every file that is there
-    earlier: tuple[FileRecord, ...]  # those of an earlier export
+    new_path: Path | None  # the local path, where it does not exist yet or is empty
+    existing: frozenset[str]  # every file that is there
+    previous: tuple[FileRecord, ...]  # the files of an earlier export
 
-    def refuse_strangers(self, names: Collection[str]) -> None:
-        """ConfigError where one of `names` is there already and no export wrote it."""
-        ours = {record.path for record in self.earlier}
-        if strangers := sorted(set(names) & self.names - ours):
+    def raise_if_foreign(self, names: Collection[str]) -> None:
+        """Raise ConfigError where one of `names` exists and no export wrote it."""
+        exported = {record.path for record in self.previous}
+        if foreign := sorted(set(names) & self.existing - exported):
             raise ConfigError(
-                f"{self.uri} holds {', '.join(strangers)}, which no export wrote: move that away, or choose another "
+                f"{self.uri} holds {', '.join(foreign)}, which no export wrote: move that away, or choose another "
                 "folder"
             )
 
 
-def claim(uri: str, names: Collection[str], *, overwrite: bool, options: StorageOptions) -> Place:
-    """The place for files of these names, once it can be written to.
+def prepare_target(uri: str, names: Collection[str], *, overwrite: bool, options: StorageOptions) -> ExportTarget:
+    """Return the target for files of these names, after checking that it can be written.
 
     ConfigError where something is there that must not be replaced.
     """
     storage.check(uri, writable=True, options=options)
-    sizes = _sizes(uri, options)
+    sizes = _file_sizes(uri, options)
     if sizes and not overwrite:
         raise ConfigError(
             f"{uri} holds {len(sizes)} file(s) ({', '.join(sorted(sizes)[:3])}): choose an empty folder, or give "
             "--overwrite to replace an earlier export"
         )
-    earlier = _earlier(uri, options) if MANIFEST in sizes else ()
-    changed = _changed(uri, sizes, earlier, options)
-    if changed:
+    previous = _previous_export(uri, options) if MANIFEST in sizes else ()
+    edited = _edited_files(uri, sizes, previous, options)
+    if edited:
         raise ConfigError(
-            f"{uri} holds {', '.join(changed)}, changed since it was exported: move it away first, or choose another "
+            f"{uri} holds {', '.join(edited)}, changed since it was exported: move it away first, or choose another "
             "folder"
         )
-    place = Place(uri=uri, options=options, fresh=_fresh(uri), names=frozenset(sizes), earlier=earlier)
-    place.refuse_strangers({*names, MANIFEST} if not earlier else names)
-    return place
+    target = ExportTarget(
+        uri=uri, options=options, new_path=_new_local_path(uri), existing=frozenset(sizes), previous=previous
+    )
+    target.raise_if_foreign({*names, MANIFEST} if not previous else names)
+    return target
 
 
-def _fresh(uri: str) -> Path | None:
-    """The local path of a directory that is not there yet, or has nothing in it."""
+def _new_local_path(uri: str) -> Path | None:
+    """Return the local path of a directory that does not exist or is empty; None for any other target."""
     address = parse(uri)
     if not isinstance(address, LocalAddress):
         return None
@@ -83,15 +86,18 @@ def _fresh(uri: str) -> Path | None:
 
 
 @contextmanager
-def staging(place: Place) -> Iterator[Path]:
-    """An empty local directory to fill: beside a new local one, so that a rename is enough; removed in the end."""
-    path = place.fresh
+def staging_directory(target: ExportTarget) -> Iterator[Path]:
+    """Yield an empty local directory to fill, and remove it in the end.
+
+    For a new local target it lies on the same file system, so that a rename publishes it.
+    """
+    path = target.new_path
     if path is None:
         with TemporaryDirectory(prefix="xmodal-export-") as scratch:
             yield Path(scratch)
         return
     staged = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}{PARTIAL}")
-    with named_errors(place.uri):
+    with as_storage_errors(target.uri):
         staged.mkdir(parents=True)
     try:
         yield staged
@@ -99,23 +105,23 @@ def staging(place: Place) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def publish(staged: Path, place: Place, about: Mapping[str, Any]) -> tuple[FileRecord, ...]:
-    """Bring every file of `staged` to its place; `about` goes into the list of files beside them.
+def publish(staged: Path, target: ExportTarget, about: Mapping[str, Any]) -> tuple[FileRecord, ...]:
+    """Move every file of `staged` to the target; `about` goes into `export.json` with the list of files.
 
-    ConfigError for a file in the way that no export wrote; StorageError where storage fails, and nothing is left of a
-    new export then.
+    ConfigError for an existing file that no export wrote. StorageError where storage fails; nothing is left of a new
+    export then.
     """
     records = record_files(staged)
-    place.refuse_strangers([record.path for record in records])
-    if place.fresh is not None:
-        _rename(staged, place.fresh, place.uri, _manifest(about, records, finished=True))
+    target.raise_if_foreign([record.path for record in records])
+    if target.new_path is not None:
+        _rename(staged, target.new_path, target.uri, _manifest(about, records, finished=True))
     else:
-        _replace(staged, place, about, records)
+        _replace_files(staged, target, about, records)
     return records
 
 
 def _rename(staged: Path, path: Path, uri: str, manifest: bytes) -> None:
-    with named_errors(uri):
+    with as_storage_errors(uri):
         (staged / MANIFEST).write_bytes(manifest)
         for file in [each for each in staged.rglob("*") if each.is_file()]:
             with file.open("rb") as opened:
@@ -123,72 +129,81 @@ def _rename(staged: Path, path: Path, uri: str, manifest: bytes) -> None:
         os.rename(staged, path)
 
 
-def _replace(staged: Path, place: Place, about: Mapping[str, Any], records: tuple[FileRecord, ...]) -> None:
-    """File by file. Killed in between, what is there does not load, and the same command mends it."""
+def _replace_files(
+    staged: Path, target: ExportTarget, about: Mapping[str, Any], records: tuple[FileRecord, ...]
+) -> None:
+    """Replace the files one by one; after an interruption the rest does not load, and the same export completes it."""
     new = {record.path for record in records}
+    outdated = {record.path for record in target.previous} - new | {ENTRY_FILE} & target.existing
     try:
-        _write(place, MANIFEST, _manifest(about, place.earlier + records, finished=False))
-        for name in sorted({record.path for record in place.earlier} - new | {FIRST_AND_LAST} & place.names):
-            storage.delete(storage.join(place.uri, name), options=place.options)
-        for name in sorted(new, key=lambda name: (name == FIRST_AND_LAST, name)):
-            storage.upload(str(staged / name), storage.join(place.uri, name), options=place.options)
-        _write(place, MANIFEST, _manifest(about, records, finished=True))
+        _write(target, MANIFEST, _manifest(about, target.previous + records, finished=False))
+        for name in sorted(outdated):
+            storage.delete(storage.join(target.uri, name), options=target.options)
+        for name in sorted(new, key=lambda name: (name == ENTRY_FILE, name)):
+            storage.upload(str(staged / name), storage.join(target.uri, name), options=target.options)
+        _write(target, MANIFEST, _manifest(about, records, finished=True))
     except BaseException:
-        if not place.names:
-            with suppress(StorageError):  # what led here says more
-                for name in (FIRST_AND_LAST, *new, MANIFEST):
-                    storage.delete(storage.join(place.uri, name), options=place.options)
+        if not target.existing:
+            with suppress(StorageError):  # the first error says more
+                for name in (ENTRY_FILE, *new, MANIFEST):
+                    storage.delete(storage.join(target.uri, name), options=target.options)
         raise
 
 
-def _write(place: Place, name: str, data: bytes) -> None:
-    storage.write(storage.join(place.uri, name), data, options=place.options)
+def _write(target: ExportTarget, name: str, data: bytes) -> None:
+    storage.write(storage.join(target.uri, name), data, options=target.options)
 
 
 def _manifest(about: Mapping[str, Any], records: tuple[FileRecord, ...], *, finished: bool) -> bytes:
+    """Return the content of `export.json`."""
     body = {"format": FORMAT, "finished": finished, **about, "files": [asdict(record) for record in records]}
     return (json.dumps(body, indent=1) + "\n").encode()
 
 
-def _sizes(uri: str, options: StorageOptions) -> dict[str, int]:
-    """Bytes of every file below `uri` by its path."""
-    place = storage.absolute(uri).rstrip("/")
+def _file_sizes(uri: str, options: StorageOptions) -> dict[str, int]:
+    """Return the size in bytes of every file below `uri`, by its path in the directory."""
+    root = storage.absolute(uri).rstrip("/")
     try:
-        found = storage.list_files(place, options=options)
+        entries = storage.list_files(root, options=options)
     except NotFound:
         return {}
-    if len(found) == 1 and found[0].uri == place:
+    if len(entries) == 1 and entries[0].uri == root:
         raise ConfigError(f"{uri} is a file: name a directory")
-    return {entry.uri.removeprefix(f"{place}/"): entry.size for entry in found}
+    return {entry.uri.removeprefix(f"{root}/"): entry.size for entry in entries}
 
 
-def _earlier(uri: str, options: StorageOptions) -> tuple[FileRecord, ...]:
-    """What the list of an earlier export names; ConfigError where it is none of ours."""
-    place = storage.join(uri, MANIFEST)
+def _previous_export(uri: str, options: StorageOptions) -> tuple[FileRecord, ...]:
+    """Return the files that `export.json` lists; ConfigError where it is not the manifest of an export."""
+    manifest_uri = storage.join(uri, MANIFEST)
     try:
-        listed = json.loads(storage.read(place, options=options))["files"]
-        records = tuple(FileRecord(**record) for record in listed)
+        files = json.loads(storage.read(manifest_uri, options=options))["files"]
+        records = tuple(FileRecord(**record) for record in files)
         for record in records:
             storage.join(uri, record.path)  # a name that leads out of the directory raises StorageError
         return records
     except (ValueError, KeyError, TypeError, AttributeError, StorageError) as error:
-        raise ConfigError(f"{place} is not the list of an export ({error}): choose another folder") from error
+        raise ConfigError(f"{manifest_uri} is not the list of an export ({error}): choose another folder") from error
 
 
-def _changed(uri: str, sizes: Mapping[str, int], earlier: tuple[FileRecord, ...], options: StorageOptions) -> list[str]:
-    """Files of an earlier export that are no longer as it wrote them; a list that was cut short holds two of a name."""
-    known: dict[str, list[FileRecord]] = {}
-    for record in earlier:
-        known.setdefault(record.path, []).append(record)
+def _edited_files(
+    uri: str, sizes: Mapping[str, int], previous: tuple[FileRecord, ...], options: StorageOptions
+) -> list[str]:
+    """Return the files of an earlier export that have changed since.
+
+    The manifest of an interrupted export lists a replaced file twice: either version counts as unchanged.
+    """
+    versions: dict[str, list[FileRecord]] = {}
+    for record in previous:
+        versions.setdefault(record.path, []).append(record)
     return sorted(
         name
-        for name, records in known.items()
-        if name in sizes and not any(_is_same(uri, sizes[name], record, options) for record in records)
+        for name, records in versions.items()
+        if name in sizes and not any(_is_unchanged(uri, sizes[name], record, options) for record in records)
     )
 
 
-def _is_same(uri: str, size: int, record: FileRecord, options: StorageOptions) -> bool:
-    if size != record.size or size > LARGEST_EDITED:
+def _is_unchanged(uri: str, size: int, record: FileRecord, options: StorageOptions) -> bool:
+    if size != record.size or size > MAX_HASHED_BYTES:
         return size == record.size
     data = storage.read(storage.join(uri, record.path), options=options)
     return hashlib.sha256(data).hexdigest() == record.sha256

@@ -1,37 +1,51 @@
-"""Several objectives in, one direction out: Gramian, weightings, and the two spaces in which a step is decided.
+"""Multi-objective gradients: one update direction per encoder from the gradients of several losses.
 
-* `weighting(name, **options)`: Gramian -> weights (uniform, min_norm, mmpareto, pcgrad, upgrad, ...).
-* `FeatureSplitter`: decides at the encoders' outputs, in one backward under plain DDP.
-* `ParameterSpace`: decides on the encoders' exact gradients, in one backward per objective, reduced once.
-* `audit`, `Auditor`: what the two would decide for the same step, in one piece or in several.
-* `Partition`: which parameters belong to which encoder; `with_gain`: gamma for AdamW; `check_synchronised`: the guard.
+* `MMPareto`, `MinNorm`, `Uniform`, `PCGrad`, `UPGrad`, ...: weightings, which map a Gramian to weights; by name with
+  `weighting(name, **options)`.
+* `FeatureSplitter`: weighs gradients at the encoders' outputs, in one backward under plain DDP.
+* `ParameterSpace`: weighs the exact gradients of the encoders' parameters, in one backward per objective.
+* `Partition`: the parameters of each encoder, and the others.
+* `audit`, `Auditor`: compare what both spaces would decide for the same step.
 """
 
-from xmodal.distributed.synchrony import check_synchronised, follow_first_rank, unsynchronised
-from xmodal.gradients.audit import Agreement, Auditor, audit
+from xmodal.gradients.audit import Auditor, AuditResult, audit
 from xmodal.gradients.decision import Decision
-from xmodal.gradients.encoder_lr_gain import clip_before_gain_, set_rate, with_gain
 from xmodal.gradients.feature_space import FeatureSplitter
 from xmodal.gradients.parameter_space import ParameterSpace
 from xmodal.gradients.partition import Partition
-from xmodal.gradients.weightings import WEIGHTINGS, PerTensor, Weighting, weighting
+from xmodal.gradients.weightings import (
+    WEIGHTINGS,
+    MinNorm,
+    MMPareto,
+    MMParetoContinuous,
+    MMParetoPerTensor,
+    PCGrad,
+    ScaledMinNorm,
+    StopGradient,
+    Uniform,
+    UPGrad,
+    Weighting,
+    weighting,
+)
 
 __all__ = [
     "WEIGHTINGS",
-    "Agreement",
+    "AuditResult",
     "Auditor",
     "Decision",
     "FeatureSplitter",
+    "MMPareto",
+    "MMParetoContinuous",
+    "MMParetoPerTensor",
+    "MinNorm",
+    "PCGrad",
     "ParameterSpace",
     "Partition",
-    "PerTensor",
+    "ScaledMinNorm",
+    "StopGradient",
+    "UPGrad",
+    "Uniform",
     "Weighting",
     "audit",
-    "check_synchronised",
-    "clip_before_gain_",
-    "follow_first_rank",
-    "set_rate",
-    "unsynchronised",
     "weighting",
-    "with_gain",
 ]

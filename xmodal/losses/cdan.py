@@ -1,27 +1,34 @@
-"""Features conditioned on what they are taken for, for a critic that aligns class by class (CDAN).
+"""Features conditioned on class predictions, for a domain critic that aligns class by class (CDAN).
 
 N: rows.  D: width of the features.  K: classes, or captions of a bank.  A critic on features alone may match the dogs
-of one domain with the cats of the other; one that reads feature x prediction may not so easily (Long et al. 2018).
+of one domain with the cats of the other; a critic on feature x prediction does so less easily (Long et al. 2018).
 
-    predictions = assignments(features, bank, temperature)              # or a label predictor's probabilities
-    logits = critic(conditioning(reverse(features, strength), predictions))
-    adversarial(logits[:s], logits[s:], ..., weight_source=certainty(predictions[:s]), weight_target=...)
+    predictions = bank_probabilities(features, bank, temperature)       # or the probabilities of a label predictor
+    logits = critic(conditioning(reverse_gradient(features, strength), predictions))
+    weights = entropy_weights(predictions)
+    adversarial_loss(logits[:s], logits[s:], ..., weight_source=weights[:s], weight_target=weights[s:])
 """
+
+import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-MOST = 4096  # entries of an outer product; more are projected (Long et al. 2018, §3.3)
+MAX_WIDTH = 4096  # a wider outer product is projected to this width (Long et al. 2018, §3.3)
 
 
-class Conditioning(nn.Module):
-    """Features [N, D] and probabilities [N, K] in, what the critic reads [N, `width`] out.
+class MultilinearConditioning(nn.Module):
+    """Combine features [N, D] and class probabilities [N, K] into the input of a domain critic [N, `width`].
 
-    The outer product of both where D x K is at most `MOST`, else (1/sqrt(w)) (F f) * (G g) with fixed Gaussian F and G
-    and w = `MOST` (eq. 6 of the paper), whose inner products are those of the outer product in the mean. The
-    matrices are buffers drawn from `seed`, so they are alike on all ranks and part of a checkpoint. Predictions are
-    constants: no gradient reaches what made them.
+    Returns the outer product of both if D x K is at most `MAX_WIDTH`. Otherwise returns (1/sqrt(w)) (F f) * (G g) with
+    w = `MAX_WIDTH` and fixed Gaussian matrices F and G (eq. 6 of the paper), whose inner products equal those of the
+    outer product in expectation. The matrices are buffers drawn from `seed`: equal on all ranks and part of a
+    checkpoint. Predictions are constants: no gradient flows to the module that made them.
+
+    >>> conditioning = MultilinearConditioning(dim=2, classes=3)
+    >>> conditioning(torch.ones(4, 2), torch.full((4, 3), 1 / 3)).shape
+    torch.Size([4, 6])
     """
 
     of_features: Tensor
@@ -29,31 +36,37 @@ class Conditioning(nn.Module):
 
     def __init__(self, dim: int, classes: int, *, seed: int = 0) -> None:
         super().__init__()
-        self.width = min(dim * classes, MOST)
-        self.projects = dim * classes > MOST
+        self.width = min(dim * classes, MAX_WIDTH)
+        self.projects = dim * classes > MAX_WIDTH
         if self.projects:
             random = torch.Generator().manual_seed(seed)
             self.register_buffer("of_features", torch.randn(dim, self.width, generator=random))
             self.register_buffer("of_predictions", torch.randn(classes, self.width, generator=random))
 
     def forward(self, features: Float[Tensor, "N D"], predictions: Float[Tensor, "N K"]) -> Float[Tensor, "N W"]:
-        known = predictions.detach().to(features.dtype)
+        """Return the conditioned features; gradients flow to `features` only."""
+        probabilities = predictions.detach().to(features.dtype)
         if not self.projects:
-            return (known[:, :, None] * features[:, None, :]).flatten(1)
-        return (features @ self.of_features) * (known @ self.of_predictions) / self.width**0.5
+            return (probabilities[:, :, None] * features[:, None, :]).flatten(1)
+        return (features @ self.of_features) * (probabilities @ self.of_predictions) / math.sqrt(self.width)
 
 
-def assignments(
+def bank_probabilities(
     embeddings: Float[Tensor, "N D"], bank: Float[Tensor, "K D"], temperature: float
 ) -> Float[Tensor, "N K"]:
-    """Probabilities over a bank of captions or classes (unit rows, as the embeddings): softmax of cosine / temperature.
+    """Return probabilities over a bank of captions or classes: the softmax of cosine / temperature.
 
-    `temperature` is above 0 and fixed: a trained one would let a model look sure by growing it.
+    Rows of `embeddings` and `bank` are unit vectors. `temperature` is above 0 and fixed: a model could appear confident
+    by shrinking a trained one.
     """
     return (embeddings @ bank.to(embeddings.dtype).T / temperature).softmax(1)
 
 
-def certainty(predictions: Float[Tensor, "N K"]) -> Float[Tensor, "N"]:
-    """Weights 1 + exp(-entropy) in (1, 2], constants: rows that are surely something count more (CDAN+E, eq. 7)."""
-    known = predictions.detach()
-    return 1 + torch.exp(torch.xlogy(known, known).sum(1))
+def entropy_weights(predictions: Float[Tensor, "N K"]) -> Float[Tensor, "N"]:
+    """Return weights 1 + exp(-entropy) in (1, 2], as constants: confident rows count more (CDAN+E, eq. 7).
+
+    >>> entropy_weights(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    tensor([2.0000, 1.5000])
+    """
+    probabilities = predictions.detach()
+    return 1 + torch.exp(torch.xlogy(probabilities, probabilities).sum(1))

@@ -1,7 +1,7 @@
-"""Class scores of the same unlabelled rows in two views in, the loss of the harder view against the easier one out.
+"""Consistency of predictions between two augmented views of the same unlabelled rows (FixMatch).
 
-T: target rows on this rank.  K: classes, or captions of a bank.  For embeddings instead of classes, two views are pairs
-of `xmodal.losses.contrastive.info_nce`.
+T: target rows on this rank.  K: classes, or captions of a bank.  For embeddings instead of classes, treat the two views
+as the pairs of `xmodal.losses.contrastive.info_nce`.
 """
 
 import torch
@@ -13,26 +13,27 @@ from torch.nn import functional as F
 from xmodal.distributed.ranks import Group, world_size
 
 
-def consistency(
-    plain: Float[Tensor, "T K"],
+def consistency_loss(
+    weak: Float[Tensor, "T K"],
     strong: Float[Tensor, "T K"],
     valid: Bool[Tensor, "T"],
     *,
     threshold: float = 0.9,
     group: Group = None,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the `strong` view's scores for the class that the `plain` view gives at least `threshold`.
+    """Return the cross-entropy of the `strong` view's scores with the class predicted on the `weak` view.
 
-    FixMatch (Sohn et al. 2020, eq. 4): the plain view is a constant, rows that it is not sure of give 0. This rank's
-    share of the mean over the valid rows of all ranks.
+    FixMatch (Sohn et al. 2020, eq. 4): predictions on the weakly augmented view are constants and count only with a
+    probability of at least `threshold`; other rows contribute 0. Returns this rank's share of the mean over the valid
+    rows of all ranks.
     """
-    wide = [x if x.dtype == torch.float64 else x.float() for x in (plain.detach(), strong)]
-    known, asked = (x.masked_fill(~valid[:, None], 0) for x in wide)
-    with torch.autocast(plain.device.type, enabled=False):
-        sure, label = known.softmax(1).max(1)
-        counted = valid & (sure >= threshold)
-        each = F.cross_entropy(asked, label, reduction="none")
-        number = valid.sum().double()
+    float_scores = [x if x.dtype == torch.float64 else x.float() for x in (weak.detach(), strong)]
+    weak_scores, strong_scores = (x.masked_fill(~valid[:, None], 0) for x in float_scores)
+    with torch.autocast(weak.device.type, enabled=False):
+        confidence, label = weak_scores.softmax(1).max(1)
+        confident = valid & (confidence >= threshold)
+        losses = F.cross_entropy(strong_scores, label, reduction="none")
+        valid_rows = valid.sum().double()
         if (world := world_size(group)) > 1:
-            dist.all_reduce(number, group=group)
-        return (each * counted).sum() * (world / number.clamp(min=1)).to(each.dtype)
+            dist.all_reduce(valid_rows, group=group)
+        return (losses * confident).sum() * (world / valid_rows.clamp(min=1)).to(losses.dtype)

@@ -1,28 +1,28 @@
-"""Contrastive losses between two embedding spaces: paired features in, this rank's share of the global loss out.
+"""Contrastive losses between two embedding spaces, with negatives from all ranks: InfoNCE (CLIP) and sigmoid (SigLIP).
 
 B: pairs on this rank.  W: ranks.  N: valid pairs over all ranks.  D: embedding width.
 
-*What a rank returns.* The sum over its own valid rows x W / N. The mean over ranks is the loss
-(`mean_over_ranks(loss)` for the log); one rank's value alone is not, when ranks hold different numbers of valid rows.
-With DDP, which averages gradients over ranks, every parameter (encoders, temperature, bias) gets the gradient of the
-global mean, so nothing is to be all-reduced by hand. With one rank it is simply the loss. When no row is valid anywhere
-the loss and all gradients are 0.
+*The return value* is this rank's share of the loss: the sum over its own valid rows x W / N. The mean over ranks is the
+loss (`xmodal.distributed.ranks.mean_over_ranks(loss)` for logging); the value of one rank alone is not, if ranks hold
+different numbers of valid rows. With DDP, which averages gradients over ranks, every parameter (encoders, temperature,
+bias) gets the gradient of the global mean, so nothing has to be all-reduced by hand. With one rank it is simply the
+loss. If no row is valid on any rank, the loss and all gradients are 0.
 
-*What it costs.* The B x N similarities are computed in tiles, and once more in the backward; memory is linear in B
-and N. Logits and sums are float32 (float64 for float64 features), also under autocast and from 16-bit features. Only
-`v` is sent: gathered in the forward, its gradient reduce-scattered in the backward (not at all where `v` needs no
-gradient); InfoNCE adds two all-reduces of N floats.
+*Cost.* The B x N similarities are computed in tiles, and again in the backward; memory is linear in B and N. Logits and
+sums are float32 (float64 for float64 features), also under autocast and from 16-bit features. Only `v` is communicated:
+gathered in the forward, its gradient reduce-scattered in the backward (not at all if `v` needs no gradient); InfoNCE
+adds two all-reduces of N floats.
 
-*What every rank must do.* Call with equal shapes (else ValueError everywhere), run the backward, and scale the result
-equally: the upstream gradient is taken to be the same on all ranks.
+*Requirements.* Every rank calls with equal shapes (otherwise ValueError on all ranks), runs the backward, and scales
+the result equally: the upstream gradient is assumed to be the same on all ranks.
 """
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from xmodal.distributed.ranks import Group
-from xmodal.losses.tiled_sigmoid import Sigmoid
-from xmodal.losses.tiled_softmax import Softmax
+from xmodal.losses.tiled_sigmoid import tiled_sigmoid_loss
+from xmodal.losses.tiled_softmax import tiled_softmax_loss
 
 
 def info_nce(
@@ -35,14 +35,19 @@ def info_nce(
     group: Group = None,
     tile: int | None = None,
 ) -> Float[Tensor, ""]:
-    """Symmetric InfoNCE with negatives from every rank (Radford et al. 2021, fig. 3).
+    """Return this rank's share of symmetric InfoNCE, with negatives from all ranks (Radford et al. 2021, fig. 3).
 
-    Row i of `u` and row i of `v` are a pair, of unit length; similarities are multiplied by exp(`log_scale`). Both
-    directions are averaged; at random features the value is about ln N. Rows that are not `valid` are no anchors and
-    no negatives. Two rows that share an id in any of the J columns (-1 shares with none) are no negatives of each
-    other; every row keeps its own pair. `tile` is the side of a tile, by default 2048 on a CPU and 4096 elsewhere.
+    Row i of `u` and row i of `v` are a pair of unit vectors; similarities are multiplied by exp(`log_scale`). Both
+    directions are averaged; for random features the value is about ln N. Rows that are not `valid` are neither anchors
+    nor negatives. Two rows that share an id in any of the J columns (-1 equals nothing) are no negatives of each other;
+    every row keeps its own pair. `tile` is the side of a tile, by default 2048 on a CPU and 4096 elsewhere.
+
+    >>> import torch
+    >>> image, text = torch.eye(4), torch.eye(4)
+    >>> info_nce(image, text, torch.tensor(0.0))  # ln(e + 3) - 1
+    tensor(0.7437)
     """
-    return Softmax.apply(u, v, log_scale, valid, ids, group, tile)
+    return tiled_softmax_loss(u, v, log_scale, valid, ids, group, tile)
 
 
 def sigmoid_loss(
@@ -56,10 +61,14 @@ def sigmoid_loss(
     group: Group = None,
     tile: int | None = None,
 ) -> Float[Tensor, ""]:
-    """The sigmoid loss with negatives from every rank (Zhai et al. 2023, eq. 1).
+    """Return this rank's share of the sigmoid loss, with negatives from all ranks (Zhai et al. 2023, eq. 1).
 
     Every pair of rows is a binary decision with the logit exp(`log_scale`) u·v + `bias`; the sum over all pairs is
-    divided by the number of valid rows, N (not N²). The paper starts at log_scale = ln 10 and bias = -10. The other
+    divided by the number of valid rows N (not N²). The paper starts at log_scale = ln 10 and bias = -10. The other
     arguments are those of `info_nce`.
+
+    >>> import torch
+    >>> sigmoid_loss(torch.eye(2), torch.eye(2), torch.tensor(0.0), torch.tensor(0.0))  # softplus(-1) + softplus(0)
+    tensor(1.0064)
     """
-    return Sigmoid.apply(u, v, log_scale, bias, valid, ids, group, tile)
+    return tiled_sigmoid_loss(u, v, log_scale, bias, valid, ids, group, tile)

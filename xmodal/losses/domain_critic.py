@@ -1,11 +1,17 @@
-"""The domain critic of adversarial adaptation: features of two domains in, logits, loss, penalty and accuracy out.
+"""The domain critic of adversarial adaptation (DANN): its loss, gradient penalty and accuracy.
 
-S, T: rows of the source and of the target on this rank.  D: width of the features.  Positive logits say "source".
+S, T: rows of the source and of the target on this rank.  D: width of the features.  Positive logits mean "source".
 
 The losses follow the convention of `xmodal.losses.contrastive`: a rank returns its share, the mean over ranks is the
 global loss, and DDP's mean of gradients is its gradient. Each domain is normalised by its own number of valid rows over
-all ranks, so neither the number of ranks nor masked rows move the balance between the domains; a rank may hold any
-number of rows of either, none too. A step in which a domain has no valid row anywhere gives 0.
+all ranks, so neither the number of ranks nor masked rows change the balance of the domains. A rank may hold any number
+of rows of either domain, also none. A step in which a domain has no valid row on any rank gives 0.
+
+In a plain training loop:
+
+    critic = DomainCritic(dim=256)
+    logits = critic(reverse_gradient(torch.cat([source_features, target_features]), strength))
+    loss = task_loss + adversarial_loss(logits[:s], logits[s:])
 """
 
 from collections.abc import Sequence
@@ -19,56 +25,67 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from xmodal.distributed.ranks import Group, world_size
+from xmodal.losses.valid_rows import all_valid
 
-HIDDEN = (256, 256)
+HIDDEN_WIDTHS = (256, 256)
 
 
-class Critic(nn.Module):
-    """A perceptron that tells the domains apart: features [N, D] in, one logit a row out, positive for the source.
+class DomainCritic(nn.Module):
+    """A multilayer perceptron that predicts the domain of features [N, D]: one logit a row, positive for the source.
 
-    LayerNorm after each hidden layer, so that unit rows are seen as well as long ones, and never BatchNorm, which would
-    give each domain statistics of its own. With `spectral` every layer has spectral norm 1 instead (Miyato et al.
-    2018) and the logits change by no more than the features do.
+    LayerNorm follows each hidden layer, so that unit rows and long rows are handled alike; there is no BatchNorm, which
+    would give each domain statistics of its own. With `spectral` every layer has spectral norm 1 instead (Miyato et al.
+    2018), and logits change by no more than the features do.
+
+    >>> DomainCritic(dim=8)(torch.zeros(5, 8)).shape
+    torch.Size([5])
     """
 
-    def __init__(self, dim: int, hidden: Sequence[int] = HIDDEN, *, spectral: bool = False) -> None:
+    def __init__(self, dim: int, hidden: Sequence[int] = HIDDEN_WIDTHS, *, spectral: bool = False) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for wide, narrow in pairwise((dim, *hidden)):
-            layers += [nn.Linear(wide, narrow), nn.Identity() if spectral else nn.LayerNorm(narrow), nn.ReLU()]
+        for inputs, outputs in pairwise((dim, *hidden)):
+            layers += [nn.Linear(inputs, outputs), nn.Identity() if spectral else nn.LayerNorm(outputs), nn.ReLU()]
         layers.append(nn.Linear((dim, *hidden)[-1], 1))
-        normed = [spectral_norm(one) if spectral and isinstance(one, nn.Linear) else one for one in layers]
-        self.layers = nn.Sequential(*normed)
+        normalised = [spectral_norm(layer) if spectral and isinstance(layer, nn.Linear) else layer for layer in layers]
+        self.layers = nn.Sequential(*normalised)
 
     def forward(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N"]:
-        return self.layers(features).squeeze(1)
+        """Return one logit for each row."""
+        logits: Tensor = self.layers(features)
+        return logits.squeeze(1)
 
 
-def adversarial(
+def adversarial_loss(
     logits_source: Float[Tensor, "S"],
     logits_target: Float[Tensor, "T"],
-    valid_source: Bool[Tensor, "S"],
-    valid_target: Bool[Tensor, "T"],
+    valid_source: Bool[Tensor, "S"] | None = None,
+    valid_target: Bool[Tensor, "T"] | None = None,
     *,
     weight_source: Float[Tensor, "S"] | None = None,
     weight_target: Float[Tensor, "T"] | None = None,
     smoothing: float = 0.0,
     group: Group = None,
 ) -> Float[Tensor, ""]:
-    """This rank's share of the critic's cross-entropy, the mean of both domains' own means; ln 2 is knowing nothing.
+    """Return this rank's share of the critic's cross-entropy: the mean of both domains' means; ln 2 is guessing.
 
-    Ganin et al. 2016, eq. 8, each domain by its own count. The true domain has probability 1 - `smoothing`
-    (environment label smoothing, Zhang et al. 2023); ValueError unless it lies in [0, 0.5). The weights of rows, if
-    any, are constants: the means are weighted ones (`xmodal.losses.cdan`). Features come through
-    `xmodal.losses.gradient_reversal.reverse` where the encoder is to learn against the critic.
+    Ganin et al. 2016, eq. 8, each domain divided by its own count. The true domain has probability 1 - `smoothing`
+    (environment label smoothing, Zhang et al. 2023); ValueError if it is outside [0, 0.5). Row weights are constants
+    that make the means weighted ones (`xmodal.losses.cdan.entropy_weights`). `valid_source` and `valid_target` mark the
+    rows that count (None: all). Pass features through `xmodal.losses.gradient_reversal.reverse_gradient` if the encoder
+    is to learn against the critic.
+
+    >>> adversarial_loss(torch.zeros(4), torch.zeros(9))
+    tensor(0.6931)
     """
     if not 0.0 <= smoothing < 0.5:
         raise ValueError(f"smoothing={smoothing} must lie in [0, 0.5): at 0.5 the critic has nothing to learn")
+    valid_source, valid_target = all_valid(logits_source, valid_source), all_valid(logits_target, valid_target)
     with torch.autocast(logits_source.device.type, enabled=False):
-        source, target = _counted(logits_source, valid_source), _counted(logits_target, valid_target)
+        source, target = _zero_invalid(logits_source, valid_source), _zero_invalid(logits_target, valid_target)
         source = F.softplus(-source) + smoothing * source
         target = F.softplus(target) - smoothing * target
-        return _balanced((source, target), (valid_source, valid_target), (weight_source, weight_target), group)
+        return _mean_over_domains((source, target), (valid_source, valid_target), (weight_source, weight_target), group)
 
 
 def critic_accuracy(
@@ -79,9 +96,9 @@ def critic_accuracy(
     *,
     group: Group = None,
 ) -> Float[Tensor, ""]:
-    """Share of rows whose domain is told rightly, the mean of both domains' own, over all ranks: 0.5 is guessing."""
-    right = (logits_source.detach() > 0).double(), (logits_target.detach() <= 0).double()
-    share = _balanced(right, (valid_source, valid_target), (None, None), group)
+    """Return the share of correctly classified rows over all ranks, as the mean of both domains; 0.5 is guessing."""
+    correct = (logits_source.detach() > 0).double(), (logits_target.detach() <= 0).double()
+    share = _mean_over_domains(correct, (valid_source, valid_target), (None, None), group)
     if (world := world_size(group)) > 1:
         dist.all_reduce(share, group=group)
     return share / world
@@ -96,32 +113,34 @@ def gradient_penalty(
     *,
     group: Group = None,
 ) -> Float[Tensor, ""]:
-    """This rank's share of the mean squared gradient of the logits at the features, both domains counting equally.
+    """Return this rank's share of the mean squared gradient of the logits at the features; both domains count equally.
 
-    It keeps the critic smooth (R1 of Mescheder et al. 2018, as in DomainBed's DANN, there of the loss) and reaches the
-    critic's weights alone: the features are taken as constants.
+    It keeps the critic smooth (R1 of Mescheder et al. 2018, as in DomainBed's DANN, which takes the gradient of the
+    loss) and trains the critic's weights alone: features are constants.
     """
-    known = [_counted(rows.detach(), valid) for rows, valid in ((source, valid_source), (target, valid_target))]
-    rows = torch.cat(known).requires_grad_()
+    domains = (source, valid_source), (target, valid_target)
+    features = torch.cat([_zero_invalid(rows.detach(), valid) for rows, valid in domains]).requires_grad_()
     with torch.enable_grad():
-        (slope,) = torch.autograd.grad(critic(rows).sum(), rows, create_graph=True)
-    squared = slope.square().sum(1)
-    parts = squared[: len(source)], squared[len(source) :]
-    return _balanced(parts, (valid_source, valid_target), (None, None), group)
+        (gradient,) = torch.autograd.grad(critic(features).sum(), features, create_graph=True)
+    squared_norms = gradient.square().sum(1)
+    parts = squared_norms[: len(source)], squared_norms[len(source) :]
+    return _mean_over_domains(parts, (valid_source, valid_target), (None, None), group)
 
 
-def _balanced(
+def _mean_over_domains(
     values: tuple[Tensor, Tensor],
     valid: tuple[Tensor, Tensor],
     weights: tuple[Tensor | None, Tensor | None],
     group: Group,
 ) -> Tensor:
-    """Half the sum of the (weighted) means of both domains over all ranks' valid rows, as this rank's share."""
+    """Return this rank's share of half the sum of both domains' (weighted) means over the valid rows of all ranks."""
     sums, totals = [], []
-    for each, counted, weight in zip(values, valid, weights, strict=True):
-        weighing = counted.to(each.dtype) if weight is None else torch.where(counted, weight.detach().to(each.dtype), 0)
-        sums.append((each * weighing).sum())
-        totals.append(weighing.sum())
+    for losses, mask, weight in zip(values, valid, weights, strict=True):
+        row_weights = (
+            mask.to(losses.dtype) if weight is None else torch.where(mask, weight.detach().to(losses.dtype), 0)
+        )
+        sums.append((losses * row_weights).sum())
+        totals.append(row_weights.sum())
     total = torch.stack(totals).double()
     if (world := world_size(group)) > 1:
         dist.all_reduce(total, group=group)
@@ -130,7 +149,7 @@ def _balanced(
     return (torch.stack(sums) * share.to(sums[0].dtype)).sum()
 
 
-def _counted(x: Tensor, valid: Tensor) -> Tensor:
-    """At least in float32; rows that do not count become 0 before anything is computed of them: NaN stays out."""
-    wide = x if x.dtype == torch.float64 else x.float()
-    return wide.masked_fill(~(valid if x.ndim == 1 else valid[:, None]), 0)
+def _zero_invalid(x: Tensor, valid: Tensor) -> Tensor:
+    """Return rows as float32 or wider, rows that do not count set to 0, so that their NaN reaches nothing."""
+    rows = x if x.dtype == torch.float64 else x.float()
+    return rows.masked_fill(~(valid if x.ndim == 1 else valid[:, None]), 0)

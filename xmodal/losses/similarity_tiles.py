@@ -1,8 +1,8 @@
-"""Two sets of feature rows go in; their similarity matrix comes out tile by tile, in one reused buffer.
+"""The similarity matrix of a contrastive loss, computed tile by tile in one reused buffer.
 
-b rows of this rank against n columns, the rows of all ranks; the matrix itself never exists. A t x t tile costs one
-product of 2 t t D flops here, and two for the gradients: 90 % of the time on a CPU at D = 512. On a GPU a tile
-must be large enough to hide the launch of its dozen kernels: a few thousand rows.
+b rows of this rank against n columns, the rows of all ranks; the whole matrix never exists. A t x t tile costs one
+product of 2 t t D flops, and two more for the gradients: 90 % of the time on a CPU at D = 512. On a GPU a tile must be
+large enough to hide the launches of its dozen kernels: a few thousand rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from xmodal.distributed.ranks import Group
-from xmodal.losses.pairs import Pairs
+from xmodal.losses.pairs import GatheredPairs
 
-CPU_TILE = 2048  # two buffers of 16 MiB; smaller ones wait long for each other's threads on a busy machine
+CPU_TILE = 2048  # two buffers of 16 MiB; with smaller ones threads wait for each other on a busy machine
 DEVICE_TILE = 4096  # two buffers of 64 MiB; one product is 17 GFLOP at D = 512
 
 
 @dataclass(frozen=True)
-class Tile:
-    """One block of the similarity matrix; `logits`, `own` and `scratch` are overwritten by the next one.
+class SimilarityTile:
+    """One block of the similarity matrix; `logits`, `positives` and `scratch` are overwritten by the next one.
 
-    `x` [r, D] are the scaled features of `rows`, `y` [c, D] those of `columns`, `logits` = x yᵀ [r, c] with -inf where
-    the two are duplicates. `own` is the part of the diagonal of true pairs inside this tile, a view of `logits`, and
-    `own_rows` its rows. `scratch` [r, c] is free for use.
+    `x` [r, D] are the scaled features of `rows`, `y` [c, D] those of `columns`, `logits` = x yᵀ [r, c] with -inf at
+    duplicates. `positives` is the part of the diagonal of true pairs inside this tile, a view of `logits`, and
+    `positive_rows` its rows. `scratch` [r, c] is free for use.
     """
 
     rows: slice
@@ -34,14 +34,14 @@ class Tile:
     y: Tensor
     logits: Tensor
     scratch: Tensor
-    own: Tensor
-    own_rows: slice
+    positives: Tensor
+    positive_rows: slice
 
 
-def tiles(pairs: Pairs, scale: Tensor, size: int | None) -> Iterator[Tile]:
-    """The tiles of scale * u vᵀ, row by row, computed in the dtype of `scale`.
+def iterate_tiles(pairs: GatheredPairs, scale: Tensor, size: int | None) -> Iterator[SimilarityTile]:
+    """Yield the tiles of scale * u vᵀ, row by row, computed in the dtype of `scale`.
 
-    Row i's true pair is column `own_columns.start` + i; `offset` is where that diagonal enters the tile.
+    The true pair of row i is column `local_columns.start` + i; `offset` is where that diagonal enters the tile.
     """
     u, v, duplicates = pairs.u, pairs.v, pairs.duplicates
     size = size or (CPU_TILE if u.device.type == "cpu" else DEVICE_TILE)
@@ -52,80 +52,81 @@ def tiles(pairs: Pairs, scale: Tensor, size: int | None) -> Iterator[Tile]:
         x = u[rows].to(scale.dtype) * scale
         for columns in _slices(len(v), size):
             y = v[columns].to(scale.dtype)
-            logits, scratch = (_shaped(buffer, len(x), len(y)) for buffer in buffers)
+            logits, scratch = (_view(buffer, len(x), len(y)) for buffer in buffers)
             with _exact_float32():
                 torch.mm(x, y.T, out=logits)
-            offset = pairs.rows.own_columns.start + rows.start - columns.start
+            offset = pairs.rows.local_columns.start + rows.start - columns.start
             if duplicates:
-                mask, spare = (_shaped(mask, len(x), len(y)) for mask in masks)
+                mask, spare = (_view(mask, len(x), len(y)) for mask in masks)
                 duplicates.mark(rows, columns, mask, spare).diagonal(offset).fill_(False)
                 logits.masked_fill_(mask, -torch.inf)
-            own = logits.diagonal(offset)
+            positives = logits.diagonal(offset)
             start = rows.start + max(0, -offset)
-            yield Tile(rows, columns, x, y, logits, scratch, own, slice(start, start + len(own)))
+            yield SimilarityTile(rows, columns, x, y, logits, scratch, positives, slice(start, start + len(positives)))
 
 
-class Gradients:
-    """Sums, over tiles, the gradients of the features and the scale from the gradients G of the logits.
+class FeatureGradients:
+    """The gradients of the features and the scale, summed over tiles from the gradients G of the logits.
 
-    `needed` says for (u, v, log_scale, ...) whether a gradient is asked for; it must be the same on all ranks.
+    `needed` says for (u, v, log_scale, ...) whether a gradient is required; it must be the same on all ranks.
     """
 
-    def __init__(self, pairs: Pairs, scale: Tensor, needed: Sequence[bool]) -> None:
+    def __init__(self, pairs: GatheredPairs, scale: Tensor, needed: Sequence[bool]) -> None:
         self.pairs = pairs
         self.scale = scale
         self.du = _zeros(pairs.u, scale.dtype) if needed[0] or needed[2] else None  # of scale * u, till `finish`
         self.dv = _zeros(pairs.v, scale.dtype) if needed[1] else None
 
-    def add(self, tile: Tile, dlogits: Tensor) -> None:
-        """Two products: d(scale * u) = G v and dv = Gᵀ (scale * u)."""
+    def add(self, tile: SimilarityTile, dlogits: Tensor) -> None:
+        """Add the gradients of one tile: d(scale * u) = G v and dv = Gᵀ (scale * u)."""
         if self.du is not None:
             self.du[tile.rows].addmm_(dlogits, tile.y)
         if self.dv is not None:
             self.dv[tile.columns].addmm_(dlogits.T, tile.x)
 
     def finish(self, weight: Tensor, group: Group) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """(du [B, D], dv [B, D], dlog_scale []) times `weight`, dv summed over the ranks; None where not needed."""
+        """Return (du [B, D], dv [B, D], dlog_scale []) times `weight`, dv summed over ranks; None if not needed."""
         rows, du, dv, dlog_scale = self.pairs.rows, None, None, None
         if self.dv is not None:
-            dv = rows.return_every(self.dv.mul_(weight), group)
+            dv = rows.reduce_to_local(self.dv.mul_(weight), group)
         if self.du is not None:
             du = self.du.mul_(self.scale * weight)
             # logits = scale * u vᵀ, so dL/dlog_scale = <dL/du, u>; by parts, to need no second [b, D]
-            parts = zip(du.split(CPU_TILE), self.pairs.u.split(CPU_TILE), strict=True)
+            parts = zip(torch.split(du, CPU_TILE), torch.split(self.pairs.u, CPU_TILE), strict=True)
             dlog_scale = torch.stack([(dx * x).sum() for dx, x in parts]).sum()
-            du = rows.return_own(du)
+            du = rows.restore_local(du)
         return du, dv, dlog_scale
 
 
 def logits_dtype(u: Tensor, v: Tensor) -> torch.dtype:
-    """float64 where a feature is, else float32."""
+    """Return float64 if a feature tensor is float64, otherwise float32."""
     return torch.promote_types(torch.promote_types(u.dtype, v.dtype), torch.float32)
 
 
 @contextmanager
 def _exact_float32() -> Iterator[None]:
-    """Logits reach +-100: ten bits of mantissa (TF32) would round them by 0.05, seven (bfloat16) by 0.4.
+    """Compute float32 matrix products without TF32 or bfloat16.
 
-    Only the logits are protected, because forward and backward must agree on them; the gradients' products follow the
-    user's `torch.set_float32_matmul_precision`.
+    Logits reach +-100: ten bits of mantissa (TF32) would round them by 0.05, seven (bfloat16) by 0.4. Only the logits
+    are protected, because forward and backward must agree on them; the products of the gradients follow the user's
+    `torch.set_float32_matmul_precision`.
     """
-    chosen = torch.get_float32_matmul_precision()
-    if chosen == "highest":
+    previous = torch.get_float32_matmul_precision()
+    if previous == "highest":
         yield
         return
     torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(chosen)
+        torch.set_float32_matmul_precision(previous)
 
 
 def _slices(length: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
-def _shaped(buffer: Tensor, rows: int, columns: int) -> Tensor:
+def _view(buffer: Tensor, rows: int, columns: int) -> Tensor:
     return buffer[: rows * columns].view(rows, columns)
 
 

@@ -1,5 +1,6 @@
-"""The softmax loss over a tiled similarity matrix: features in, this rank's share of the loss and its gradients out."""
+"""InfoNCE and its gradients over a tiled similarity matrix."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,40 +9,41 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from xmodal.distributed.ranks import Group, world_size
-from xmodal.losses.pairs import Pairs, join
-from xmodal.losses.similarity_tiles import Gradients, logits_dtype, tiles
+from xmodal.losses.pairs import GatheredPairs, gather_pairs
+from xmodal.losses.similarity_tiles import FeatureGradients, iterate_tiles, logits_dtype
 
 
-class LogSumExp:
-    """Running log-sum-exp of a vector of sums, as maximum and sum of exp(x - maximum)."""
+class RunningLogSumExp:
+    """Running log-sum-exps of a vector of sums, stored as maximum and sum of exp(x - maximum)."""
 
     def __init__(self, length: int, like: Tensor) -> None:
-        # the lowest finite number, not -inf: inf - inf has no value where nothing was added yet
+        # the lowest finite number, not -inf: inf - inf would be NaN where nothing was added yet
         self.maximum = like.new_full((length,), torch.finfo(like.dtype).min)
         self.total = like.new_zeros(length)
 
-    def add(self, where: slice, logits: Tensor, dim: int, scratch: Tensor) -> None:
-        """Adds the entries of `logits` along `dim` to the sums at `where`; -inf adds nothing."""
-        maximum = torch.maximum(self.maximum[where], logits.amax(dim))
+    def add(self, positions: slice, logits: Tensor, dim: int, scratch: Tensor) -> None:
+        """Add the entries of `logits` along `dim` to the sums at `positions`; -inf adds nothing."""
+        maximum = torch.maximum(self.maximum[positions], logits.amax(dim))
         exponentials = torch.sub(logits, maximum.unsqueeze(dim), out=scratch).exp_()
-        self.total[where].mul_((self.maximum[where] - maximum).exp_()).add_(exponentials.sum(dim))
-        self.maximum[where] = maximum
+        self.total[positions].mul_((self.maximum[positions] - maximum).exp_()).add_(exponentials.sum(dim))
+        self.maximum[positions] = maximum
 
-    def over_ranks(self, group: Group) -> "LogSumExp":
-        """The sums over all ranks, by two all-reduces of the vector."""
+    def over_ranks(self, group: Group) -> "RunningLogSumExp":
+        """Combine the sums of all ranks in place, by two all-reduces of the vector, and return self."""
         if world_size(group) > 1:
-            before = self.maximum.clone()
+            previous = self.maximum.clone()
             dist.all_reduce(self.maximum, op=dist.ReduceOp.MAX, group=group)
-            self.total.mul_(before.sub_(self.maximum).exp_())
+            self.total.mul_(previous.sub_(self.maximum).exp_())
             dist.all_reduce(self.total, group=group)
         return self
 
     def value(self) -> Tensor:
+        """Return the log-sum-exps."""
         return self.maximum + self.total.log()
 
 
-class Softmax(torch.autograd.Function):
-    """InfoNCE; see `xmodal.losses.contrastive.info_nce`. Keeps the features and two vectors of log-sum-exps."""
+class TiledSoftmaxLoss(torch.autograd.Function):
+    """InfoNCE as an autograd function that stores the features and two vectors; see `xmodal.losses.contrastive`."""
 
     @staticmethod
     def forward(
@@ -54,14 +56,14 @@ class Softmax(torch.autograd.Function):
         group: Group,
         tile: int | None,
     ) -> Tensor:
-        pairs = join(u, v, valid, ids, group)
+        pairs = gather_pairs(u, v, valid, ids, group)
         ctx.rows, ctx.duplicates, ctx.group, ctx.tile = pairs.rows, pairs.duplicates, group, tile
         ctx.dtypes = u.dtype, v.dtype, log_scale.dtype
         with torch.autocast(u.device.type, enabled=False):
             scale = log_scale.to(logits_dtype(u, v)).exp()
-            own, of_rows, of_columns = _sums(pairs, scale, tile)
-            lse_rows, lse_columns = of_rows.value(), of_columns.over_ranks(group).value()
-            loss = (lse_rows - own).sum() + (lse_columns[pairs.rows.own_columns] - own).sum()
+            positives, row_sums, column_sums = _sums(pairs, scale, tile)
+            lse_rows, lse_columns = row_sums.value(), column_sums.over_ranks(group).value()
+            loss = (lse_rows - positives).sum() + (lse_columns[pairs.rows.local_columns] - positives).sum()
         ctx.save_for_backward(pairs.u, pairs.v, scale, lse_rows, lse_columns)
         return loss * (pairs.rows.share / 2)
 
@@ -69,26 +71,32 @@ class Softmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         u, v, scale, lse_rows, lse_columns = ctx.saved_tensors
-        pairs = Pairs(u=u, v=v, rows=ctx.rows, duplicates=ctx.duplicates)
+        pairs = GatheredPairs(u=u, v=v, rows=ctx.rows, duplicates=ctx.duplicates)
         with torch.autocast(u.device.type, enabled=False):
-            sums = Gradients(pairs, scale, ctx.needs_input_grad)
-            for tile in tiles(pairs, scale, ctx.tile):
+            sums = FeatureGradients(pairs, scale, ctx.needs_input_grad)
+            for tile in iterate_tiles(pairs, scale, ctx.tile):
                 by_row = torch.sub(tile.logits, lse_rows[tile.rows, None], out=tile.scratch).exp_()
                 by_column = tile.logits.sub_(lse_columns[tile.columns]).exp_()
                 dlogits = by_column.add_(by_row)
-                tile.own.sub_(2)
+                tile.positives.sub_(2)
                 sums.add(tile, dlogits)
             gradients = sums.finish(gradient * (pairs.rows.share / 2), ctx.group)
         typed = (None if g is None else g.to(t) for g, t in zip(gradients, ctx.dtypes, strict=True))
         return *typed, None, None, None, None
 
 
-def _sums(pairs: Pairs, scale: Tensor, size: int | None) -> tuple[Tensor, LogSumExp, LogSumExp]:
-    """The logits of the true pairs [b], and the log-sum-exps of rows [b] and, over this rank's rows, of columns [n]."""
-    own = scale.new_empty(len(pairs.u))
-    of_rows, of_columns = LogSumExp(len(pairs.u), scale), LogSumExp(len(pairs.v), scale)
-    for tile in tiles(pairs, scale, size):
-        own[tile.own_rows] = tile.own
-        of_rows.add(tile.rows, tile.logits, 1, tile.scratch)
-        of_columns.add(tile.columns, tile.logits, 0, tile.scratch)
-    return own, of_rows, of_columns
+tiled_softmax_loss: Callable[..., Tensor] = TiledSoftmaxLoss.apply
+
+
+def _sums(pairs: GatheredPairs, scale: Tensor, size: int | None) -> tuple[Tensor, RunningLogSumExp, RunningLogSumExp]:
+    """Return the logits of the true pairs [b] and the log-sum-exps of rows [b] and columns [n].
+
+    Those of columns are over this rank's rows only.
+    """
+    positives = scale.new_empty(len(pairs.u))
+    row_sums, column_sums = RunningLogSumExp(len(pairs.u), scale), RunningLogSumExp(len(pairs.v), scale)
+    for tile in iterate_tiles(pairs, scale, size):
+        positives[tile.positive_rows] = tile.positives
+        row_sums.add(tile.rows, tile.logits, 1, tile.scratch)
+        column_sums.add(tile.columns, tile.logits, 0, tile.scratch)
+    return positives, row_sums, column_sums

@@ -1,0 +1,1 @@
+"""Evaluation: retrieval, zero-shot and probes, gaps between domains and modalities, flatness, label-free validators."""

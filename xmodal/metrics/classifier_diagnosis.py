@@ -1,14 +1,13 @@
-"""A trained classifier and mini-batches in; how its encoders' two gradients are, how flat its minimum, what each knows.
+"""Diagnosis of a trained multimodal classifier: gradients at its encoders, flatness of its minimum, unimodal accuracy.
 
-    found = diagnose(model, batches, held_out=others)       # plain values for JSON
-    found["gradients"]["audio"]["unimodal"]["mean_norm"], found["flatness"]["eigenvalue"]["value"],
-    found["accuracy"]["audio"]["probe"]
+    diagnosis = diagnose(model, batches, held_out=others)       # plain values for JSON
+    diagnosis["gradients"]["audio"]["unimodal"]["mean_norm"], diagnosis["flatness"]["eigenvalue"]["value"],
+    diagnosis["accuracy"]["audio"]["probe"]
 
 Plain PyTorch, one process; any number of modalities.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xmodal.batch import Batch
+from xmodal.encoders.eval_mode import eval_mode
 from xmodal.encoders.fusion import mean_of_tokens
 from xmodal.encoders.multimodal_classifier import MultimodalClassifier
 from xmodal.errors import CorpusError
@@ -25,11 +25,11 @@ from xmodal.gradients import Partition
 from xmodal.gradients.gradient_statistics import gradient_statistics
 from xmodal.metrics.flatness import loss_along_directions, top_eigenvalue
 from xmodal.metrics.linear_probe import linear_probe
-from xmodal.training.objectives.label_predictor import cross_entropy
+from xmodal.training.objectives.label_predictor import sum_cross_entropy
 
 OBJECTIVES = ("multimodal", "unimodal")
-STRENGTHS = tuple(10.0**power for power in (-4, -3, -2, -1, 0, 1))  # of the probe, for features of variance 1
-KEPT_BACK = 4  # without held-out batches each fourth batch judges the probes
+PROBE_STRENGTHS = tuple(10.0**power for power in (-4, -3, -2, -1, 0, 1))  # scikit-learn's C, for features of variance 1
+HELD_OUT_EVERY = 4  # without held-out batches every fourth batch is used to test the probes
 
 
 def diagnose(
@@ -45,125 +45,128 @@ def diagnose(
     points: int = 11,
     iterations: int = 30,
     seed: int = 0,
-    notify: Callable[[str], None] = lambda what: None,
+    notify: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
-    """The three diagnoses of a model as it stands, in evaluation mode; weights, modes and `.grad` stay.
+    """Run the three diagnoses of a model in evaluation mode; weights, modes and `.grad` do not change.
 
     `gradients`: of the multimodal and each modality's own loss at its encoder, over `batches` (of equal size; the first
-    `gradient_batches`).
-    `flatness`: of the multimodal loss in all parameters that it depends on, over the first `flat_batches`.
-    `accuracy`: of the fusion, of each head and of a linear probe on each encoder's features, fitted on `batches`, all
-    judged on `held_out`; without those on each fourth batch, which the probes then do not see.
+    `gradient_batches`). `flatness`: of the multimodal loss in all parameters that it depends on, over the first
+    `flat_batches`. `accuracy`: of the fusion, of each head and of a linear probe on each encoder's features, fitted on
+    `batches`, all tested on `held_out`; without those on every fourth batch, which the probes are then not fitted on.
     `heads` False: they were never trained (the joint loss alone); what needs them is left out, or None.
     """
-    with _still(model):
-        measured = batches[:gradient_batches]
-        notify(f"gradients of {len(measured)} mini-batches")
-        gradients = _gradients(model, measured, heads=heads)
+    with eval_mode(model):
+        first_batches = batches[:gradient_batches]
+        notify(f"gradients of {len(first_batches)} mini-batches")
+        gradients = _gradients(model, first_batches, heads=heads)
         notify(f"the loss around the minimum, on {min(flat_batches, len(batches))} mini-batches")
-        part = list(batches[:flat_batches])
-        where: dict[str, Any] = {"directions": directions, "radius": radius, "points": points, "seed": seed}
-        flatness = _flatness(model, part, where, iterations)
+        flat = list(batches[:flat_batches])
+        options: dict[str, Any] = {"directions": directions, "radius": radius, "points": points, "seed": seed}
+        flatness = _flatness(model, flat, options, iterations)
         notify("linear probes on the features of each encoder")
         accuracy = _accuracy(model, batches, held_out, heads=heads, seed=seed)
     return {"gradients": gradients, "flatness": flatness, "accuracy": accuracy}
 
 
-def losses_of(model: MultimodalClassifier, batch: Batch, *, heads: bool = True) -> list[Float[Tensor, ""]]:
-    """The multimodal loss and, with `heads`, the sum of the unimodal ones: means over the rows that have a class."""
+def objective_losses(model: MultimodalClassifier, batch: Batch, *, heads: bool = True) -> list[Float[Tensor, ""]]:
+    """Return the multimodal loss and, with `heads`, the sum of the unimodal ones: means over rows with a class."""
     tokens, masks = model.encode(batch)
-    scores = [model.fused(tokens, masks)]
+    scores = [model.multimodal_scores(tokens, masks)]
     if heads:
-        scores += [model.alone(name, tokens, masks) for name in model.modalities]
-    label, counted = batch.fields["label"], _counted(batch)
-    each = [cross_entropy(score.float(), label, counted) / counted.sum().clamp(min=1) for score in scores]
-    return [each[0], torch.stack(each[1:]).sum()] if heads else each
+        scores += [model.unimodal_scores(name, tokens, masks) for name in model.modalities]
+    label, labelled = batch.fields["label"], _labelled_rows(batch)
+    losses = [sum_cross_entropy(score.float(), label, labelled) / labelled.sum().clamp(min=1) for score in scores]
+    return [losses[0], torch.stack(losses[1:]).sum()] if heads else losses
 
 
 @torch.no_grad()
-def features_of(
+def collect_features(
     model: MultimodalClassifier, batches: Sequence[Batch]
 ) -> tuple[dict[str, Float[np.ndarray, "R W"]], np.ndarray, dict[str, np.ndarray]]:
-    """Of all rows that have a class: each encoder's mean token, the class numbers [R], and each score's choice [R]."""
+    """Return each encoder's mean token, the class numbers [R] and each score's choice [R], of all rows with a class."""
     features: dict[str, list[np.ndarray]] = {name: [] for name in model.modalities}
     choices: dict[str, list[np.ndarray]] = {name: [] for name in ("multimodal", *model.modalities)}
     labels = []
     for batch in batches:
-        rows = _counted(batch).cpu().numpy()
+        rows = _labelled_rows(batch).cpu().numpy()
         tokens, masks = model.encode(batch)
-        scores = {"multimodal": model.fused(tokens, masks)}
+        scores = {"multimodal": model.multimodal_scores(tokens, masks)}
         for name in model.modalities:
             features[name].append(mean_of_tokens(tokens[name], masks[name]).float().cpu().numpy()[rows])
-            scores[name] = model.alone(name, tokens, masks)
+            scores[name] = model.unimodal_scores(name, tokens, masks)
         for name, score in scores.items():
             choices[name].append(score.argmax(1).cpu().numpy()[rows])
         labels.append(batch.fields["label"].cpu().numpy()[rows])
-    joined = {name: np.concatenate(parts) for name, parts in features.items()}
-    return joined, np.concatenate(labels), {name: np.concatenate(parts) for name, parts in choices.items()}
+    all_features = {name: np.concatenate(parts) for name, parts in features.items()}
+    return all_features, np.concatenate(labels), {name: np.concatenate(parts) for name, parts in choices.items()}
 
 
 def _gradients(model: MultimodalClassifier, batches: Sequence[Batch], *, heads: bool) -> dict[str, Any]:
-    encoders = Partition.of(model, model.encoders).encoders
-    found = gradient_statistics(partial(losses_of, model, heads=heads), encoders, batches)
+    """Return the gradient statistics of every encoder as plain values."""
+    encoders = Partition.from_module(model, model.encoders).encoders
+    statistics_by_encoder = gradient_statistics(partial(objective_losses, model, heads=heads), encoders, batches)
     names = OBJECTIVES if heads else OBJECTIVES[:1]
-    return {name: statistics.as_json(names) for name, statistics in found.items()}
+    return {name: statistics.to_json(names) for name, statistics in statistics_by_encoder.items()}
 
 
 def _flatness(
-    model: MultimodalClassifier, batches: Sequence[Batch], where: dict[str, Any], iterations: int
+    model: MultimodalClassifier, batches: Sequence[Batch], options: dict[str, Any], iterations: int
 ) -> dict[str, Any]:
+    """Return the loss along random directions and the top eigenvalue as plain values."""
     heads = set(model.heads.parameters())
     parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad and p not in heads]
-    rows = sum(int(_counted(batch).sum()) for batch in batches)
-    parts = [partial(_share, model, batch, rows) for batch in batches]
-    around = loss_along_directions(parts, parameters, **where)
-    top = top_eigenvalue(parts, parameters, iterations=iterations, seed=where["seed"])
-    return {"rows": rows, **around.as_json(), "eigenvalue": top.as_json()}
+    rows = sum(int(_labelled_rows(batch).sum()) for batch in batches)
+    loss_parts = [partial(_loss_share, model, batch, rows) for batch in batches]
+    landscape = loss_along_directions(loss_parts, parameters, **options)
+    top = top_eigenvalue(loss_parts, parameters, iterations=iterations, seed=options["seed"])
+    return {"rows": rows, **landscape.to_json(), "eigenvalue": top.to_json()}
 
 
-def _share(model: MultimodalClassifier, batch: Batch, rows: int) -> Tensor:
-    """A mini-batch's part of the mean of the multimodal loss over `rows`."""
+def _loss_share(model: MultimodalClassifier, batch: Batch, rows: int) -> Tensor:
+    """Return a mini-batch's part of the mean of the multimodal loss over `rows`."""
     tokens, masks = model.encode(batch)
-    return cross_entropy(model.fused(tokens, masks).float(), batch.fields["label"], _counted(batch)) / max(rows, 1)
+    return sum_cross_entropy(
+        model.multimodal_scores(tokens, masks).float(), batch.fields["label"], _labelled_rows(batch)
+    ) / max(rows, 1)
 
 
 def _accuracy(
     model: MultimodalClassifier, batches: Sequence[Batch], held_out: Sequence[Batch], *, heads: bool, seed: int
 ) -> dict[str, Any]:
-    fitting, judging = (batches, held_out) if held_out else _divided(batches)
-    train, label, _ = features_of(model, fitting)
-    test, wanted, choices = features_of(model, judging)
-    if not len(label) or not len(wanted):
-        raise CorpusError("no row has a class that the model knows: there is nothing to judge it by")
-    found: dict[str, Any] = {"rows": len(wanted), "fitted_on": len(label), "chance": 1 / model.classes}
-    right = {name: float((choice == wanted).mean()) for name, choice in choices.items()}
-    found["multimodal"] = {"head": right["multimodal"]}
+    """Return the accuracies of the fusion, the heads and the probes."""
+    train_batches, test_batches = (batches, held_out) if held_out else _split_batches(batches)
+    train, train_label, _ = collect_features(model, train_batches)
+    test, test_label, choices = collect_features(model, test_batches)
+    if not len(train_label) or not len(test_label):
+        raise CorpusError("no row has a class of this model: there is nothing to test it on")
+    accuracy: dict[str, Any] = {"rows": len(test_label), "fitted_on": len(train_label), "chance": 1 / model.classes}
+    head_accuracy = {name: float((choice == test_label).mean()) for name, choice in choices.items()}
+    accuracy["multimodal"] = {"head": head_accuracy["multimodal"]}
     for name in model.modalities:
-        middle, scale = train[name].mean(0), train[name].std(0) + 1e-6
-        ready = [(x[name] - middle) / scale for x in (train, test)]
+        mean, scale = train[name].mean(0), train[name].std(0) + 1e-6
+        standardised = [(x[name] - mean) / scale for x in (train, test)]
         probe = linear_probe(
-            ready[0], [*map(str, label)], ready[1], [*map(str, wanted)], seed=seed, strengths=STRENGTHS
+            standardised[0],
+            [*map(str, train_label)],
+            standardised[1],
+            [*map(str, test_label)],
+            seed=seed,
+            strengths=PROBE_STRENGTHS,
         )
-        found[name] = {"head": right[name] if heads else None, "probe": probe.accuracy, "strength": probe.strength}
-    return found
+        accuracy[name] = {
+            "head": head_accuracy[name] if heads else None,
+            "probe": probe.accuracy,
+            "strength": probe.strength,
+        }
+    return accuracy
 
 
-def _divided(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
-    judging = [batch for i, batch in enumerate(batches) if i % KEPT_BACK == KEPT_BACK - 1] or [batches[-1]]
-    return [batch for batch in batches if not any(batch is one for one in judging)], judging
+def _split_batches(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Split batches into those to fit probes on and those to test them on."""
+    test = [batch for i, batch in enumerate(batches) if i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1] or [batches[-1]]
+    return [batch for batch in batches if not any(batch is chosen for chosen in test)], test
 
 
-def _counted(batch: Batch) -> Tensor:
+def _labelled_rows(batch: Batch) -> Tensor:
+    """Return the mask of valid rows that have a class."""
     return batch.valid & (batch.fields["label"] >= 0)
-
-
-@contextmanager
-def _still(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module as it was afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -1,7 +1,7 @@
-"""What frozen embeddings hold for a linear reader: labelled vectors to fit on and to test on in, accuracy out.
+"""Linear probes: how well labelled classes can be read off frozen embeddings by a linear classifier.
 
 Multinomial logistic regression with an L2 penalty (scikit-learn, L-BFGS), as CLIP's linear probe (Radford et al. 2021,
-appendix A.3). The strength of the penalty is chosen on a part of the training vectors; the test vectors choose nothing.
+appendix A.3). The strength of the penalty is chosen on a part of the training vectors, never on the test vectors.
 """
 
 import warnings
@@ -18,13 +18,13 @@ from xmodal.errors import CorpusError
 from xmodal.metrics.bootstrap import interval_of_share
 
 STRENGTHS = tuple(10.0**power for power in (-1, 0, 1, 2, 3, 4))  # scikit-learn's C; vectors have length 1
-HELD_BACK = 0.2  # share of the training vectors that chooses among them
-ITERATIONS = 1000
+VALIDATION_SHARE = 0.2  # share of the training vectors on which the strength is chosen
+MAX_ITERATIONS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearProbe:
-    """`chance`: always naming the most frequent class of the training vectors. `strength`: the chosen C."""
+class LinearProbeResult:
+    """Accuracy of a linear probe; `chance` is that of the most frequent training class, `strength` the chosen C."""
 
     accuracy: float
     chance: float
@@ -35,7 +35,7 @@ class LinearProbe:
     unknown: int  # test vectors of classes that the training vectors lack: always wrong
 
     def interval(self, *, draws: int, seed: int) -> tuple[float, float]:
-        """95 % bootstrap interval of the accuracy, over test vectors."""
+        """Return the 95 % bootstrap interval of the accuracy, over test vectors."""
         return interval_of_share(self.accuracy, self.tested_on, draws=draws, seed=seed)
 
 
@@ -47,40 +47,51 @@ def linear_probe(
     *,
     seed: int,
     strengths: Sequence[float] = STRENGTHS,
-) -> LinearProbe:
-    """Fit on `train` [R, D], judge on `test` [S, D]; CorpusError where there are not two classes to tell apart."""
-    known = Counter(train_label)
-    if len(known) < 2:
-        raise CorpusError(f"a linear probe needs at least two classes; all {len(train)} training rows are {[*known]}")
-    labels, wanted = np.array(train_label), np.array(test_label)
-    strength = _choose(train, labels, strengths, seed)
+) -> LinearProbeResult:
+    """Fit on `train` [R, D], test on `test` [S, D]; CorpusError if the training rows have fewer than two classes.
+
+    >>> vectors, label = np.eye(2)[[0, 1] * 10], ["cat", "dog"] * 10
+    >>> linear_probe(vectors, label, vectors, label, seed=0).accuracy
+    1.0
+    """
+    counts = Counter(train_label)
+    if len(counts) < 2:
+        raise CorpusError(f"a linear probe needs at least two classes; all {len(train)} training rows are {[*counts]}")
+    labels, test_labels = np.array(train_label), np.array(test_label)
+    strength = _choose_strength(train, labels, strengths, seed)
     predicted = _fit(train, labels, strength).predict(test)
-    return LinearProbe(
-        accuracy=float((predicted == wanted).mean()),
-        chance=float((wanted == known.most_common(1)[0][0]).mean()),
+    return LinearProbeResult(
+        accuracy=float((predicted == test_labels).mean()),
+        chance=float((test_labels == counts.most_common(1)[0][0]).mean()),
         strength=strength,
         trained_on=len(train),
         tested_on=len(test),
-        classes=len(known),
-        unknown=sum(label not in known for label in test_label),
+        classes=len(counts),
+        unknown=sum(label not in counts for label in test_label),
     )
 
 
-def _choose(train: np.ndarray, label: np.ndarray, strengths: Sequence[float], seed: int) -> float:
-    """The strength that is best on a part held back, the weakest C among equals; each class is in both where it can."""
+def _choose_strength(train: np.ndarray, label: np.ndarray, strengths: Sequence[float], seed: int) -> float:
+    """Return the strength that is best on a validation part, the weakest C of equal ones.
+
+    The part is stratified where possible, so that each class is on both sides.
+    """
     counts = Counter(label.tolist())
-    held_back = max(1, round(HELD_BACK * len(label)))
-    stratify = label if min(counts.values()) > 1 and held_back >= len(counts) else None
-    fit_on, judge_on = train_test_split(
-        np.arange(len(label)), test_size=held_back, random_state=seed, stratify=stratify
+    validation = max(1, round(VALIDATION_SHARE * len(label)))
+    stratify = label if min(counts.values()) > 1 and validation >= len(counts) else None
+    fit_rows, validation_rows = train_test_split(
+        np.arange(len(label)), test_size=validation, random_state=seed, stratify=stratify
     )
-    if len(np.unique(label[fit_on])) < 2:
+    if len(np.unique(label[fit_rows])) < 2:
         return strengths[0]
-    found = [(_fit(train[fit_on], label[fit_on], c).score(train[judge_on], label[judge_on]), -c) for c in strengths]
-    return -max(found)[1]
+    scores = [
+        (_fit(train[fit_rows], label[fit_rows], c).score(train[validation_rows], label[validation_rows]), -c)
+        for c in strengths
+    ]
+    return -max(scores)[1]
 
 
 def _fit(vectors: np.ndarray, label: np.ndarray, strength: float) -> LogisticRegression:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a fit that stops early is judged as it is
-        return LogisticRegression(C=strength, max_iter=ITERATIONS).fit(vectors, label)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a fit that stops early is used as it is
+        return LogisticRegression(C=strength, max_iter=MAX_ITERATIONS).fit(vectors, label)

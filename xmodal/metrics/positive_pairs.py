@@ -1,6 +1,6 @@
-"""Which rows of two sides belong together: their identities in, the pairs that share one out.
+"""Which queries and items belong together: the pairs of rows that share an identity.
 
-An image may have several captions, and a caption may be that of several images, so a row may have several identities.
+An image may have several captions, and a caption may belong to several images, so a row may have several identities.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Ids:
-    """What rows are: row `owner[e]` has the identity `id[e]`, and may have others; int64 arrays of E entries."""
+class RowIds:
+    """Identities of rows as int64 arrays of E entries: row `owner[e]` has the identity `id[e]`, and may have others."""
 
     owner: np.ndarray
     id: np.ndarray
@@ -23,17 +23,17 @@ class Ids:
             raise ValueError(f"one owner for each id: {self.owner.shape} and {self.id.shape}")
 
 
-def entries(ids: Int64[Tensor, "R"] | Ids) -> Ids:
-    """The identities of rows that have one each, as entries."""
-    if isinstance(ids, Ids):
+def as_row_ids(ids: Int64[Tensor, "R"] | RowIds) -> RowIds:
+    """Return the identities of rows that have one each as `RowIds`."""
+    if isinstance(ids, RowIds):
         return ids
-    return Ids(np.arange(len(ids)), ids.cpu().numpy())
+    return RowIds(np.arange(len(ids)), ids.cpu().numpy())
 
 
-def positive_pairs(query_ids: Ids, item_ids: Ids, at_once: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs that share an identity, as int64 (query, item), `at_once` at a time.
+def positive_pairs(query_ids: RowIds, item_ids: RowIds, at_once: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield all pairs that share an identity as int64 (query, item), `at_once` at a time.
 
-    A pair that shares several comes several times.
+    A pair that shares several identities is yielded several times.
     """
     order = np.argsort(item_ids.id, kind="stable")
     start, count = _matches(query_ids.id, item_ids.id[order])
@@ -45,10 +45,10 @@ def positive_pairs(query_ids: Ids, item_ids: Ids, at_once: int) -> Iterator[tupl
         yield query_ids.owner[entry], item_ids.owner[item]
 
 
-def positives_per_query(queries: int, query_ids: Ids, item_ids: Ids) -> np.ndarray:
-    """How many items share an identity with each query: int64 [Q].
+def positives_per_query(queries: int, query_ids: RowIds, item_ids: RowIds) -> np.ndarray:
+    """Count the items that share an identity with each query: int64 [Q].
 
-    ValueError where rows of both sides have several, since a pair could then share more than one.
+    ValueError if rows of both sides have several identities, since a pair could then share more than one.
     """
     if all(len(np.unique(ids.owner)) < len(ids.owner) for ids in (query_ids, item_ids)):
         raise ValueError("only one side may have several ids for a row")
@@ -57,5 +57,6 @@ def positives_per_query(queries: int, query_ids: Ids, item_ids: Ids) -> np.ndarr
 
 
 def _matches(query_id: np.ndarray, sorted_item_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each query identity its first position among the sorted item identities, and its number of matches."""
     start = np.searchsorted(sorted_item_id, query_id)
     return start, np.searchsorted(sorted_item_id, query_id, side="right") - start

@@ -1,11 +1,11 @@
-"""What a model shows without any label of the target in; scores that may choose among models, higher is better, out.
+"""Label-free validators: scores of a model on an unlabelled target by which it may be chosen; higher is better.
 
-S: held-out source rows.  R: source rows trained on.  T: held-out target rows, unlabelled.  K, J: classes, or
-captions of a bank (of the target, of the source).  D: width.
+S: held-out source rows.  R: source rows trained on.  T: held-out target rows, unlabelled.  K, J: classes, or captions
+of a bank (of the target, of the source).  D: width.
 
-None of them knows whether a prediction is right. Those on predictions (`entropy`, `information`, `bnm`, `snd`) like a
-model that has collapsed in the right way, so `xmodal.metrics.model_selection` rejects candidates first. Predictions
-are to be made at one temperature for all candidates: a trained one would win by growing sharp.
+None of them knows whether a prediction is right. Those on predictions (`entropy`, `information`, `bnm`, `snd`) can
+prefer a collapsed model, so `xmodal.metrics.model_selection` rejects such candidates first. Make predictions at one
+temperature for all candidates: a trained one would win by growing sharp.
 """
 
 import math
@@ -20,19 +20,20 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from xmodal.errors import ConfigError, nearest
-from xmodal.losses.pseudo_pairs import mutual_nearest
+from xmodal.losses.prediction_losses import nuclear_norm
+from xmodal.losses.pseudo_pairs import mutual_nearest_neighbours
 
-TEMPERATURE = 0.07  # of cosines, where predictions are made over a bank: CLIP's at its start
-SHARP = 0.05  # of soft neighbourhoods, as published
+TEMPERATURE = 0.07  # of cosines with a bank: CLIP's initial temperature
+SND_TEMPERATURE = 0.05  # as published
 ORACLE = "oracle"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """All that a validator may look at; what is None cannot be asked for.
+class ValidatorInputs:
+    """Everything that a validator may use; validators that need a field that is None cannot be computed.
 
-    `target` and `source` are class scores before the softmax (of a bank: `bank_scores`); features are what the scores
-    are made of; `texts` are unit embeddings to pair with `target_features`, also unit rows.
+    `target` and `source` are class scores before the softmax (over a bank: `bank_scores`); features are what the scores
+    are made of; `texts` are unit embeddings to pair with `target_features`, which then are unit rows, too.
     """
 
     target: Float[Tensor, "T K"] | None = None
@@ -46,18 +47,17 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Validator:
-    """A score with what it needs of the evidence."""
+    """A score of a model: a function of the inputs that it requires, in their order."""
 
-    about: str
-    needs: tuple[str, ...]
-    of: Callable[[Evidence], float]
+    required: tuple[str, ...]
+    compute: Callable[..., float]
 
 
-def validator(name: str) -> Validator:
-    """The validator of this name.
+def get_validator(name: str) -> Validator:
+    """Return the validator of this name.
 
-    ConfigError for whatever lies under `oracle/` (made of target labels or pairs, which may not choose), and with the
-    nearest name for one that does not exist.
+    ConfigError for every name under `oracle/` (computed from target labels or pairs, which must not choose), and with
+    the nearest name for an unknown one.
     """
     if name == ORACLE or name.startswith(f"{ORACLE}/"):
         raise ConfigError(
@@ -69,63 +69,69 @@ def validator(name: str) -> Validator:
     return VALIDATORS[name]
 
 
-def score(name: str, evidence: Evidence) -> float:
-    """What this validator says; ConfigError where the evidence lacks something that it needs."""
-    chosen = validator(name)
-    lacking = [need for need in chosen.needs if getattr(evidence, need) is None]
-    if lacking:
-        raise ConfigError(f"validator {name!r} needs {', '.join(lacking)}, which were not measured")
-    return chosen.of(evidence)
+def compute_score(name: str, inputs: ValidatorInputs) -> float:
+    """Compute the score of one validator; ConfigError if a required input is missing."""
+    validator = get_validator(name)
+    missing = [field for field in validator.required if getattr(inputs, field) is None]
+    if missing:
+        raise ConfigError(f"validator {name!r} needs {', '.join(missing)}, which are missing")
+    return validator.compute(*(getattr(inputs, field) for field in validator.required))
 
 
-def scores(evidence: Evidence) -> dict[str, float]:
-    """Every validator that the evidence suffices for."""
-    there = {n: v for n, v in VALIDATORS.items() if all(getattr(evidence, need) is not None for need in v.needs)}
-    return {name: found.of(evidence) for name, found in there.items()}
+def compute_scores(inputs: ValidatorInputs) -> dict[str, float]:
+    """Compute the scores of all validators whose required inputs are present.
+
+    >>> sorted(compute_scores(ValidatorInputs(target=torch.zeros(4, 2))))
+    ['bnm', 'entropy', 'information', 'snd']
+    """
+    available = (n for n, v in VALIDATORS.items() if all(getattr(inputs, field) is not None for field in v.required))
+    return {name: compute_score(name, inputs) for name in available}
 
 
 def bank_scores(embeddings: Float[Tensor, "N D"], bank: Float[Tensor, "K D"]) -> Float[Tensor, "N K"]:
-    """Class scores of unit rows over a bank of unit rows at the fixed temperature."""
+    """Return class scores of unit rows over a bank of unit rows at the fixed temperature."""
     return embeddings @ bank.T / TEMPERATURE
 
 
-def entropy(logits: Float[Tensor, "T K"]) -> float:
-    """Minus the mean entropy of a prediction over ln K: -1 unsure, 0 sure."""
+def entropy_score(logits: Float[Tensor, "T K"]) -> float:
+    """Return minus the mean entropy of the predictions over ln K: -1 if uniform, 0 if confident."""
     log = logits.double().log_softmax(1)
-    return float((log.exp() * log).sum(1).mean()) / _log(logits.shape[1])
+    return float((log.exp() * log).sum(1).mean()) / _log_or_one(logits.shape[1])
 
 
-def information(logits: Float[Tensor, "T K"]) -> float:
-    """The mutual information of row and prediction over ln K, in [0, 1]: sure rows, all classes (SHOT, 2020, eq. 3)."""
+def information_score(logits: Float[Tensor, "T K"]) -> float:
+    """Return the mutual information of row and prediction over ln K, in [0, 1] (SHOT, 2020, eq. 3).
+
+    It is high for confident rows of all classes.
+    """
     mean = logits.double().softmax(1).mean(0)
-    return entropy(logits) - float(torch.xlogy(mean, mean).sum()) / _log(logits.shape[1])
+    return entropy_score(logits) - float(torch.xlogy(mean, mean).sum()) / _log_or_one(logits.shape[1])
 
 
-def bnm(logits: Float[Tensor, "T K"]) -> float:
-    """The nuclear norm of the predictions beside the largest there can be, in (0, 1] (Cui et al. 2020, eq. 8)."""
-    sure = logits.double().softmax(1)
-    return float(torch.linalg.matrix_norm(sure, "nuc")) / math.sqrt(min(sure.shape) * len(sure))
+def nuclear_norm_score(logits: Float[Tensor, "T K"]) -> float:
+    """Return the nuclear norm of the predictions relative to its maximum, in (0, 1] (Cui et al. 2020, eq. 8)."""
+    return float(nuclear_norm(logits.double())) / math.sqrt(min(logits.shape) * len(logits))
 
 
 def soft_neighbourhood_density(logits: Float[Tensor, "T K"]) -> float:
-    """Mean entropy in nats of a row's similarity to all others (Saito et al. 2021, eq. 1 to 3).
+    """Return the mean entropy in nats of a row's similarity to all others (Saito et al. 2021, eq. 1 to 3).
 
-    Dense clusters score high. Of predictions as unit rows, at temperature 0.05; in [0, ln(T - 1)].
+    Dense clusters score high. Computed on predictions as unit rows, at temperature 0.05; in [0, ln(T - 1)].
     """
     rows = torch.nn.functional.normalize(logits.double().softmax(1), dim=1)
-    similar = (rows @ rows.T / SHARP).fill_diagonal_(-torch.inf)
+    similar = (rows @ rows.T / SND_TEMPERATURE).fill_diagonal_(-torch.inf)
     log = similar.log_softmax(1)
     return -float((log.exp() * log.fill_diagonal_(0)).sum(1).mean())
 
 
 def source_accuracy(logits: Float[Tensor, "S K"], label: Int64[Tensor, "S"]) -> float:
-    """Share of held-out source rows whose class is told rightly."""
+    """Return the share of held-out source rows that are classified correctly."""
     return float((logits.argmax(1) == label).double().mean())
 
 
 def mutual_nearest_rate(u: Float[Tensor, "T D"], v: Float[Tensor, "P D"]) -> float:
-    """Share of the rows of the smaller side that are mutual nearest neighbours with one of the other, in [0, 1]."""
-    return len(mutual_nearest(u, v)) / max(1, min(len(u), len(v)))
+    """Return the share of the smaller side's rows that have a mutual nearest neighbour on the other, in [0, 1]."""
+    return len(mutual_nearest_neighbours(u, v)) / max(1, min(len(u), len(v)))
 
 
 def embedded_validation(
@@ -134,31 +140,36 @@ def embedded_validation(
     train: Float[Tensor, "R D"],
     target: Float[Tensor, "T D"],
 ) -> float:
-    """Minus the target risk estimated on the source, its rows weighted to look like the target, weights of mean 1.
+    """Return minus the target risk, estimated on source rows weighted by how much they look like the target.
 
     `risk` is each held-out source row's loss. Its weight, the density of the target over that of the source at its
-    features, is by a logistic regression that tells `train` from `target`: deep embedded validation (You et al. 2019,
-    algorithm 1) as normalised by Musgrave et al. (2022), whose control variate is then 0. Where the domains separate
-    perfectly a few rows carry all the weight, and the estimate says little.
+    features, comes from a logistic regression that separates `train` from `target`; weights have mean 1. This is deep
+    embedded validation (You et al. 2019, algorithm 1) as normalised by Musgrave et al. (2022), whose control variate is
+    then 0. If the domains separate perfectly, a few rows carry all the weight and the estimate says little.
     """
     both, domain = np.concatenate([_array(train), _array(target)]), np.repeat([0, 1], [len(train), len(target)])
     scaler = StandardScaler().fit(both)
-    told = LogisticRegression(C=0.1, max_iter=300).fit(scaler.transform(both), domain)
-    odds = told.decision_function(scaler.transform(_array(source)))
+    classifier = LogisticRegression(C=0.1, max_iter=300).fit(scaler.transform(both), domain)
+    odds = classifier.decision_function(scaler.transform(_array(source)))
     weight = np.exp(odds - odds.max())
     return -float((weight * _array(risk)).sum() / weight.sum())
 
 
-def _dev(evidence: Evidence) -> float:
-    assert evidence.source is not None and evidence.source_label is not None
-    risk = torch.nn.functional.cross_entropy(evidence.source.double(), evidence.source_label, reduction="none")
-    features = (evidence.source_features, evidence.train_features, evidence.target_features)
-    assert all(rows is not None for rows in features)
-    return embedded_validation(risk, *features)  # type: ignore[arg-type]
+def _dev(
+    source: Float[Tensor, "S J"],
+    source_label: Int64[Tensor, "S"],
+    source_features: Float[Tensor, "S D"],
+    train_features: Float[Tensor, "R D"],
+    target_features: Float[Tensor, "T D"],
+) -> float:
+    """Return `embedded_validation` with the cross-entropy of the source as risk."""
+    risk = torch.nn.functional.cross_entropy(source.double(), source_label, reduction="none")
+    return embedded_validation(risk, source_features, train_features, target_features)
 
 
-def _log(kinds: int) -> float:
-    return math.log(kinds) if kinds > 1 else 1.0
+def _log_or_one(classes: int) -> float:
+    """Return ln of the number of classes, 1 for a single class."""
+    return math.log(classes) if classes > 1 else 1.0
 
 
 def _array(rows: Tensor) -> np.ndarray:
@@ -166,39 +177,13 @@ def _array(rows: Tensor) -> np.ndarray:
 
 
 VALIDATORS: Mapping[str, Validator] = {
-    "source_accuracy": Validator(
-        about="accuracy on held-out source rows",
-        needs=("source", "source_label"),
-        of=lambda e: source_accuracy(e.source, e.source_label),  # type: ignore[arg-type]
-    ),
-    "entropy": Validator(
-        about="sure predictions on the target",
-        needs=("target",),
-        of=lambda e: entropy(e.target),  # type: ignore[arg-type]
-    ),
-    "information": Validator(
-        about="sure predictions of all classes",
-        needs=("target",),
-        of=lambda e: information(e.target),  # type: ignore[arg-type]
-    ),
-    "bnm": Validator(
-        about="the nuclear norm of the predictions",
-        needs=("target",),
-        of=lambda e: bnm(e.target),  # type: ignore[arg-type]
-    ),
-    "snd": Validator(
-        about="dense soft neighbourhoods",
-        needs=("target",),
-        of=lambda e: soft_neighbourhood_density(e.target),  # type: ignore[arg-type]
-    ),
+    "source_accuracy": Validator(required=("source", "source_label"), compute=source_accuracy),
+    "entropy": Validator(required=("target",), compute=entropy_score),
+    "information": Validator(required=("target",), compute=information_score),
+    "bnm": Validator(required=("target",), compute=nuclear_norm_score),
+    "snd": Validator(required=("target",), compute=soft_neighbourhood_density),
     "dev": Validator(
-        about="the source's risk where it looks like the target",
-        needs=("source", "source_label", "source_features", "train_features", "target_features"),
-        of=_dev,
+        required=("source", "source_label", "source_features", "train_features", "target_features"), compute=_dev
     ),
-    "mutual_nearest": Validator(
-        about="images and texts that are each other's nearest",
-        needs=("target_features", "texts"),
-        of=lambda e: mutual_nearest_rate(e.target_features, e.texts),  # type: ignore[arg-type]
-    ),
+    "mutual_nearest": Validator(required=("target_features", "texts"), compute=mutual_nearest_rate),
 }

@@ -1,6 +1,8 @@
-"""What runs wrote down and what their models see in held-out pairs -> one self-contained HTML page.
+"""Self-contained HTML pages: the report of runs, the report of a sweep, and the results of an experiment.
 
-recorded.py   the URI of a run -> everything in its directory
-sections.py   runs and what was computed of them -> the page's sections; templates/ -> HTML
-svg.py, charts.py   figures as inline SVG, drawn in the page's own colours
+page.py             runs and what was computed from them -> the report page
+search_page.py      the trials of a sweep -> its page
+experiment_page.py  the arms of an experiment -> its page
+sections/           one section of the report page each; templates/ turns them into HTML
+charts/             charts as inline SVG in the page's own colours
 """

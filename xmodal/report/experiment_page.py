@@ -1,36 +1,39 @@
-"""An experiment's arms, seeds and findings in, one self-contained HTML page out."""
+"""Render the results of an experiment (its arms, seeds and predictions) as one self-contained HTML page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from xmodal.formatting import moment
-from xmodal.report.charts.figures import Line, Mark, Row, intervals, lines
-from xmodal.report.page import environment, file
+from xmodal.formatting import format_timestamp
+from xmodal.report.charts.figures import IntervalMark, IntervalRow, Series, interval_chart, line_chart
+from xmodal.report.charts.svg import MAX_SERIES
+from xmodal.report.page import template_environment, template_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
-    """A prediction made before the run, and what came of it.
+class PredictionResult:
+    """A prediction written down before the experiment, and whether the results confirm it.
 
-    None: the arms that it needs were not run, or (with evidence) the seeds are too few to tell.
+    `confirmed` is None where the arms that the prediction needs were not run (`evidence` is empty then), or where there
+    are too few seeds to decide.
     """
 
     prediction: str
-    held: bool | None
+    confirmed: bool | None
     evidence: str
 
     @property
-    def verdict(self) -> str:
-        if self.held is None:
+    def outcome(self) -> str:
+        """The result in one or two words."""
+        if self.confirmed is None:
             return "undecided" if self.evidence else "not tested"
-        return "held" if self.held else "did not hold"
+        return "confirmed" if self.confirmed else "not confirmed"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chart:
-    """A figure with its words; `legend` names its lines, in the order of their colours."""
+class PageChart:
+    """A chart with its title and caption; `legend` names its lines in the order of their colours."""
 
     title: str
     caption: str
@@ -39,8 +42,8 @@ class Chart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """`rows` are a name, what it is, and one text a column."""
+class PageTable:
+    """A table; each row holds a name, a description, and one text for each column."""
 
     title: str
     note: str = ""
@@ -49,45 +52,52 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page:
-    """All of a page."""
+class ExperimentPage:
+    """The content of an experiment's page; `intro` are the paragraphs below its title."""
 
     title: str
-    leads: Sequence[str]
-    tables: Sequence[Table]
-    charts: Sequence[Chart]
-    findings: Sequence[Finding]
-    facts: Sequence[tuple[str, str]]
-    made: str
+    intro: Sequence[str]
+    tables: Sequence[PageTable]
+    charts: Sequence[PageChart]
+    findings: Sequence[PredictionResult]
+    facts: Sequence[tuple[str, str]]  # name and value of what one must know to repeat the experiment
+    created: str
     version: str
 
 
-def spread(shares: Sequence[tuple[str, float, float]], label: str, *, chance: float | None = None) -> Markup:
-    """A dot with mean - sd to mean + sd for each (name, mean, sd), shares in [0, 1]."""
+def mean_sd_chart(shares: Sequence[tuple[str, float, float]], label: str, *, chance: float | None = None) -> Markup:
+    """Draw a dot with the interval mean - sd to mean + sd for each (name, mean, sd); shares lie in [0, 1]."""
     rows = [
-        Row(label=name, marks=(Mark(slot=1, value=mean, low=max(0.0, mean - sd), high=mean + sd),), chance=chance)
+        IntervalRow(
+            label=name,
+            marks=(IntervalMark(color=1, value=mean, low=max(0.0, mean - sd), high=mean + sd),),
+            chance=chance,
+        )
         for name, mean, sd in shares
     ]
-    return intervals(rows, label)
+    return interval_chart(rows, label)
 
 
-def over_epochs(series: Sequence[tuple[str, Sequence[float]]], label: str) -> Markup:
-    """Shares by epoch, a line each (at most six)."""
-    drawn = [
-        Line(label=name, slot=slot, x=[float(epoch) for epoch in range(1, len(y) + 1)], y=list(y))
-        for slot, (name, y) in enumerate(series[:6], 1)
+def epoch_chart(curves: Sequence[tuple[str, Sequence[float]]], label: str) -> Markup:
+    """Draw shares over epochs, a line for each (name, shares); at most MAX_SERIES lines."""
+    series = [
+        Series(label=name, color=color, x=[float(epoch) for epoch in range(1, len(y) + 1)], y=list(y))
+        for color, (name, y) in enumerate(curves[:MAX_SERIES], 1)
     ]
-    return lines(drawn, label, from_zero=True, share=True, unit="epochs")
+    return line_chart(series, label, from_zero=True, share=True, unit="epochs")
 
 
-def around(series: Sequence[tuple[str, Sequence[float], Sequence[float]]], label: str) -> Markup:
-    """The loss at each place around a minimum, for each (name, places, losses) a line (at most six)."""
-    drawn = [Line(label=name, slot=slot, x=x, y=y) for slot, (name, x, y) in enumerate(series[:6], 1)]
-    return lines(drawn, label, from_zero=True, unit="x the weights' length")
+def landscape_chart(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]], label: str) -> Markup:
+    """Draw the loss around a minimum, a line for each (name, offsets, losses); at most MAX_SERIES lines.
+
+    Offsets are multiples of the length of the weights.
+    """
+    series = [Series(label=name, color=color, x=x, y=y) for color, (name, x, y) in enumerate(curves[:MAX_SERIES], 1)]
+    return line_chart(series, label, from_zero=True, unit="x the weights' length")
 
 
-def render(page: Page) -> str:
-    """The page; texts are escaped by the template."""
-    return environment().get_template("experiment.html.j2").render(
-        experiment=page, made=moment(page.made), style=Markup(file("style.css"))
+def render_experiment(page: ExperimentPage) -> str:
+    """Return the HTML of the page; the template escapes all texts."""
+    return template_environment().get_template("experiment.html.j2").render(
+        experiment=page, created=format_timestamp(page.created), style=Markup(template_text("style.css"))
     )  # fmt: skip

@@ -1,6 +1,6 @@
-"""A held-out corpus in, some of its sound pairs out: what the gallery shows and every model of a page encodes.
+"""Read a sample of pairs from a held-out corpus and embed them: what the gallery shows and every model is judged on.
 
-A pair is a picture and its caption, or the pictures of a clip and its sound.
+A pair is an image with its caption, or the video frames of a clip with its audio.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,48 +13,46 @@ import torch
 from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
-from xmodal.data.decode.fields import Field, FieldMap, allocate, row_of
+from xmodal.data.decode.fields import Field, FieldMap, allocate_columns, row_views
 from xmodal.data.decode.text import caption_id, clean_caption
 from xmodal.data.decode.thumbnail import thumbnail
 from xmodal.data.index.corpus import Corpus, RawSample
-from xmodal.data.index.sampling import Spread, read_spread
+from xmodal.data.index.sampling import SamplePlan, read_sample
 from xmodal.data.media.video import VideoField
 from xmodal.encoders.dual_encoder import DualEncoder
-from xmodal.encoders.input_fields import decoded
+from xmodal.encoders.input_fields import decode_batch
 from xmodal.errors import BadSample, CorpusError
 
-THUMBNAIL = 112  # pixels: sharp at the size of a stamp, a few kilobytes each
-SHOTS = 2  # frames of a clip beside each other in its stamp, and below
+THUMBNAIL_SIZE = 112  # pixels: large enough to recognise the image, a few kilobytes each
+FRAMES_PER_SIDE = 2  # a clip's thumbnail is a square of FRAMES_PER_SIDE x FRAMES_PER_SIDE frames
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Pair:
-    """One sound row as the corpus holds it, with the first of its captions, and its picture as a stamp on white.
+class ReportPair:
+    """One valid row of a held-out corpus, with what a page shows of it.
 
-    Of a clip the stamp shows some frames, `sound` is its log-mel, and the caption a description or the key.
+    The thumbnail is the image on white, or some frames of a clip. The caption is the first one of the row; a clip
+    without a text has its key instead.
     """
 
     row: int
     key: str
-    raw: Mapping[str, Any]  # what the corpus holds of each modality
+    raw: Mapping[str, Any]  # encoded bytes or caption of each modality, as the corpus holds them
     caption: str
-    captions: int  # that the row has
+    caption_count: int  # captions that the row has
     thumbnail: UInt8[np.ndarray, "S S 3"]
-    sound: Float32[np.ndarray, "L M"] | None = None
+    spectrogram: Float32[np.ndarray, "T M"] | None = None  # log-mel of a clip's audio
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Pairs:
-    """The pairs of one corpus.
-
-    `ids` are equal where captions are, so that every picture of a caption is right; a clip's are its own.
-    """
+class ReportPairs:
+    """The pairs that were read from one corpus."""
 
     uri: str
     fingerprint: str
     corpus_rows: int
-    skipped: int  # rows that were read and are not sound
-    pairs: tuple[Pair, ...]
+    skipped: int  # rows that were read but are not valid
+    pairs: tuple[ReportPair, ...]
     modalities: tuple[str, str] = ("image", "text")
 
     def __len__(self) -> int:
@@ -62,109 +60,132 @@ class Pairs:
 
     @property
     def ids(self) -> Int64[Tensor, "P"]:
+        """One id per pair: equal for equal captions, so that each of their images is a correct answer.
+
+        Without captions (clips) every pair has an id of its own.
+        """
         if "text" not in self.modalities:
             return torch.arange(len(self.pairs))
         return torch.tensor([caption_id(pair.caption) for pair in self.pairs], dtype=torch.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Embedded:
-    """P pairs as one model sees them: unit vectors in float32. Of clips, `image` are the pictures, `text` the sound."""
+class PairEmbeddings:
+    """Unit vectors in float32 that one model gives P pairs.
+
+    Of clips, `image` are the embeddings of the video and `text` those of the audio.
+    """
 
     image: Float[Tensor, "P D"]
     text: Float[Tensor, "P D"]
 
 
-def read_pairs(corpus: Corpus, mapping: FieldMap, most: int, clips: Sequence[Field] = ()) -> Pairs:
-    """Up to `most` rows spread over the corpus; CorpusError where none of them is sound.
+def read_pairs(corpus: Corpus, mapping: FieldMap, max_rows: int, clip_fields: Sequence[Field] = ()) -> ReportPairs:
+    """Read up to `max_rows` rows spread evenly over the corpus; rows that are not valid are counted and left out.
 
-    `clips` decode the pictures and the sound of what is shown, where the pairs are clips.
+    With `clip_fields` the pairs are clips, whose thumbnails and spectrograms these fields decode. CorpusError where no
+    row is valid.
     """
-    spread = Spread.over(corpus, most)
+    plan = SamplePlan.evenly(corpus, max_rows)
     pairs, skipped = [], 0
-    for row, sample in read_spread(corpus, spread, columns=tuple(sorted(mapping.members))):
+    for row, sample in read_sample(corpus, plan, columns=tuple(sorted(mapping.members))):
         try:
-            pairs.append(_clip(row, sample, mapping, clips) if clips else _pair(row, sample, mapping))
+            pair = _read_clip(row, sample, mapping, clip_fields) if clip_fields else _read_pair(row, sample, mapping)
+            pairs.append(pair)
         except BadSample:
             skipped += 1
     if not pairs:
-        raise CorpusError(f"{corpus.uri}: none of {spread.rows} rows that were read is a sound pair")
-    return Pairs(
+        raise CorpusError(f"{corpus.uri}: none of {plan.rows} rows that were read is a valid pair")
+    return ReportPairs(
         uri=corpus.uri,
         fingerprint=corpus.fingerprint,
         corpus_rows=corpus.rows,
         skipped=skipped,
         pairs=tuple(pairs),
-        modalities=("video", "audio") if clips else ("image", "text"),
+        modalities=("video", "audio") if clip_fields else ("image", "text"),
     )
 
 
-def shown_of(video: VideoField, audio: Field) -> tuple[Field, Field]:
-    """The fields of a model as `read_pairs` wants them: the same seconds, as few and as large frames as a stamp has."""
-    size = THUMBNAIL // SHOTS * 2  # of a screen with two pixels for each
-    return VideoField(name=video.name, frames=SHOTS**2, size=size, window=video.window, fit="pad"), audio
+def thumbnail_fields(video: VideoField, audio: Field) -> tuple[Field, Field]:
+    """Return the fields with which `read_pairs` decodes clips: those of a model, with frames of a thumbnail's size.
+
+    The thumbnail has two pixels for each pixel of the page, for screens of high density.
+    """
+    size = THUMBNAIL_SIZE // FRAMES_PER_SIDE * 2
+    return VideoField(name=video.name, frames=FRAMES_PER_SIDE**2, size=size, window=video.window, fit="pad"), audio
 
 
-def _clip(row: int, sample: RawSample, mapping: FieldMap, fields: Sequence[Field]) -> Pair:
-    if sample.fault is not None:
-        raise sample.fault
-    members = sample.members or {}
+def _read_clip(row: int, sample: RawSample, mapping: FieldMap, fields: Sequence[Field]) -> ReportPair:
+    members = _members(sample)
     raw = {field.name: mapping.pick(field.name, members) for field in fields}
-    block, random = allocate(fields, 1), np.random.default_rng(0)
+    block, random = allocate_columns(fields, 1), np.random.default_rng(0)
     for field in fields:
-        field.decode(raw[field.name], random, row_of(block, 0))
+        field.decode(raw[field.name], random, row_views(block, 0))
     caption = sample.key
     if "text" in mapping.sources:
         with suppress(BadSample):
             caption = clean_caption(mapping.pick("text", members))
-    return Pair(
-        row=row, key=sample.key, raw=raw, caption=caption, captions=1, thumbnail=_stamp(block["video"][0]),
-        sound=block["audio"][0][: max(1, int(block["audio_length"][0]))],
-    )  # fmt: skip
+    return ReportPair(
+        row=row,
+        key=sample.key,
+        raw=raw,
+        caption=caption,
+        caption_count=1,
+        thumbnail=_tile_frames(block["video"][0]),
+        spectrogram=block["audio"][0][: max(1, int(block["audio_length"][0]))],
+    )
 
 
-def _stamp(shots: UInt8[np.ndarray, "T S S 3"]) -> UInt8[np.ndarray, "S2 S2 3"]:
-    """SHOTS x SHOTS frames in the order of reading."""
-    rows = [np.concatenate(list(shots[i * SHOTS : (i + 1) * SHOTS]), 1) for i in range(SHOTS)]
-    return np.concatenate(rows, 0)
-
-
-def stamp(mapping: FieldMap, members: Mapping[str, Any]) -> UInt8[np.ndarray, "S S 3"]:
-    """What a row looks like, a picture or the middle of a clip; BadSample where it cannot be decoded."""
-    if "video" not in mapping.sources:
-        return thumbnail(mapping.pick("image", members), THUMBNAIL)
-    field = VideoField(frames=1, size=THUMBNAIL, fit="pad")
-    block = allocate([field], 1)
-    field.decode(mapping.pick("video", members), np.random.default_rng(0), row_of(block, 0))
-    return block["video"][0, 0]
-
-
-def _pair(row: int, sample: RawSample, mapping: FieldMap) -> Pair:
+def _members(sample: RawSample) -> Mapping[str, Any]:
+    """Return the members of a row; raise its fault where it could not be read."""
     if sample.fault is not None:
         raise sample.fault
-    members = sample.members or {}
+    return sample.members or {}
+
+
+def _tile_frames(frames: UInt8[np.ndarray, "T S S 3"]) -> UInt8[np.ndarray, "S2 S2 3"]:
+    """Lay frames out in a square of FRAMES_PER_SIDE x FRAMES_PER_SIDE, in reading order."""
+    side = FRAMES_PER_SIDE
+    return np.concatenate([np.concatenate(list(frames[i * side : (i + 1) * side]), 1) for i in range(side)], 0)
+
+
+def row_thumbnail(mapping: FieldMap, members: Mapping[str, Any]) -> UInt8[np.ndarray, "S S 3"]:
+    """Return a thumbnail of a row, its image or the middle frame of its video; BadSample where it cannot be decoded."""
+    if "video" not in mapping.sources:
+        return thumbnail(mapping.pick("image", members), THUMBNAIL_SIZE)
+    field = VideoField(frames=1, size=THUMBNAIL_SIZE, fit="pad")
+    block = allocate_columns([field], 1)
+    field.decode(mapping.pick("video", members), np.random.default_rng(0), row_views(block, 0))
+    frame: UInt8[np.ndarray, "S S 3"] = block["video"][0, 0]
+    return frame
+
+
+def _read_pair(row: int, sample: RawSample, mapping: FieldMap) -> ReportPair:
+    members = _members(sample)
     image, text = mapping.pick("image", members), mapping.pick("text", members)
-    first = next((one for one in text if one), None) if isinstance(text, list | tuple) else text
+    first = next((caption for caption in text if caption), None) if isinstance(text, list | tuple) else text
     if not isinstance(first, str | bytes):
         raise BadSample("no_caption", type(first).__name__)
-    return Pair(
+    return ReportPair(
         row=row,
         key=sample.key,
         raw={"image": image, "text": first},
         caption=clean_caption(first),
-        captions=len(text) if isinstance(text, list | tuple) else 1,
-        thumbnail=thumbnail(image, THUMBNAIL),
+        caption_count=len(text) if isinstance(text, list | tuple) else 1,
+        thumbnail=thumbnail(image, THUMBNAIL_SIZE),
     )
 
 
 @torch.no_grad()
-def embed(model: DualEncoder, fields: Sequence[Field], pairs: Pairs, batch_size: int = 64) -> Embedded:
-    """Every pair in the space of `model`, whose `fields` decode as at an evaluation: central crop, no augmentation."""
-    found: dict[str, list[Tensor]] = {name: [] for name in pairs.modalities}
+def embed_pairs(
+    model: DualEncoder, fields: Sequence[Field], pairs: ReportPairs, batch_size: int = 64
+) -> PairEmbeddings:
+    """Embed every pair with `model`; its `fields` decode as in an evaluation (central crop, no augmentation)."""
+    chunks: dict[str, list[Tensor]] = {name: [] for name in pairs.modalities}
     device = next(model.parameters()).device
     for start in range(0, len(pairs), batch_size):
-        batch = decoded(fields, [pair.raw for pair in pairs.pairs[start : start + batch_size]]).to(device)
-        for name, parts in found.items():
-            parts.append(model.encode(name, batch).cpu())
-    image, text = (torch.cat(parts) for parts in found.values())
-    return Embedded(image=image, text=text)
+        batch = decode_batch(fields, [pair.raw for pair in pairs.pairs[start : start + batch_size]]).to(device)
+        for name in pairs.modalities:
+            chunks[name].append(model.encode(name, batch).cpu())
+    image, text = (torch.cat(chunks[name]) for name in pairs.modalities)
+    return PairEmbeddings(image=image, text=text)

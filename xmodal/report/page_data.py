@@ -1,44 +1,48 @@
-"""What a page is made of: the records of its runs, and what was computed from their models and a held-out corpus."""
+"""The data that a report page is rendered from: run records, embeddings of held-out pairs, quarantined rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from xmodal.report.held_out_pairs import Embedded, Pairs
-from xmodal.report.quarantine_view import Reason
-from xmodal.run.run_record import Evaluated, Recorded
+from xmodal.report.held_out_pairs import PairEmbeddings, ReportPairs
+from xmodal.report.quarantine_view import QuarantineReason
+from xmodal.run.run_record import EvaluationRecord, RunRecord
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Shown:
-    """One run of a page. `slot` (1..6) is its colour."""
+class PageRun:
+    """One run of a report page."""
 
-    recorded: Recorded
-    slot: int
+    record: RunRecord
+    color: int  # index of the run's colour in the charts, 1..6
     checkpoint: str | None = None  # URI of the checkpoint that was loaded
-    step: int | None = None  # its step
-    parameters: int | None = None
-    embedded: Embedded | None = None  # the pairs of the page in its space
-    evaluations: tuple[Evaluated, ...] = ()  # recorded ones, or those computed for the page
-    reasons: tuple[Reason, ...] = ()  # what was quarantined
+    step: int | None = None  # step of that checkpoint
+    parameters: int | None = None  # number of parameters of its model
+    embeddings: PairEmbeddings | None = None  # of the page's held-out pairs, by the model of that checkpoint
+    evaluations: tuple[EvaluationRecord, ...] = ()  # those that the run recorded, or those computed for the page
+    quarantine_reasons: tuple[QuarantineReason, ...] = ()
 
-    label: str = ""  # where two runs of a page have the same name
+    label: str = ""  # used in place of the run's name where two runs of a page have the same name
 
     @property
     def name(self) -> str:
-        return self.label or self.recorded.name
+        """The run's name on the page, unique among its runs."""
+        return self.label or self.record.name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Material:
-    """`missing` says for a section, in one line, what it lacks and which command adds it."""
+class ReportData:
+    """All data of a report page.
 
-    runs: tuple[Shown, ...]
-    pairs: Pairs | None = None
+    `missing` maps the id of a section to a sentence: what the section lacks, and which command adds it.
+    """
+
+    runs: tuple[PageRun, ...]
+    pairs: ReportPairs | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
-    made: str = ""  # when the page was made, ISO time
+    created: str = ""  # ISO time at which the page was made
     version: str = ""  # of xmodal
 
     @property
-    def encoded(self) -> tuple[Shown, ...]:
-        """The runs whose models were loaded."""
-        return tuple(run for run in self.runs if run.embedded is not None)
+    def runs_with_embeddings(self) -> tuple[PageRun, ...]:
+        """The runs whose models have embedded the held-out pairs."""
+        return tuple(run for run in self.runs if run.embeddings is not None)

@@ -1,4 +1,7 @@
-"""A finished search in, one self-contained HTML page out: what matters, what was chosen, and how to run it."""
+"""Render a finished hyper-parameter search as one self-contained HTML page.
+
+The page shows which fields matter, what was chosen and how it compares, and the command that runs the choice.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,276 +12,332 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from xmodal.formatting import clean, count, moment, number, seconds
-from xmodal.report import search_comparison
-from xmodal.report.charts.search_charts import Drawn, axes_of, bars, curves, over_field, parallel, surface
-from xmodal.report.experiment_page import Chart, Table
-from xmodal.report.page import environment, file
-from xmodal.report.search_comparison import Searched
-from xmodal.search.choice import Chosen, Standing
-from xmodal.search.importance import importance, samples
-from xmodal.search.importance import surface as response
-from xmodal.search.objective import Objective
-from xmodal.search.space import Space
+from xmodal.formatting import clean_text, format_duration, format_number, format_timestamp, pluralize
+from xmodal.report.charts.search_charts import (
+    FieldAxis,
+    TrialMark,
+    bar_chart,
+    field_axes,
+    metric_over_field,
+    parallel_coordinates,
+    response_surface,
+    trial_curves,
+)
+from xmodal.report.experiment_page import PageChart, PageTable
+from xmodal.report.page import template_environment, template_text
+from xmodal.report.search_comparison import ComparedSearch, best_so_far_chart, comparison_table
+from xmodal.search.choice import ChosenConfig, RankedConfig
+from xmodal.search.importance import importance, samples, surface
+from xmodal.search.objective import SearchObjective
+from xmodal.search.space import SearchSpace
 from xmodal.search.trial import BASELINE, FINALIST, FINISHED, Trial
 
-MOST_SURFACES = 3
-NONE = "\u2013"
+MAX_SURFACES = 3
+MIN_SURFACE_TRIALS = 6  # a surface through fewer trials shows the smoothing, not the metric
+MAX_STANDINGS = 12
+NO_VALUE = "\u2013"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
-    """All of a page. `places` are the rungs, as shares of the budget; `command` runs what was chosen."""
+class SearchReport:
+    """The data of a search's page; the first of `objectives` is the metric that the page ranks trials by."""
 
     name: str
     trials: Sequence[Trial]
-    space: Space
-    by: tuple[Objective, ...]
-    chosen: Chosen | None
-    places: Sequence[float]
-    command: str
+    space: SearchSpace
+    objectives: tuple[SearchObjective, ...]
+    chosen: ChosenConfig | None
+    rungs: Sequence[float]  # shares of the budget at which trials were stopped
+    command: str  # runs the chosen configuration
     facts: Sequence[tuple[str, str]]
     regret: Sequence[tuple[str, str]] = ()
-    beside: Sequence[Searched] = ()  # this search and another one
-    made: str
+    compared: Sequence[ComparedSearch] = ()  # this search and another one
+    created: str
     version: str
 
+    @property
+    def objective(self) -> SearchObjective:
+        """The objective that the page ranks trials by."""
+        return self.objectives[0]
 
-def render(search: Search) -> str:
-    """The page; texts are escaped by the template."""
-    drawn = _drawn(search)
-    return environment().get_template("search.html.j2").render(
+
+def render_search(search: SearchReport) -> str:
+    """Return the HTML of the page; the template escapes all texts."""
+    marks = _trial_marks(search)
+    tables = (*_comparison_tables(search), _standings_table(search), _trials_table(search))
+    return template_environment().get_template("search.html.j2").render(
         search=search,
-        title=clean(search.name, 60),
-        leads=_leads(search),
+        title=clean_text(search.name, 60),
+        intro=_intro(search),
         tiles=_tiles(search),
-        tables=[one for one in (*_compared(search), _standings(search), _all(search)) if one.rows],
-        wide=_parallel(search, drawn),
-        charts=_charts(search, drawn),
-        made=moment(search.made),
-        style=Markup(file("style.css") + file("search.css")),
+        tables=[table for table in tables if table.rows],
+        wide=_parallel_chart(search, marks),
+        charts=_charts(search, marks),
+        created=format_timestamp(search.created),
+        style=Markup(template_text("style.css") + template_text("search.css")),
     )  # fmt: skip
 
 
-def _charts(search: Search, drawn: Mapping[int, Drawn]) -> list[Chart]:
-    over_fields = [*_fields(search, drawn), *_importance(search), *_surfaces(search, drawn)]
-    return [*_progress(search), *_curves(search, drawn), *over_fields]
+def _charts(search: SearchReport, marks: Mapping[int, TrialMark]) -> list[PageChart]:
+    comparison = best_so_far_chart(search.compared, search.objective) if search.compared else None
+    return [
+        *([comparison] if comparison else []),
+        *_budget_charts(search, marks),
+        *_field_charts(search, marks),
+        *_importance_charts(search),
+        *_surface_charts(search, marks),
+    ]
 
 
-def _compared(search: Search) -> list[Table]:
-    return [search_comparison.table(search.beside, search.by[0])] if search.beside else []
+def _comparison_tables(search: SearchReport) -> list[PageTable]:
+    return [comparison_table(search.compared, search.objective)] if search.compared else []
 
 
-def _progress(search: Search) -> list[Chart]:
-    found = search_comparison.chart(search.beside, search.by[0]) if search.beside else None
-    return [found] if found else []
-
-
-def _drawn(search: Search) -> Mapping[int, Drawn]:
-    by = search.by[0]
-    finished = [t for t in search.trials if t.status == FINISHED and by.better(t) is not None]
-    order = sorted(finished, key=lambda t: -(by.better(t) or 0.0))
-    rank = {trial.number: place / max(1, len(order) - 1) for place, trial in enumerate(order)}
+def _trial_marks(search: SearchReport) -> Mapping[int, TrialMark]:
+    """Return how the charts show each trial, by its number."""
+    objective = search.objective
+    finished = [t for t in search.trials if t.status == FINISHED and objective.better(t) is not None]
+    ranking = sorted(finished, key=lambda t: -(objective.better(t) or 0.0))
+    rank = {trial.number: k / max(1, len(ranking) - 1) for k, trial in enumerate(ranking)}
     return {
-        t.number: Drawn(
-            label=_label(t, by),
-            value=t.last(by.metric),
+        t.number: TrialMark(
+            label=_tooltip(t, objective),
+            value=t.last(objective.metric),
             rank=rank.get(t.number),
             chosen=search.chosen is not None and t.number == search.chosen.trial,
-            baseline=t.kind == BASELINE,
         )
         for t in search.trials
     }
 
 
-def _label(trial: Trial, by: Objective) -> str:
-    value = trial.last(by.metric)
-    told = ", ".join(f"{path} {_shown(x)}" for path, x in trial.values.items())
-    return clean(f"{trial.name} ({trial.status}): {'' if value is None else number(value)}; {told}", 300)
+def _tooltip(trial: Trial, objective: SearchObjective) -> str:
+    value = trial.last(objective.metric)
+    fields = ", ".join(f"{path} {_format_value(value)}" for path, value in trial.values.items())
+    metric = "" if value is None else format_number(value)
+    return clean_text(f"{trial.name} ({trial.status}): {metric}; {fields}", 300)
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
+    """Return the value of a field as text."""
     if isinstance(value, tuple | list):
-        return "[" + ", ".join(map(_shown, value)) + "]"
-    return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else clean(value, 40)
+        return "[" + ", ".join(map(_format_value, value)) + "]"
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return format_number(value) if is_number else clean_text(value, 40)
 
 
-def _leads(search: Search) -> list[str]:
+def _intro(search: SearchReport) -> list[str]:
     fields = ", ".join(search.space.ranges)
-    first = f"{count(len(search.trials), 'trial')} over {fields}, by {' and '.join(one.metric for one in search.by)}."
+    metrics = " and ".join(objective.metric for objective in search.objectives)
+    summary = f"{pluralize(len(search.trials), 'trial')} over {fields}, by {metrics}."
     if search.chosen is None:
-        return [first]
+        return [summary]
     chosen = next(trial for trial in search.trials if trial.number == search.chosen.trial)
-    what = ", ".join(f"{path} = {_shown(value)}" for path, value in chosen.values.items())
-    kind = "the baseline" if chosen.kind == BASELINE else chosen.name
-    return [first, f"Chosen: {kind} ({what}), which {search.chosen.rule}."]
+    values = ", ".join(f"{path} = {_format_value(value)}" for path, value in chosen.values.items())
+    name = "the baseline" if chosen.kind == BASELINE else chosen.name
+    return [summary, f"Chosen: {name} ({values}), which {search.chosen.rule}."]
 
 
-def _tiles(search: Search) -> list[tuple[str, str, str]]:
-    by, trials = search.by[0], search.trials
-    found = [("trials", str(len(trials)), _states(trials))]
+def _tiles(search: SearchReport) -> list[tuple[str, str, str]]:
+    """Return the headline numbers as (name, value, note)."""
+    metric, trials = search.objective.metric, search.trials
+    tiles = [("trials", str(len(trials)), _status_counts(trials))]
     if search.chosen is not None:
-        standing = {one.trial: one for one in search.chosen.standings}
-        for title, which in (("chosen", search.chosen.trial), ("best", search.chosen.best)):
-            one = standing[which]
-            error = f"standard error {one.error:.2g}" if len(one.trials) > 1 else "one seed"
-            found.append((title, number(one.mean), f"{by.metric}, {error}"))
-        base = next((t.last(by.metric) for t in trials if t.kind == BASELINE), None)
-        if base is not None:
-            found.append(("baseline", number(base), by.metric))
-    found.append(("work", seconds(sum(t.seconds for t in trials)), "of all trials together"))
-    return found
+        tiles += _choice_tiles(search.chosen, metric)
+        baseline = _baseline_value(search)
+        if baseline is not None:
+            tiles.append(("baseline", format_number(baseline), metric))
+    work = format_duration(sum(t.seconds for t in trials))
+    return [*tiles, ("work", work, "of all trials together")]
 
 
-def _states(trials: Sequence[Trial]) -> str:
+def _choice_tiles(chosen: ChosenConfig, metric: str) -> list[tuple[str, str, str]]:
+    standings = {standing.trial: standing for standing in chosen.standings}
+    tiles = []
+    for title, number in (("chosen", chosen.trial), ("best", chosen.best)):
+        standing = standings[number]
+        error = f"standard error {standing.error:.2g}" if len(standing.trials) > 1 else "one seed"
+        tiles.append((title, format_number(standing.mean), f"{metric}, {error}"))
+    return tiles
+
+
+def _baseline_value(search: SearchReport) -> int | float | None:
+    metric = search.objective.metric
+    return next((t.last(metric) for t in search.trials if t.kind == BASELINE), None)
+
+
+def _status_counts(trials: Sequence[Trial]) -> str:
     names = list(dict.fromkeys(trial.status for trial in trials))
     return ", ".join(f"{sum(t.status == name for t in trials)} {name}" for name in names)
 
 
-def _standings(search: Search) -> Table:
-    chosen = search.chosen
-    standings = () if chosen is None else chosen.standings[:12]
-    rows = [(f"trial-{one.trial:03d}", _mark(one.trial, chosen), _standing(one, search.space)) for one in standings]
-    columns = [*(path.rpartition(".")[2] for path in search.space.ranges), "mean", "s.e.", "seeds", "departure"]
-    note = "Of those within one standard error of the best, the one that departs least from plain training is chosen."
-    return Table(title="Configurations that ran to their end", note=note, columns=columns, rows=rows)
+def _field_names(space: SearchSpace) -> list[str]:
+    return [path.rpartition(".")[2] for path in space.ranges]
 
 
-def _standing(one: Standing, space: Space) -> list[str]:
-    error = f"{one.error:.2g}" if len(one.trials) > 1 else NONE
-    values = [_shown(value) for value in _values(one.values, space)]
-    return [*values, number(one.mean), error, str(len(one.trials)), f"{one.departure:.2f}"]
+def _standings_table(search: SearchReport) -> PageTable:
+    chosen, space = search.chosen, search.space
+    rows = []
+    if chosen is not None:
+        rows = [
+            (f"trial-{standing.trial:03d}", _standing_role(standing.trial, chosen), _standing_cells(standing, space))
+            for standing in chosen.standings[:MAX_STANDINGS]
+        ]
+    return PageTable(
+        title="Configurations that ran to their end",
+        note="Among those within one standard error of the best, the one that departs least from plain training is "
+        "chosen.",
+        columns=[*_field_names(space), "mean", "s.e.", "seeds", "departure"],
+        rows=rows,
+    )
 
 
-def _mark(trial: int, chosen: Chosen | None) -> str:
-    assert chosen is not None
+def _standing_cells(standing: RankedConfig, space: SearchSpace) -> list[str]:
+    error = f"{standing.error:.2g}" if len(standing.trials) > 1 else NO_VALUE
+    values = [_format_value(value) for value in _values_in_order(standing.values, space)]
+    return [*values, format_number(standing.mean), error, str(len(standing.trials)), f"{standing.departure:.2f}"]
+
+
+def _standing_role(trial: int, chosen: ChosenConfig) -> str:
     words = ["chosen"] * (trial == chosen.trial) + ["best"] * (trial == chosen.best) + ["baseline"] * (trial == 0)
     return ", ".join(words) or ("within one s.e." if trial in chosen.within else "")
 
 
-def _values(values: Mapping[str, Any], space: Space) -> list[Any]:
-    return [values.get(path, NONE) for path in space.ranges]
+def _values_in_order(values: Mapping[str, Any], space: SearchSpace) -> list[Any]:
+    """Return a configuration's values in the order of the space's fields."""
+    return [values.get(path, NO_VALUE) for path in space.ranges]
 
 
-def _all(search: Search) -> Table:
+def _trials_table(search: SearchReport) -> PageTable:
+    metrics = [objective.metric for objective in search.objectives]
     rows = [
         (
             trial.name,
             trial.kind + (f" of trial-{trial.parent:03d}" if trial.parent is not None else ""),
             [
-                *map(_shown, _values(trial.values, search.space)),
+                *map(_format_value, _values_in_order(trial.values, search.space)),
                 str(trial.seed),
                 f"{trial.share:.0%}",
-                *(NONE if (value := trial.last(one.metric)) is None else number(value) for one in search.by),
+                *(NO_VALUE if (value := trial.last(metric)) is None else format_number(value) for metric in metrics),
                 trial.status,
-                clean(trial.why, 120) or NONE,
+                clean_text(trial.why, 120) or NO_VALUE,
             ],
         )
         for trial in search.trials
     ]
-    columns = [*(path.rpartition(".")[2] for path in search.space.ranges), "seed", "done",
-               *(one.metric for one in search.by), "state", "why"]  # fmt: skip
-    return Table(title="All trials", columns=columns, rows=rows)
+    columns = [*_field_names(search.space), "seed", "done", *metrics, "state", "why"]
+    return PageTable(title="All trials", columns=columns, rows=rows)
 
 
-def _parallel(search: Search, drawn: Mapping[int, Drawn]) -> Chart | None:
-    rows = [(drawn[t.number], _values(t.values, search.space)) for t in search.trials if t.kind != FINALIST]
-    if not any(one.value is not None for one, _ in rows):
+def _parallel_chart(search: SearchReport, marks: Mapping[int, TrialMark]) -> PageChart | None:
+    rows = [(marks[t.number], _values_in_order(t.values, search.space)) for t in search.trials if t.kind != FINALIST]
+    if not any(mark.value is not None for mark, _ in rows):
         return None
-    metric = search.by[0].metric.rpartition("/")[2]
-    shown = parallel(list(search.space.ranges.items()), rows, metric, "Parallel coordinates of all trials")
-    caption = "A line is a trial. Green: chosen; strong: the best fifth; pale: stopped, rejected or failed."
-    return Chart(title="Where the good ones are", caption=caption, figure=shown)
+    metric = search.objective.metric.rpartition("/")[2]
+    ranges = list(search.space.ranges.items())
+    return PageChart(
+        title="All trials by their values",
+        caption="A line is a trial. Green: chosen; strong: the best fifth; pale: stopped, rejected or failed.",
+        figure=parallel_coordinates(ranges, rows, metric, "Parallel coordinates of all trials"),
+    )
 
 
-def _curves(search: Search, drawn: Mapping[int, Drawn]) -> list[Chart]:
-    metric = search.by[0].metric
+def _budget_charts(search: SearchReport, marks: Mapping[int, TrialMark]) -> list[PageChart]:
+    metric = search.objective.metric
     rows = [
-        (drawn[t.number], [(r.share, r.metrics[metric]) for r in t.reports if metric in r.metrics])
+        (marks[t.number], [(r.share, r.metrics[metric]) for r in t.reports if metric in r.metrics])
         for t in search.trials
         if t.kind != FINALIST
     ]
     if not any(line for _, line in rows):
         return []
-    caption = f"{metric} over each trial's own budget." + (" Dashed: the rungs." if search.places else "")
-    return [
-        Chart(title="While they ran", caption=caption, figure=curves(rows, search.places, f"{metric} of all trials"))
-    ]
+    caption = f"{metric} over each trial's own budget." + (" Dashed: the rungs." if search.rungs else "")
+    figure = trial_curves(rows, search.rungs, f"{metric} of all trials")
+    return [PageChart(title="The metric during the trials", caption=caption, figure=figure)]
 
 
-def _fields(search: Search, drawn: Mapping[int, Drawn]) -> list[Chart]:
-    by = search.by[0]
-    spread = _spread(search)
-    base = next((t.last(by.metric) for t in search.trials if t.kind == BASELINE), None)
-    found = []
-    for path, one in search.space.ranges.items():
-        rows = [
-            (drawn[t.number], t.values.get(path), spread.get(t.number, 0.0))
-            for t in search.trials
-            if t.status == FINISHED and t.kind != FINALIST
-        ]
-        for axis in axes_of(path, one):
-            if not any(axis[1](value) is not None and d.value is not None for d, value, _ in rows):
-                continue
-            title = f"{by.metric.rpartition('/')[2]} over {axis[0]}"
+def _field_charts(search: SearchReport, marks: Mapping[int, TrialMark]) -> list[PageChart]:
+    """Draw the metric over each number of each field."""
+    metric = search.objective.metric.rpartition("/")[2]
+    sd, baseline = _sd_over_seeds(search), _baseline_value(search)
+    finished = [t for t in search.trials if t.status == FINISHED and t.kind != FINALIST]
+    charts = []
+    for path, axis in _axes(search.space):
+        rows = [(marks[t.number], t.values.get(path), sd.get(t.number, 0.0)) for t in finished]
+        if any(axis.position(value) is not None and mark.value is not None for mark, value, _ in rows):
+            title = f"{metric} over {axis.name}"
             caption = "Dot: a trial that ran to its end; bar: one standard deviation over its seeds."
-            shown = over_field(axis, rows, title, baseline=base)
-            found.append(Chart(title=title, caption=caption, figure=shown))
-    return found
+            figure = metric_over_field(axis, rows, title, baseline=baseline)
+            charts.append(PageChart(title=title, caption=caption, figure=figure))
+    return charts
 
 
-def _spread(search: Search) -> dict[int, float]:
-    metric = search.by[0].metric
+def _axes(space: SearchSpace) -> list[tuple[str, FieldAxis]]:
+    """Return the axes of all fields, each with its field's dotted name."""
+    return [(path, axis) for path, field_range in space.ranges.items() for axis in field_axes(path, field_range)]
+
+
+def _sd_over_seeds(search: SearchReport) -> dict[int, float]:
+    """Return the standard deviation of the metric over seeds, for each trial that finalists repeat."""
+    metric = search.objective.metric
     groups: dict[int, list[float]] = {}
     for trial in search.trials:
         value = trial.last(metric)
         if trial.status == FINISHED and value is not None:
             first = trial.parent if trial.kind == FINALIST and trial.parent is not None else trial.number
             groups.setdefault(first, []).append(value)
-    return {number_: stdev(values) for number_, values in groups.items() if len(values) > 1}
+    return {number: stdev(values) for number, values in groups.items() if len(values) > 1}
 
 
-def _importance(search: Search) -> list[Chart]:
-    found = importance(search.trials, search.space, search.by[0])
-    if not found:
+def _importance_charts(search: SearchReport) -> list[PageChart]:
+    fields = importance(search.trials, search.space, search.objective)
+    if not fields:
         return []
+    title = "Importance of each field"
     caption = "How much worse a random forest explains the metric with the field shuffled, as a share of its variance."
-    shown = bars([(one.path, one.mean, one.sd) for one in found], "Importance of each field")
-    return [Chart(title="Importance of each field", caption=caption, figure=shown)]
+    figure = bar_chart([(field.path, field.mean, field.sd) for field in fields], title)
+    return [PageChart(title=title, caption=caption, figure=figure)]
 
 
-def _surfaces(search: Search, drawn: Mapping[int, Drawn]) -> list[Chart]:
-    _, values = samples(search.trials, search.space, search.by[0])
-    if len(values) < 6 or search.space.size < 2:
+def _surface_charts(search: SearchReport, marks: Mapping[int, TrialMark]) -> list[PageChart]:
+    """Draw smoothed responses over pairs of field numbers, at most MAX_SURFACES."""
+    _, values = samples(search.trials, search.space, search.objective)
+    if len(values) < MIN_SURFACE_TRIALS or search.space.size < 2:
         return []
-    axes = [axis for path, one in search.space.ranges.items() for axis in axes_of(path, one)]
-    at = _places(search)
-    found = []
-    for a, b in list(combinations(range(len(axes)), 2))[:MOST_SURFACES]:
-        kept = [
-            (n, u, v)
-            for n, p in at.items()
-            if (u := p[a]) is not None and (v := p[b]) is not None and drawn[n].rank is not None
-        ]
-        if len(kept) < 6:
-            continue
-        scores = np.array([search.by[0].sign * (drawn[n].value or 0.0) for n, _, _ in kept])
-        cells = response(np.array([[u, v] for _, u, v in kept], float), scores)
-        title = f"{axes[b][0]} against {axes[a][0]}"
-        shown = surface(
-            cells, (axes[a][0], axes[a][2]), (axes[b][0], axes[b][2]),
-            [(drawn[n], u, v) for n, u, v in kept], title,
-        )  # fmt: skip
-        found.append(Chart(title=title, caption="Smoothed over the trials (dots); stronger is better.", figure=shown))
-    return found
+    axes = [axis for _, axis in _axes(search.space)]
+    positions = _trial_positions(search)
+    pairs = list(combinations(range(len(axes)), 2))[:MAX_SURFACES]
+    charts = [_surface_chart(search, marks, positions, axes, a, b) for a, b in pairs]
+    return [chart for chart in charts if chart is not None]
 
 
-def _places(search: Search) -> dict[int, list[float | None]]:
-    """Of each trial that ended in the space, where each number of its values lies on its axis."""
+def _surface_chart(
+    search: SearchReport,
+    marks: Mapping[int, TrialMark],
+    positions: Mapping[int, Sequence[float | None]],
+    axes: Sequence[FieldAxis],
+    a: int,
+    b: int,
+) -> PageChart | None:
+    """Draw the response over axes `a` (across) and `b` (upwards); None where too few trials have both numbers."""
+    points = [
+        (marks[number], x, y)
+        for number, units in positions.items()
+        if (x := units[a]) is not None and (y := units[b]) is not None and marks[number].rank is not None
+    ]
+    if len(points) < MIN_SURFACE_TRIALS:
+        return None
+    scores = np.array([search.objective.sign * (mark.value or 0.0) for mark, _, _ in points])
+    cells = surface(np.array([[x, y] for _, x, y in points], float), scores)
+    title = f"{axes[b].name} against {axes[a].name}"
+    figure = response_surface(cells, axes[a], axes[b], points, title)
+    return PageChart(title=title, caption="Smoothed over the trials (dots); stronger is better.", figure=figure)
+
+
+def _trial_positions(search: SearchReport) -> dict[int, list[float | None]]:
+    """Return the positions in [0, 1] of a trial's values on all axes, for each trial that has every value."""
+    axes = _axes(search.space)
     return {
-        t.number: [
-            axis[1](t.values.get(path)) for path, one in search.space.ranges.items() for axis in axes_of(path, one)
-        ]
+        t.number: [axis.position(t.values.get(path)) for path, axis in axes]
         for t in search.trials
-        if t.kind != FINALIST and all(path in t.values and t.values[path] is not None for path in search.space.ranges)
+        if t.kind != FINALIST and all(t.values.get(path) is not None for path in search.space.ranges)
     }

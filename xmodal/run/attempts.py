@@ -1,7 +1,7 @@
-"""Which start of a run is the present one: a run directory in, attempt numbers 1, 2, ... out.
+"""Attempt numbers 1, 2, ... of the starts of a run.
 
-Each start leaves one small file. A process of an earlier start that was only asleep finds a number above its own, and
-writes no more.
+Each start writes one small file. A suspended process of an earlier start that wakes up finds a number above its own,
+and does not write any more.
 """
 
 import json
@@ -15,16 +15,16 @@ DEFAULT = StorageOptions()
 
 
 def claim_attempt(run_uri: str, *, options: StorageOptions = DEFAULT) -> int:
-    """The number of this start of the run, one above the newest; called by one process (rank 0) at each start."""
+    """Return the number of this start of the run, one above the newest; called by rank 0 once at each start."""
     attempt = newest_attempt(run_uri, options=options) + 1
-    note = {"attempt": attempt, "started": datetime.now(UTC).isoformat(timespec="seconds"), "process": os.getpid()}
+    record = {"attempt": attempt, "started": datetime.now(UTC).isoformat(timespec="seconds"), "process": os.getpid()}
     uri = storage.join(run_uri, "attempts", f"{attempt:06d}.json")
-    storage.write(uri, (json.dumps(note) + "\n").encode(), options=options)
+    storage.write(uri, (json.dumps(record) + "\n").encode(), options=options)
     return attempt
 
 
 def newest_attempt(run_uri: str, *, options: StorageOptions = DEFAULT) -> int:
-    """The highest number claimed; 0 before the first."""
+    """Return the highest number claimed; 0 before the first."""
     try:
         entries = storage.list_files(storage.join(run_uri, "attempts"), options=options)
     except NotFound:

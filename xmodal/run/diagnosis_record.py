@@ -1,4 +1,4 @@
-"""A file of RUN/diagnoses in, what it says as checked values out."""
+"""Read a file of RUN/diagnoses as checked values."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,94 +7,97 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Magnitudes:
-    """The gradient of one loss at one encoder, over mini-batches."""
+class GradientMagnitudes:
+    """Statistics of the gradient of one loss at one encoder, over mini-batches."""
 
     norms: tuple[float, ...]
-    mean: float
+    mean: float  # of the norms
     variance: float  # of the norms
     covariance_trace: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """What one encoder knows of the classes: by its own head, and by a linear probe; None: not measured."""
+class EncoderAccuracy:
+    """Accuracy from one encoder: of its own head, and of a linear probe on its features; None: not measured."""
 
     head: float | None
     probe: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diagnosed:
-    """What `jobs.diagnose` found for one checkpoint. Losses that are not finite are NaN."""
+class DiagnosisRecord:
+    """The results of `jobs.diagnose` for one checkpoint; losses that are not finite are NaN."""
 
     step: int
     corpus: str
     held_out: str
     rows: int
     batch_size: int
-    gradients: Mapping[str, Mapping[str, Magnitudes]]  # encoder -> loss (multimodal, unimodal)
-    conflict_share: Mapping[str, float]
-    places: tuple[float, ...]
-    losses: tuple[tuple[float, ...], ...]  # one row for each direction
-    rise: float
-    eigenvalue: float
+    gradients: Mapping[str, Mapping[str, GradientMagnitudes]]  # encoder -> loss (multimodal, unimodal)
+    conflict_share: Mapping[str, float]  # encoder -> share of mini-batches on which both gradients conflict
+    offsets: tuple[float, ...]  # along random directions around the minimum, in multiples of the weights' norm
+    losses: tuple[tuple[float, ...], ...]  # at the offsets, one row for each direction
+    loss_rise: float  # mean loss at both ends, minus the loss at the minimum
+    top_eigenvalue: float  # of the Hessian, by power iteration
     iterations: int
     converged: bool
     residual: float
-    known: Mapping[str, Known]
-    judged_on: int  # rows behind `known`
+    accuracy: Mapping[str, EncoderAccuracy]
+    accuracy_rows: int  # rows that `accuracy` was measured on
     chance: float
 
 
-def diagnosed(record: Mapping[str, Any]) -> Diagnosed:
-    """ValueError, KeyError, TypeError or AttributeError for a record that is none."""
-    flat, accuracy = record["flatness"], record["accuracy"]
-    places, losses = _numbers(flat["places"]), tuple(_numbers(row) for row in flat["losses"])
-    if not losses or any(len(row) != len(places) for row in losses):
+def parse_diagnosis(record: Mapping[str, Any]) -> DiagnosisRecord:
+    """Return the content of a diagnosis file.
+
+    ValueError, KeyError, TypeError or AttributeError where it is not one.
+    """
+    flatness, accuracy, gradients = record["flatness"], record["accuracy"], record["gradients"]
+    offsets, losses = _numbers(flatness["places"]), tuple(_numbers(row) for row in flatness["losses"])
+    if not losses or any(len(row) != len(offsets) for row in losses):
         raise ValueError("its losses do not fit its places")
-    top = flat["eigenvalue"]
-    return Diagnosed(
+    eigenvalue = flatness["eigenvalue"]
+    return DiagnosisRecord(
         step=int(record["step"]),
         corpus=str(record.get("corpus", "")),
         held_out=str(record.get("held_out") or ""),
         rows=int(record.get("rows", 0)),
         batch_size=int(record.get("batch_size", 0)),
-        gradients={encoder: _magnitudes(found) for encoder, found in record["gradients"].items()},
+        gradients={encoder: _magnitudes(losses) for encoder, losses in gradients.items()},
         conflict_share={
-            encoder: float(found["conflict_share"])
-            for encoder, found in record["gradients"].items()
-            if "conflict_share" in found
+            encoder: float(values["conflict_share"])
+            for encoder, values in gradients.items()
+            if "conflict_share" in values
         },
-        places=places,
+        offsets=offsets,
         losses=losses,
-        rise=_number(flat["rise"]),
-        eigenvalue=_number(top["value"]),
-        iterations=int(top["iterations"]),
-        converged=bool(top["converged"]),
-        residual=_number(top["residual"]),
-        known={name: _known(found) for name, found in accuracy.items() if isinstance(found, Mapping)},
-        judged_on=int(accuracy["rows"]),
+        loss_rise=_number(flatness["rise"]),
+        top_eigenvalue=_number(eigenvalue["value"]),
+        iterations=int(eigenvalue["iterations"]),
+        converged=bool(eigenvalue["converged"]),
+        residual=_number(eigenvalue["residual"]),
+        accuracy={name: _accuracy(values) for name, values in accuracy.items() if isinstance(values, Mapping)},
+        accuracy_rows=int(accuracy["rows"]),
         chance=float(accuracy["chance"]),
     )
 
 
-def _magnitudes(found: Mapping[str, Any]) -> dict[str, Magnitudes]:
+def _magnitudes(losses: Mapping[str, Any]) -> dict[str, GradientMagnitudes]:
     return {
-        loss: Magnitudes(
-            norms=_numbers(one["norms"]),
-            mean=float(one["mean_norm"]),
-            variance=float(one["norm_variance"]),
-            covariance_trace=float(one["covariance_trace"]),
+        loss: GradientMagnitudes(
+            norms=_numbers(values["norms"]),
+            mean=float(values["mean_norm"]),
+            variance=float(values["norm_variance"]),
+            covariance_trace=float(values["covariance_trace"]),
         )
-        for loss, one in found.items()
-        if isinstance(one, Mapping)
+        for loss, values in losses.items()
+        if isinstance(values, Mapping)
     }
 
 
-def _known(found: Mapping[str, Any]) -> Known:
-    head, probe = found.get("head"), found.get("probe")
-    return Known(head=None if head is None else float(head), probe=None if probe is None else float(probe))
+def _accuracy(values: Mapping[str, Any]) -> EncoderAccuracy:
+    head, probe = values.get("head"), values.get("probe")
+    return EncoderAccuracy(head=None if head is None else float(head), probe=None if probe is None else float(probe))
 
 
 def _numbers(values: Sequence[Any]) -> tuple[float, ...]:

@@ -1,9 +1,9 @@
-"""A storage URI, a name and a configuration in; a new run's directory, or the one to continue, out."""
+"""Creates and opens the directory of a run, and checks that a resumed run has the same configuration and corpora."""
 
 import json
 import re
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -31,21 +31,23 @@ class Run:
 
     @property
     def id(self) -> str:
-        """A UUID: checkpoints of another run are told apart by it, whatever their names."""
-        return self.record["id"]
+        """Return the UUID, which distinguishes runs of the same name and their checkpoints."""
+        return str(self.record["id"])
 
     @property
     def name(self) -> str:
-        return self.record["name"]
+        return str(self.record["name"])
 
     @property
     def config(self) -> Mapping[str, Any]:
-        return self.record["config"]
+        config: Mapping[str, Any] = self.record["config"]
+        return config
 
     @property
     def corpora(self) -> Mapping[str, str]:
-        """Fingerprint of each corpus by name."""
-        return self.record["corpora"]
+        """Return the fingerprint of each corpus by name."""
+        corpora: Mapping[str, str] = self.record["corpora"]
+        return corpora
 
     @property
     def checkpoints_uri(self) -> str:
@@ -60,11 +62,11 @@ def create_run(
     corpora: Mapping[str, str] | None = None,
     options: StorageOptions = DEFAULT,
 ) -> Run:
-    """Start a run's directory and record what it was asked to do; ConfigError if anything is there already.
+    """Create the directory of a run with its record; ConfigError if anything is there already.
 
-    `config` is a dataclass or nested plain values, without secrets; `corpora` the fingerprint of each corpus.
+    `config` is a dataclass or nested plain values, without secrets; `corpora` has the fingerprint of each corpus.
     """
-    uri = check_new(storage_uri, name, options=options)
+    uri = new_run_uri(storage_uri, name, options=options)
     record = {
         "format": FORMAT,
         "id": uuid.uuid4().hex,
@@ -79,9 +81,9 @@ def create_run(
     return Run(uri=uri, record=record, options=options)
 
 
-def check_new(storage_uri: str, name: str, *, options: StorageOptions = DEFAULT) -> str:
-    """The URI of a run that does not exist yet; ConfigError if anything is there."""
-    uri = storage.join(storage_uri, check_name(name))
+def new_run_uri(storage_uri: str, name: str, *, options: StorageOptions = DEFAULT) -> str:
+    """Return the URI for a new run; ConfigError if anything is there already."""
+    uri = storage.join(storage_uri, check_run_name(name))
     if storage.exists(uri, options=options):
         raise ConfigError(
             f"the run {name!r} exists already in {storage_uri}; --resume continues it, another --name starts anew"
@@ -96,52 +98,60 @@ def open_run(
     config: Any = None,
     corpora: Mapping[str, str] | None = None,
     may_change: Collection[str] = (),
+    upgrade: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
     options: StorageOptions = DEFAULT,
 ) -> Run:
-    """The run of that name; with `config`, to continue it, and the continuation is recorded.
+    """Open the run of that name; with `config` it is resumed, and the resume is recorded.
 
-    ConfigError if there is none (with the nearest name), or if `config` or `corpora` differ from what is recorded in
-    any field but those of `may_change` (dotted names; a table's name allows all its fields). The fields that did
-    change are kept in the record's `resumes`; `config` becomes the present one.
+    `upgrade` converts the recorded configuration to today's field names before it is compared.
+
+    Raises ConfigError if there is no such run (with the nearest name), or if `corpora` or `config` differ from the
+    record in other fields than `may_change` (dotted names; the name of a table allows all its fields). The fields that
+    changed are appended to the record's `resumes`, and `config` replaces the recorded one.
     """
-    uri = storage.join(storage_uri, check_name(name))
+    uri = storage.join(storage_uri, check_run_name(name))
     record = _read(uri, storage_uri, name, options)
+    record["config"] = upgrade(record["config"])
     run = Run(uri=uri, record=record, options=options)
     if config is None:
         return run
-    _refuse_other_corpora(name, record["corpora"], dict(corpora or {}))
-    changed = check_same_config(run, config, may_change=may_change)
-    resume = {"at": _now(), "changed": {key: list(pair) for key, pair in changed.items()}, "provenance": provenance()}
+    _raise_if_corpora_changed(name, record["corpora"], dict(corpora or {}))
+    changes = check_same_config(run, config, may_change=may_change)
+    resume = {"at": _now(), "changed": {key: list(pair) for key, pair in changes.items()}, "provenance": provenance()}
     record = {**record, "config": to_plain(config), "resumes": [*record["resumes"], resume]}
     _write(uri, record, options)
     return Run(uri=uri, record=record, options=options)
 
 
-def check_name(name: str) -> str:
-    """`name` if it can be a directory's name everywhere; ConfigError with a name that can otherwise."""
+def check_run_name(name: str) -> str:
+    """Return `name` if it is a valid directory name everywhere; otherwise ConfigError with a valid one.
+
+    >>> check_run_name("vit-b-32.seed-1")
+    'vit-b-32.seed-1'
+    """
     if _NAME.fullmatch(name) and not name.endswith("."):
         return name
-    mended = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "run-1"
+    valid_name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "run-1"
     raise ConfigError(
         f"{name!r} cannot name a run: use up to 100 letters, digits, '.', '_' and '-', the first a letter or digit, "
-        f"for example {mended!r}"
+        f"for example {valid_name!r}"
     )
 
 
 def run_names(storage_uri: str, *, options: StorageOptions = DEFAULT) -> list[str]:
-    """The names of all runs in `storage_uri`, sorted."""
-    place = storage_uri.rstrip("/")
+    """Return the names of all runs in `storage_uri`, sorted."""
+    parent = storage_uri.rstrip("/")
     try:
-        entries = storage.list_files(place, options=options)
+        entries = storage.list_files(parent, options=options)
     except NotFound:
         return []
-    paths = (entry.uri.removeprefix(f"{place}/").split("/") for entry in entries)
+    paths = (entry.uri.removeprefix(f"{parent}/").split("/") for entry in entries)
     return sorted(path[0] for path in paths if len(path) == 2 and path[1] == RECORD)
 
 
 def _read(uri: str, storage_uri: str, name: str, options: StorageOptions) -> dict[str, Any]:
     try:
-        record = json.loads(storage.read(storage.join(uri, RECORD), options=options))
+        record: dict[str, Any] = json.loads(storage.read(storage.join(uri, RECORD), options=options))
     except NotFound as error:
         raise ConfigError(
             f"there is no run {name!r} in {storage_uri}: {nearest(name, run_names(storage_uri, options=options))}; "
@@ -160,27 +170,30 @@ def _write(uri: str, record: Mapping[str, Any], options: StorageOptions) -> None
 
 
 def check_same_config(run: Run, config: Any, *, may_change: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
-    """The fields in which `config` differs from the run's, {name: (old, new)}; ConfigError for others than may."""
-    changed = differences(run.config, to_plain(config))
+    """Return the fields in which `config` differs from the run's, as {name: (old, new)}.
+
+    Raises ConfigError if a field differs that is not in `may_change`.
+    """
+    changes = differences(run.config, to_plain(config))
     allowed = frozenset(may_change)
-    refused = [
-        f"{key} is {old!r} there and {new!r} here" for key, (old, new) in changed.items() if not is_within(key, allowed)
+    not_allowed = [
+        f"{key} is {old!r} there and {new!r} here" for key, (old, new) in changes.items() if not is_within(key, allowed)
     ]
-    if refused:
+    if not_allowed:
         raise ConfigError(
-            f"the run {run.name!r} was started with another configuration: {'; '.join(refused)}. "
+            f"the run {run.name!r} was started with another configuration: {'; '.join(not_allowed)}. "
             "Resume it with the recorded values, or start anew under another --name"
         )
-    return changed
+    return changes
 
 
-def _refuse_other_corpora(name: str, recorded: dict[str, str], given: dict[str, str]) -> None:
-    changed = differences(recorded, given)
-    if changed:
-        listed = "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
+def _raise_if_corpora_changed(name: str, recorded: dict[str, str], given: dict[str, str]) -> None:
+    changes = differences(recorded, given)
+    if changes:
+        fingerprints = "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in changes.items())
         raise ConfigError(
             f"the corpora of the run {name!r} have changed, so its order of rows cannot be continued (fingerprints: "
-            f"{listed}). Restore the corpora, or start anew under another --name"
+            f"{fingerprints}). Restore the corpora, or start anew under another --name"
         )
 
 

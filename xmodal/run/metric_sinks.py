@@ -1,4 +1,4 @@
-"""Where figures go besides `metrics.jsonl`: names in, sinks out (TensorBoard, Weights & Biases, MLflow)."""
+"""Destinations of metrics besides `metrics.jsonl`: TensorBoard, Weights & Biases and MLflow."""
 
 import importlib
 import importlib.util
@@ -19,8 +19,8 @@ _MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 
 
 @runtime_checkable
-class Sink(Protocol):
-    """Takes finite scalars; `sync` makes them durable, `close` ends."""
+class MetricSink(Protocol):
+    """A destination of finite scalars; `sync` makes them durable, `close` ends."""
 
     def log(self, step: int, scalars: Scalars) -> None: ...
     def sync(self) -> None: ...
@@ -28,10 +28,10 @@ class Sink(Protocol):
 
 
 def check_sinks(names: Collection[str]) -> None:
-    """ConfigError for an unknown name, or for a package that is not installed; asked before any worker starts."""
+    """Raise ConfigError for an unknown name, or for a package that is not installed; called before workers start."""
     for name in names:
         if name not in _MODULES:
-            raise ConfigError(f"unknown place for metrics {name!r}: {nearest(name, _MODULES)}")
+            raise ConfigError(f"unknown destination of metrics {name!r}: {nearest(name, _MODULES)}")
         if importlib.util.find_spec(_MODULES[name]) is None:
             raise ConfigError(f"metrics to {name} need its package: pip install {_MODULES[name]}")
 
@@ -45,10 +45,10 @@ def open_sinks(
     config: Mapping[str, Any],
     after_step: int | None,
     options: StorageOptions,
-) -> list[Sink]:
-    """One sink per name, in the order given. Figures after `after_step` will come again and replace the first ones."""
+) -> list[MetricSink]:
+    """Return one sink for each name, in order; metrics after `after_step` will be logged again and replace the old."""
     check_sinks(names)
-    sinks: list[Sink] = []
+    sinks: list[MetricSink] = []
     for name in names:
         if name == "tensorboard":
             sinks.append(TensorBoard(storage.join(run_uri, "tensorboard"), after_step=after_step, options=options))
@@ -60,19 +60,19 @@ def open_sinks(
 
 
 class TensorBoard:
-    """Event files below `uri`; on S3 they are written to a local directory and uploaded by `sync`."""
+    """TensorBoard event files below `uri`; for S3 they are written to a local directory and uploaded by `sync`."""
 
     def __init__(self, uri: str, *, after_step: int | None, options: StorageOptions) -> None:
         self._uri = uri
         self._options = options
         self._spool: tempfile.TemporaryDirectory[str] | None = None
         self._directory = self._prepare()
-        from tensorboardX import SummaryWriter  # imports torch, for which reading a run must not wait
+        from tensorboardX import SummaryWriter  # imports torch, which reading a run does not need
 
         self._writer = SummaryWriter(
             str(self._directory),
-            purge_step=0 if after_step is None else after_step + 1,  # TensorBoard hides what came before
-            filename_suffix=f".{secrets.token_hex(4)}",  # names count in seconds: a quick restart would overwrite
+            purge_step=0 if after_step is None else after_step + 1,  # TensorBoard hides earlier events from there on
+            filename_suffix=f".{secrets.token_hex(4)}",  # file names have seconds only: a quick restart would overwrite
         )
 
     def log(self, step: int, scalars: Scalars) -> None:
@@ -100,7 +100,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """The run of the same id at wandb.ai or a server of one's own; `wandb` reads its key from its own settings."""
+    """The run of the same id at wandb.ai or another server; `wandb` reads its key from its own settings."""
 
     def __init__(self, *, run_id: str, run_name: str, config: Mapping[str, Any]) -> None:
         wandb = importlib.import_module("wandb")
@@ -110,21 +110,21 @@ class WeightsAndBiases:
         self._run.log(dict(scalars), step=step)
 
     def sync(self) -> None:
-        """wandb sends by itself."""
+        """Do nothing: wandb sends by itself."""
 
     def close(self) -> None:
         self._run.finish()
 
 
 class MLflow:
-    """The run with the tag `xmodal.run_id` at the tracking server of the environment; made when there is none."""
+    """The MLflow run with the tag `xmodal.run_id` at the tracking server of the environment; created if missing."""
 
     def __init__(self, *, run_id: str, run_name: str, config: Mapping[str, Any]) -> None:
         self._mlflow = importlib.import_module("mlflow")
         tag = {"xmodal.run_id": run_id}
-        known = self._mlflow.search_runs(filter_string=f"tags.`xmodal.run_id` = '{run_id}'", output_format="list")
-        if known:
-            self._mlflow.start_run(run_id=known[0].info.run_id)
+        runs = self._mlflow.search_runs(filter_string=f"tags.`xmodal.run_id` = '{run_id}'", output_format="list")
+        if runs:
+            self._mlflow.start_run(run_id=runs[0].info.run_id)
         else:
             self._mlflow.start_run(run_name=run_name, tags=tag)
             self._mlflow.log_dict(dict(config), "config.json")
@@ -133,7 +133,7 @@ class MLflow:
         self._mlflow.log_metrics(dict(scalars), step=step)
 
     def sync(self) -> None:
-        """mlflow sends by itself."""
+        """Do nothing: mlflow sends by itself."""
 
     def close(self) -> None:
         self._mlflow.end_run()

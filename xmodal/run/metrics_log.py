@@ -1,20 +1,21 @@
-"""The figures of a run: (step, metrics) in, a line of `metrics.jsonl` and an event in every sink out.
+"""The metrics log of a run: one line of `metrics.jsonl` for each logged step, and an event in every sink.
 
-Written by one process, rank 0. A run that continues from step s first drops the lines after s: they come again, and a
-curve has no doubles.
+Written by one process, rank 0. A run that resumes from step s first drops the lines after s, because these steps are
+logged again.
 """
 
 import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from xmodal import storage
+from xmodal.callbacks import Notify
 from xmodal.errors import ConfigError
-from xmodal.run.metric_sinks import Sink, open_sinks
+from xmodal.run.metric_sinks import MetricSink, open_sinks
 from xmodal.storage import NotFound, StorageOptions
 from xmodal.storage.address import S3Address, parse
 
@@ -22,14 +23,12 @@ DEFAULT = StorageOptions()
 FILE = "metrics.jsonl"
 RESERVED = ("step", "time", "non_finite")
 
-Notify = Callable[[str], None]
-
 
 class MetricsLog:
     """Appends to `<run_uri>/metrics.jsonl` and to `sinks`.
 
-    `after_step` is the step the run continues from; None for a start from nothing. A local file is appended to and
-    flushed line by line; for S3 the lines wait in a local file until `sync`, which belongs beside every checkpoint.
+    `after_step` is the step that the run resumes from; None for a new run. A local file is flushed after each line.
+    For S3 the lines stay in a local file until `sync`, which should be called with every checkpoint.
     """
 
     def __init__(
@@ -46,11 +45,11 @@ class MetricsLog:
     ) -> None:
         self._uri = storage.join(run_uri, FILE)
         self._options = options
-        kept = _lines_up_to(self._uri, after_step, notify, options)
+        earlier_lines = _lines_up_to(self._uri, after_step, notify, options)
         self._spool: tempfile.TemporaryDirectory[str] | None = None
-        self._path = self._prepare(kept)
+        self._path = self._prepare(earlier_lines)
         self._file: TextIO = self._path.open("a", encoding="utf-8")
-        self._sinks: list[Sink] = open_sinks(
+        self._sinks: list[MetricSink] = open_sinks(
             sinks,
             run_uri,
             run_id=run_id,
@@ -61,21 +60,21 @@ class MetricsLog:
         )
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """One line: `step`, `time` (seconds since 1970), then the metrics as plain JSON.
+        """Write one line: `step`, `time` (seconds since 1970), then the metrics as plain JSON.
 
-        Values are numbers (0-dimensional tensors and numpy scalars too), booleans, text or None; ConfigError names any
-        other. One that is not finite becomes null and is named under `non_finite`: JSON has no NaN.
+        Values are numbers (also 0-dimensional tensors and numpy scalars), booleans, text or None; ConfigError names
+        any other. A value that is not finite becomes null and is listed under `non_finite`, because JSON has no NaN.
         """
         values = {name: _plain(name, value) for name, value in metrics.items()}
-        broken = {name: repr(value) for name, value in values.items() if not _finite(value)}
+        non_finite = {name: repr(value) for name, value in values.items() if not _finite(value)}
         line: dict[str, Any] = {"step": int(step), "time": round(time.time(), 3)}
-        line |= {name: None if name in broken else value for name, value in values.items()}
-        if broken:
-            line["non_finite"] = broken
+        line |= {name: None if name in non_finite else value for name, value in values.items()}
+        if non_finite:
+            line["non_finite"] = non_finite
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
         for sink in self._sinks:
-            sink.log(step, _numbers({name: value for name, value in values.items() if name not in broken}))
+            sink.log(step, _numbers({name: value for name, value in values.items() if name not in non_finite}))
 
     def sync(self) -> None:
         """Make everything logged so far durable in storage."""
@@ -86,7 +85,7 @@ class MetricsLog:
             sink.sync()
 
     def close(self) -> None:
-        """Sync and end; safe to call again."""
+        """Sync and close; can be called again."""
         if self._file.closed:
             return
         self.sync()
@@ -102,45 +101,45 @@ class MetricsLog:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _prepare(self, kept: bytes) -> Path:
-        """The local file to append to, holding the kept lines; for a local run that is the run's own file."""
+    def _prepare(self, earlier_lines: bytes) -> Path:
+        """Return the local file to append to, with the earlier lines; for a local run it is the run's own file."""
         address = parse(self._uri)
         if not isinstance(address, S3Address):
-            storage.write(self._uri, kept)
+            storage.write(self._uri, earlier_lines)
             return Path(address.path)
         self._spool = tempfile.TemporaryDirectory(prefix="xmodal-metrics-")
         path = Path(self._spool.name) / FILE
-        path.write_bytes(kept)
+        path.write_bytes(earlier_lines)
         return path
 
 
 def read_metrics(run_uri: str, *, options: StorageOptions = DEFAULT) -> list[Any]:
-    """The lines of a run's `metrics.jsonl`, oldest first; a last line that is still being written is left out.
+    """Return the lines of a run's `metrics.jsonl`, oldest first, without a last line that is still being written.
 
-    Each is a table with a `step`, unless the file was tampered with.
+    Each line is a dict with a `step`, unless somebody edited the file.
     """
     data = storage.read(storage.join(run_uri, FILE), options=options)
-    whole, _, _ = data.rpartition(b"\n")
-    return [json.loads(line) for line in whole.splitlines()]
+    complete, _, _ = data.rpartition(b"\n")
+    return [json.loads(line) for line in complete.splitlines()]
 
 
 def _lines_up_to(uri: str, after_step: int | None, notify: Notify, options: StorageOptions) -> bytes:
-    """The stored lines with a step up to `after_step`; a line cut short by a kill is dropped and reported."""
+    """Return the stored lines with a step up to `after_step`; a line cut short by a kill is dropped and reported."""
     if after_step is None:
         return b""
     try:
         data = storage.read(uri, options=options)
     except NotFound:
         return b""
-    kept, torn = [], 0
+    lines, incomplete = [], 0
     for line in data.splitlines():
         step = _step(line)
-        torn += step is None
+        incomplete += step is None
         if step is not None and step <= after_step:
-            kept.append(line + b"\n")
-    if torn:
-        notify(f"{uri}: {torn} line(s) cut short by a kill were dropped")
-    return b"".join(kept)
+            lines.append(line + b"\n")
+    if incomplete:
+        notify(f"{uri}: {incomplete} line(s) cut short by a kill were dropped")
+    return b"".join(lines)
 
 
 def _step(line: bytes) -> int | None:
@@ -153,7 +152,7 @@ def _step(line: bytes) -> int | None:
 
 def _plain(name: str, value: Any) -> Any:
     if name in RESERVED:
-        raise ConfigError(f"a metric cannot be called {name!r}; these names are taken: {', '.join(RESERVED)}")
+        raise ConfigError(f"a metric cannot be called {name!r}; these names are reserved: {', '.join(RESERVED)}")
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str):

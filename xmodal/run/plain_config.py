@@ -1,6 +1,4 @@
-"""Configurations as plain JSON: dataclasses and nested values in, dicts, lists, strings and numbers out; and back to
-dotted names for comparing two of them.
-"""
+"""Converts configurations to plain JSON values, and compares two of them by dotted field names."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,11 +9,15 @@ from typing import Any
 
 from xmodal.errors import ConfigError
 
-MISSING = "(not set)"  # how a field that one side does not have is shown
+MISSING = "(not set)"  # shown for a field that only one of two configurations has
 
 
 def to_plain(value: Any, name: str = "config") -> Any:
-    """The same value as JSON would give it back; ConfigError names a field that JSON cannot hold."""
+    """Convert a value to what JSON would return for it; ConfigError names a field that JSON cannot represent.
+
+    >>> to_plain({"size": (224, 224), "path": Path("runs/demo")})
+    {'size': [224, 224], 'path': 'runs/demo'}
+    """
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{name} is {value}, which JSON cannot hold; use a finite number, or None")
     if value is None or isinstance(value, bool | int | float | str):
@@ -29,12 +31,16 @@ def to_plain(value: Any, name: str = "config") -> Any:
     if isinstance(value, Mapping):
         return {str(key): to_plain(inner, f"{name}.{key}") for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [to_plain(inner, f"{name}[{place}]") for place, inner in enumerate(value)]
+        return [to_plain(inner, f"{name}[{index}]") for index, inner in enumerate(value)]
     raise ConfigError(f"{name} is a {type(value).__name__}, which JSON cannot hold; use numbers, text, lists or tables")
 
 
 def differences(recorded: Any, given: Any) -> dict[str, tuple[Any, Any]]:
-    """{dotted field: (recorded, given)} of all fields that differ, in the order of the recorded ones."""
+    """Return {dotted field: (recorded, given)} for all fields that differ, in the order of the recorded ones.
+
+    >>> differences({"optim": {"lr": 0.1, "steps": 5}}, {"optim": {"lr": 0.2, "steps": 5}})
+    {'optim.lr': (0.1, 0.2)}
+    """
     old, new = dict(_flat(recorded)), dict(_flat(given))
     return {
         name: (old.get(name, MISSING), new.get(name, MISSING))
@@ -44,7 +50,11 @@ def differences(recorded: Any, given: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def is_within(name: str, allowed: frozenset[str]) -> bool:
-    """Whether `name` or a table that holds it is allowed: `log.every` is within `log`."""
+    """Return whether `name` or a table that contains it is allowed.
+
+    >>> is_within("log.every", frozenset({"log"}))
+    True
+    """
     parts = name.split(".")
     return any(".".join(parts[:count]) in allowed for count in range(1, len(parts) + 1))
 

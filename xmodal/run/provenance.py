@@ -1,12 +1,13 @@
-"""Where the numbers of a run come from: nothing in, the code, versions and hardware of this process out as plain JSON.
+"""The code, package versions and hardware that produced the results of a run, as plain JSON.
 
-Of the environment only the variables listed here are recorded; anything else may be a secret.
+Only the environment variables listed here are recorded, because others may contain secrets.
 """
 
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,26 +16,31 @@ PACKAGES = (
     "xmodal", "ray", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "s3fs",
     "simplejpeg", "opencv-python-headless", "pillow",
 )  # fmt: skip
-COMMIT = "XMODAL_COMMIT"  # of a copy of the code without its repository, as a submitted job has it
-ENVIRONMENT = (  # they change results or speed, and hold no names or keys
+COMMIT_VARIABLE = "XMODAL_COMMIT"  # commit of the code where it has no repository, as in a submitted job
+ENVIRONMENT = (  # they change results or speed, and contain no names or keys
     "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONHASHSEED", "CUBLAS_WORKSPACE_CONFIG",
-    "NVIDIA_TF32_OVERRIDE",
+    "NVIDIA_TF32_OVERRIDE", "XMODAL_PLUGINS",
 )  # fmt: skip
 
 
 def provenance() -> dict[str, Any]:
-    """Commit (None outside a checkout), versions, hardware, and the listed environment variables."""
+    """Return commit (None outside a checkout), versions, hardware, and the listed environment variables."""
     return {
         "commit": commit(Path(__file__).parent),
         "python": platform.python_version(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": package_versions(PACKAGES),
         "hardware": hardware(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
 
 
+def package_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed, in the order given."""
+    return {name: version for name in packages if (version := _version(name))}
+
+
 def hardware() -> dict[str, Any]:
-    """Cores this process may use, memory in GiB, and GPUs by name where torch is loaded."""
+    """Return the cores that this process may use, memory in GiB, and GPU names if torch is loaded."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "machine": platform.machine(),
@@ -46,13 +52,13 @@ def hardware() -> dict[str, Any]:
 
 
 def commit(directory: Path) -> str | None:
-    """The checked-out commit of the code in `directory`, with `+changes` when files differ from it.
+    """Return the checked-out commit of `directory`, with `+changes` if files differ from it.
 
-    Outside a checkout it is that of the environment, where a submission has put it; else None.
+    Outside a checkout return the commit in the environment, which a submitted job has, or None.
     """
     head = _git(directory, "rev-parse", "HEAD")
     if not head:
-        return os.environ.get(COMMIT) or None
+        return os.environ.get(COMMIT_VARIABLE) or None
     return head + ("+changes" if _git(directory, "status", "--porcelain", "--untracked-files=no") else "")
 
 
@@ -61,13 +67,13 @@ def _git(directory: Path, *arguments: str) -> str | None:
         run = subprocess.run(
             ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10, check=True
         )
-    except (OSError, subprocess.SubprocessError):  # no git, no repository, or not ours to read
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, or no permission to read it
         return None
     return run.stdout.strip()
 
 
 def _gpus() -> list[str]:
-    torch = sys.modules.get("torch")  # asking must not cost the import
+    torch = sys.modules.get("torch")  # do not import torch just for this
     if torch is None or not torch.cuda.is_available():
         return []
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]

@@ -1,4 +1,4 @@
-"""The rows a run could not deliver: records in, `quarantine.parquet` out; and the account that nothing vanished."""
+"""The rows that a run could not decode (`quarantine.parquet`), and counts which prove that no row was lost."""
 
 import io
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from xmodal.storage import NotFound, StorageOptions
 
 DEFAULT = StorageOptions()
 FILE = "quarantine.parquet"
-LONGEST_DETAIL = 500  # characters; a caption of a megabyte does not belong into a report
+MAX_DETAIL_CHARS = 500  # a caption of a megabyte does not belong in a report
 
 SCHEMA = pa.schema(
     {
@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class QuarantineRecord:
-    """One bad row: where it lies (`row` in the corpus, `offset` in bytes of the shard), what is wrong, when it came."""
+    """One bad row: its position (`row` in the corpus, byte `offset` in the shard), what is wrong, and when it came."""
 
     corpus: str
     shard: str
@@ -50,10 +50,10 @@ class QuarantineRecord:
 
 
 class Quarantine:
-    """Collects records and writes them to `<run_uri>/quarantine.parquet` at every `sync`; one process, rank 0.
+    """Collects records and writes them to `<run_uri>/quarantine.parquet` at every `sync`; used by rank 0 only.
 
-    A run that continues after `after_step` drops the records of later steps, which come again; None drops all. Memory
-    grows with the number of bad rows, which `max_bad_fraction` bounds.
+    A run that resumes after `after_step` drops the records of later steps, which will be added again; None drops all.
+    Memory grows with the number of bad rows, which `max_bad_fraction` limits.
     """
 
     def __init__(self, run_uri: str, *, after_step: int | None = None, options: StorageOptions = DEFAULT) -> None:
@@ -69,11 +69,11 @@ class Quarantine:
         return len(self._table) + len(self._new)
 
     def add(self, records: Iterable[QuarantineRecord]) -> None:
-        """Take records of any step; they are stored by the next `sync`."""
+        """Add records of any step; the next `sync` stores them."""
         self._new.extend(records)
 
     def table(self) -> pa.Table:
-        """Everything so far, in the order it came."""
+        """Return all records so far, in the order in which they were added."""
         if self._new:
             columns = {name: [_clean(getattr(record, name)) for record in self._new] for name in SCHEMA.names}
             self._table = pa.concat_tables([self._table, pa.table(columns, schema=SCHEMA)])
@@ -81,18 +81,18 @@ class Quarantine:
         return self._table
 
     def write(self, path: Path) -> None:
-        """A copy of the table in a local file, for a checkpoint."""
+        """Write the table to a local file, for a checkpoint."""
         pq.write_table(self.table(), path)
 
     def sync(self) -> None:
-        """Store the table in the run's directory, whole."""
-        sink = io.BytesIO()
-        pq.write_table(self.table(), sink)
-        storage.write(self._uri, sink.getvalue(), options=self._options)
+        """Store the whole table in the run's directory."""
+        buffer = io.BytesIO()
+        pq.write_table(self.table(), buffer)
+        storage.write(self._uri, buffer.getvalue(), options=self._options)
 
 
 def read_quarantine(run_uri: str, *, options: StorageOptions = DEFAULT) -> pa.Table:
-    """The table of a run, empty if nothing was quarantined; CheckpointError if the file is damaged."""
+    """Return the table of a run, empty if nothing was quarantined; CheckpointError if the file is damaged."""
     uri = storage.join(run_uri, FILE)
     try:
         return pq.read_table(io.BytesIO(storage.read(uri, options=options)), schema=SCHEMA)
@@ -105,10 +105,15 @@ def read_quarantine(run_uri: str, *, options: StorageOptions = DEFAULT) -> pa.Ta
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ledger:
-    """What became of the rows of a plan, in rows: every planned one is delivered or quarantined.
+class RowCounts:
+    """Counts of rows: every planned row is either delivered or quarantined.
 
-    `padding` counts masked rows that were never planned: they fill the last batch of an epoch.
+    `padding` counts masked rows that were never planned; they fill the last batch of an epoch.
+
+    >>> counts = RowCounts(planned=60, delivered=58, quarantined=2) + RowCounts(planned=40, delivered=40)
+    >>> counts.check()
+    >>> counts.bad_fraction
+    0.02
     """
 
     planned: int = 0
@@ -116,28 +121,28 @@ class Ledger:
     quarantined: int = 0
     padding: int = 0
 
-    def __add__(self, other: "Ledger") -> "Ledger":
-        mine, theirs = asdict(self), asdict(other)
-        return Ledger(**{name: mine[name] + theirs[name] for name in mine})
+    def __add__(self, other: "RowCounts") -> "RowCounts":
+        left, right = asdict(self), asdict(other)
+        return RowCounts(**{name: left[name] + right[name] for name in left})
 
     @property
     def bad_fraction(self) -> float:
-        """Quarantined rows per planned row, in [0, 1]."""
+        """Return the fraction of planned rows that are quarantined, in [0, 1]."""
         return self.quarantined / self.planned if self.planned else 0.0
 
     def check(self) -> None:
-        """XmodalError if rows vanished or came twice."""
-        accounted = self.delivered + self.quarantined
-        if self.planned != accounted:
-            what = "vanished" if accounted < self.planned else "too many"
+        """Raise XmodalError if rows were lost or came twice."""
+        counted = self.delivered + self.quarantined
+        if self.planned != counted:
+            problem = "were lost" if counted < self.planned else "came twice"
             raise XmodalError(
-                f"{abs(self.planned - accounted)} rows {what}: {self.planned} planned, {self.delivered} delivered, "
+                f"{abs(self.planned - counted)} rows {problem}: {self.planned} planned, {self.delivered} delivered, "
                 f"{self.quarantined} quarantined; this is a mistake in xmodal, please report it"
             )
 
 
 def _clean(value: int | str) -> int | str:
-    """Text that Arrow can hold, of bounded length: names in a tar need not be UTF-8."""
+    """Convert text to valid UTF-8 of limited length for Arrow; names in a tar may be invalid."""
     if not isinstance(value, str):
         return value
-    return value[:LONGEST_DETAIL].encode("utf-8", "backslashreplace").decode()
+    return value[:MAX_DETAIL_CHARS].encode("utf-8", "backslashreplace").decode()

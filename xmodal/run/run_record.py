@@ -1,4 +1,4 @@
-"""The URI of a run in, everything that the run wrote down out; what cannot be read is named, not left out silently."""
+"""Read everything that a run recorded in its directory; what cannot be read is named instead of left out silently."""
 
 import json
 import math
@@ -11,19 +11,23 @@ import pyarrow as pa
 from xmodal import storage
 from xmodal.errors import CheckpointError, ConfigError, StorageError, nearest
 from xmodal.run import Run, open_run, read_metrics, read_quarantine
-from xmodal.run.diagnosis_record import Diagnosed, diagnosed
+from xmodal.run.comparison_record import ComparisonRecord, parse_comparison
+from xmodal.run.diagnosis_record import DiagnosisRecord, parse_diagnosis
 from xmodal.run.directory import RECORD, run_names
 from xmodal.run.quarantine import SCHEMA
 from xmodal.storage import NotFound, StorageOptions
 
 DEFAULT = StorageOptions()
-EVALUATIONS, DIAGNOSES = "evaluations", "diagnoses"
-Made = TypeVar("Made")
+EVALUATIONS, DIAGNOSES, COMPARISONS = "evaluations", "diagnoses", "comparisons"
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluated:
-    """One file of RUN/evaluations: metrics by flat names, with interval and chance by the same names."""
+class EvaluationRecord:
+    """The content of one file of RUN/evaluations.
+
+    `metrics` have names such as `text_to_image/recall@10`; `interval` and `chance` exist for some of these names.
+    """
 
     name: str
     step: int
@@ -37,14 +41,15 @@ class Evaluated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recorded:
-    """A run as its directory tells it; `problems` says, a line each, what could not be read."""
+class RunRecord:
+    """The content of a run's directory; `problems` says, a line each, what could not be read."""
 
     run: Run
-    metrics: list[dict[str, Any]]
+    metrics: list[dict[str, Any]]  # the lines of metrics.jsonl, in the order of their steps
     quarantine: pa.Table
-    evaluations: tuple[Evaluated, ...] = ()
-    diagnoses: tuple[Diagnosed, ...] = ()
+    evaluations: tuple[EvaluationRecord, ...] = ()
+    diagnoses: tuple[DiagnosisRecord, ...] = ()
+    comparisons: tuple[ComparisonRecord, ...] = ()
     problems: tuple[str, ...] = field(default=())
 
     @property
@@ -52,22 +57,23 @@ class Recorded:
         return self.run.name
 
     @property
-    def classifier(self) -> bool:
-        """Whether it trained a classifier (the second stage), not encoders that find pairs."""
-        return self.configured("model.classes") is not None
+    def is_classifier(self) -> bool:
+        """Whether the run trained a multimodal classifier; otherwise it trained a dual encoder."""
+        return self.config_value("model.classes") is not None
 
     @property
-    def thing(self) -> str:
-        """What its rows are called."""
-        return "clip" if self.classifier else "pair"
+    def sample_noun(self) -> str:
+        """What the rows of the run's corpus are called in a text: "clip" or "pair"."""
+        images = self.config_value("model.modalities") == ["image", "text"]
+        return "clip" if self.is_classifier and not images else "pair"
 
     @property
-    def last(self) -> Mapping[str, Any]:
+    def last_metrics(self) -> Mapping[str, Any]:
         """The newest line of metrics; empty before the first."""
         return self.metrics[-1] if self.metrics else {}
 
-    def configured(self, dotted: str, default: Any = None) -> Any:
-        """A value of the configuration by its dotted name."""
+    def config_value(self, dotted: str, default: Any = None) -> Any:
+        """Return a value of the run's configuration by its dotted name, such as `optim.batch_size`."""
         value: Any = self.run.config
         for key in dotted.split("."):
             if not isinstance(value, Mapping) or key not in value:
@@ -76,33 +82,37 @@ class Recorded:
         return value
 
 
-def read_run(uri: str, *, options: StorageOptions = DEFAULT) -> Recorded:
-    """Everything in the directory of one run; ConfigError with the nearest name where `uri` is no run."""
-    place, _, name = storage.absolute(uri).rstrip("/").rpartition("/")
-    if not storage.exists(storage.join(place, name, RECORD), options=options):
-        raise ConfigError(f"{uri} is not the directory of a run (it has no {RECORD}){_near(name, place, options)}")
-    run = open_run(place, name, options=options)
+def read_run_record(uri: str, *, options: StorageOptions = DEFAULT) -> RunRecord:
+    """Read the directory of one run; ConfigError with the nearest name where `uri` is not a run."""
+    parent, _, name = storage.absolute(uri).rstrip("/").rpartition("/")
+    if not storage.exists(storage.join(parent, name, RECORD), options=options):
+        hint = _nearest_run(name, parent, options)
+        raise ConfigError(f"{uri} is not the directory of a run (it has no {RECORD}){hint}")
+    run = open_run(parent, name, options=options)
     problems: list[str] = []
-    return Recorded(
+    metrics, quarantine = _read_metrics(run, problems), _read_quarantine(run, problems)
+    evaluations = _read_json_folder(run, EVALUATIONS, _parse_evaluation, problems)
+    diagnoses = _read_json_folder(run, DIAGNOSES, lambda _, content: parse_diagnosis(content), problems)
+    comparisons = _read_json_folder(run, COMPARISONS, lambda _, content: parse_comparison(content), problems)
+    return RunRecord(
         run=run,
-        metrics=_metrics(run, problems),
-        quarantine=_quarantine(run, problems),
-        evaluations=tuple(
-            sorted(_records(run, EVALUATIONS, _evaluated, problems), key=lambda one: (one.corpus, -one.step, one.name))
-        ),
-        diagnoses=tuple(_records(run, DIAGNOSES, lambda _, record: diagnosed(record), problems)),
+        metrics=metrics,
+        quarantine=quarantine,
+        evaluations=tuple(sorted(evaluations, key=lambda record: (record.corpus, -record.step, record.name))),
+        diagnoses=tuple(diagnoses),
+        comparisons=tuple(comparisons),
         problems=tuple(problems),
     )
 
 
-def _near(name: str, place: str, options: StorageOptions) -> str:
+def _nearest_run(name: str, parent: str, options: StorageOptions) -> str:
     try:
-        return f"; {nearest(name, run_names(place, options=options))}"
-    except StorageError:  # what lies beside it is no run's, and hides nothing that matters
+        return f"; {nearest(name, run_names(parent, options=options))}"
+    except StorageError:  # the folder holds other things than runs; the caller's error is the one that matters
         return ""
 
 
-def _metrics(run: Run, problems: list[str]) -> list[dict[str, Any]]:
+def _read_metrics(run: Run, problems: list[str]) -> list[dict[str, Any]]:
     try:
         lines = read_metrics(run.uri, options=run.options)
     except NotFound:
@@ -110,13 +120,13 @@ def _metrics(run: Run, problems: list[str]) -> list[dict[str, Any]]:
     except ValueError as error:
         problems.append(f"metrics.jsonl is damaged: {error}")
         return []
-    whole = [line for line in lines if isinstance(line, dict) and _is_number(line.get("step"))]
-    if len(whole) < len(lines):
-        problems.append(f"metrics.jsonl: {len(lines) - len(whole)} of {len(lines)} lines have no step")
-    return sorted(whole, key=lambda line: line["step"])
+    valid = [line for line in lines if isinstance(line, dict) and _is_number(line.get("step"))]
+    if len(valid) < len(lines):
+        problems.append(f"metrics.jsonl: {len(lines) - len(valid)} of {len(lines)} lines have no step")
+    return sorted(valid, key=lambda line: line["step"])
 
 
-def _quarantine(run: Run, problems: list[str]) -> pa.Table:
+def _read_quarantine(run: Run, problems: list[str]) -> pa.Table:
     try:
         return read_quarantine(run.uri, options=run.options)
     except (CheckpointError, StorageError, ValueError) as error:  # ValueError: a table with other columns
@@ -124,35 +134,37 @@ def _quarantine(run: Run, problems: list[str]) -> pa.Table:
         return SCHEMA.empty_table()
 
 
-def _records(run: Run, folder: str, read: Callable[[str, dict[str, Any]], Made], problems: list[str]) -> list[Made]:
-    """What a folder of JSON files holds, file by file."""
+def _read_json_folder(
+    run: Run, folder: str, parse: Callable[[str, dict[str, Any]], Record], problems: list[str]
+) -> list[Record]:
+    """Return what `parse` makes of the name and the content of each JSON file in a folder of the run."""
     try:
         entries = storage.list_files(storage.join(run.uri, folder), options=run.options)
     except NotFound:
         return []
-    found = []
+    records = []
     for entry in entries:
         if not entry.uri.endswith(".json"):
             continue
         name = entry.uri.rpartition("/")[2].removesuffix(".json")
         try:
-            found.append(read(name, json.loads(storage.read(entry.uri, options=run.options))))
+            records.append(parse(name, json.loads(storage.read(entry.uri, options=run.options))))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             problems.append(f"{folder}/{name}.json cannot be used: {type(error).__name__}: {error}")
-    return found
+    return records
 
 
-def _evaluated(name: str, record: dict[str, Any]) -> Evaluated:
-    return Evaluated(
+def _parse_evaluation(name: str, content: dict[str, Any]) -> EvaluationRecord:
+    return EvaluationRecord(
         name=name,
-        step=int(record["step"]),
-        corpus=str(record.get("corpus", "")),
-        fingerprint=str(record.get("fingerprint", "")),
-        rows=int(record.get("rows", 0)),
-        skipped=int(record.get("skipped", 0)),
-        metrics={key: float(value) for key, value in record["metrics"].items() if _is_number(value)},
-        interval={key: (float(low), float(high)) for key, (low, high) in record.get("interval", {}).items()},
-        chance={key: float(value) for key, value in record.get("chance", {}).items() if _is_number(value)},
+        step=int(content["step"]),
+        corpus=str(content.get("corpus", "")),
+        fingerprint=str(content.get("fingerprint", "")),
+        rows=int(content.get("rows", 0)),
+        skipped=int(content.get("skipped", 0)),
+        metrics={key: float(value) for key, value in content["metrics"].items() if _is_number(value)},
+        interval={key: (float(low), float(high)) for key, (low, high) in content.get("interval", {}).items()},
+        chance={key: float(value) for key, value in content.get("chance", {}).items() if _is_number(value)},
     )
 
 

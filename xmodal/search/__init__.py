@@ -1,1 +1,1 @@
-"""What a search over configurations decides, without a cluster: spaces, proposals, rungs, guards, the choice."""
+"""Hyper-parameter search without a cluster: spaces, suggestions, rungs, guards and the choice of a configuration."""

@@ -1,4 +1,4 @@
-"""Dotted names of fields of nested frozen dataclasses in; their types, and a configuration with other values, out."""
+"""Reads and replaces fields of nested frozen dataclasses by dotted names."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -11,7 +11,7 @@ C = TypeVar("C")
 
 
 def paths(config: Any, before: str = "") -> Iterator[str]:
-    """`optim.learning_rate`, ...: every field that holds a value, in order."""
+    """Yield the dotted name of every field that has a value, in order: `optim.learning_rate`, ..."""
     for field in fields(config):
         value, name = getattr(config, field.name), f"{before}{field.name}"
         if is_dataclass(value):
@@ -21,11 +21,11 @@ def paths(config: Any, before: str = "") -> Iterator[str]:
 
 
 def check_path(config: Any, path: str) -> None:
-    """ConfigError with the nearest name for a field that is not there."""
-    known = list(paths(config))
-    if path not in known:
-        same_end = [name for name in known if name.rpartition(".")[2] == path.rpartition(".")[2]]
-        raise ConfigError(f"no field {path!r} in the run's configuration: {nearest(path, same_end or known)}")
+    """Raise ConfigError with the nearest name if there is no such field."""
+    names = list(paths(config))
+    if path not in names:
+        same_end = [name for name in names if name.rpartition(".")[2] == path.rpartition(".")[2]]
+        raise ConfigError(f"no field {path!r} in the run's configuration: {nearest(path, same_end or names)}")
 
 
 def value_at(config: Any, path: str) -> Any:
@@ -35,7 +35,7 @@ def value_at(config: Any, path: str) -> Any:
 
 
 def kinds_at(config: Any, path: str) -> tuple[Any, ...]:
-    """The types that a field may hold, without None: (float,), (Literal[...],), (tuple[float, float],), (int, str)."""
+    """Return the types of a field without None: (float,), (Literal[...],), (tuple[float, float],), (int, str)."""
     *folders, last = path.split(".")
     for part in folders:
         config = getattr(config, part)
@@ -54,15 +54,15 @@ def may_be_none(config: Any, path: str) -> bool:
     return get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint)
 
 
-def changed(config: C, values: Mapping[str, Any]) -> C:
-    """The same with these fields, all put in at once; raises what the configuration's own checks raise."""
-    own: dict[str, Any] = {}
-    below: dict[str, dict[str, Any]] = {}
+def with_values(config: C, values: Mapping[str, Any]) -> C:
+    """Return a copy with these fields, all replaced at once; raises what the configuration's own checks raise."""
+    direct: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
         first, dot, rest = path.partition(".")
         if dot:
-            below.setdefault(first, {})[rest] = value
+            nested.setdefault(first, {})[rest] = value
         else:
-            own[first] = tuple(value) if isinstance(value, list) else value
-    parts = {name: changed(getattr(config, name), inner) for name, inner in below.items()}
-    return replace(config, **own, **parts)  # type: ignore[type-var]
+            direct[first] = tuple(value) if isinstance(value, list) else value
+    parts = {name: with_values(getattr(config, name), inner) for name, inner in nested.items()}
+    return replace(config, **direct, **parts)  # type: ignore[type-var]

@@ -1,4 +1,4 @@
-"""What a search goes by: metrics with their directions, and guards that reject a trial with a reason."""
+"""The objectives of a search (metrics with directions), and guards that reject a trial with a reason."""
 
 import math
 import operator
@@ -19,34 +19,39 @@ _SIGNS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
-    """`sign` +1: larger is better."""
+class SearchObjective:
+    """A metric to optimise; `sign` is +1 if larger is better, else -1."""
 
     metric: str
     sign: int = 1
 
     def better(self, trial: Trial) -> int | float | None:
-        """Its newest value so that larger is better; None before it measured any, or where it is not finite."""
+        """Return the trial's newest value, negated if smaller is better; None if there is none or it is not finite."""
         value = trial.last(self.metric)
         return None if value is None or not math.isfinite(value) else self.sign * value
 
 
-def objectives(metrics: Sequence[str], modes: Sequence[str]) -> tuple[Objective, ...]:
-    """One for each metric; one mode may stand for all. ConfigError for what was measured on the target's labels."""
+def objectives(metrics: Sequence[str], modes: Sequence[str]) -> tuple[SearchObjective, ...]:
+    """Return one objective for each metric; one mode may be given for all.
+
+    Raises ConfigError for metrics that are measured on the target's labels.
+    """
     if not metrics:
         raise ConfigError("no metric to search by: name one that the run logs, e.g. --metric validation/target/bnm")
     for metric in metrics:
-        refuse_oracle(metric, "--metric")
+        reject_oracle_metric(metric, "--metric")
     if len(set(metrics)) < len(metrics):
         raise ConfigError(f"--metric {' '.join(metrics)}: name each once")
     if len(modes) not in (1, len(metrics)) or any(mode not in ("max", "min") for mode in modes):
         raise ConfigError(f"--mode {' '.join(modes)}: give max or min, one for all metrics or one for each")
     modes = list(modes) * (len(metrics) if len(modes) == 1 else 1)
-    return tuple(Objective(metric=m, sign=1 if mode == "max" else -1) for m, mode in zip(metrics, modes, strict=True))
+    return tuple(
+        SearchObjective(metric=m, sign=1 if mode == "max" else -1) for m, mode in zip(metrics, modes, strict=True)
+    )
 
 
-def refuse_oracle(metric: str, flag: str) -> None:
-    """ConfigError for a metric of the target's labels or pairs."""
+def reject_oracle_metric(metric: str, flag: str) -> None:
+    """Raise ConfigError for a metric that is measured on labels or pairs of the target."""
     if metric.startswith(ORACLE) or f"/{ORACLE}" in metric:
         raise ConfigError(
             f"{flag} {metric}: this is measured on labels or pairs of the target, and choosing by it would measure the "
@@ -56,20 +61,20 @@ def refuse_oracle(metric: str, flag: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """`METRIC >= 0.9 * baseline`, or a plain number: a trial that breaks it is rejected."""
+    """A condition such as `METRIC >= 0.9 * baseline` or `METRIC < 2`; a trial that violates it is rejected."""
 
     metric: str
     sign: str
     limit: float
     of_baseline: bool = False
 
-    def complaint(self, trial: Trial, baseline: Trial | None) -> str | None:
-        """Why the trial is rejected by what it measured last; None where it is not, or cannot be judged."""
+    def violation(self, trial: Trial, baseline: Trial | None) -> str | None:
+        """Return why the newest metrics of the trial violate the guard; None if they do not, or are missing."""
         value, limit = trial.last(self.metric), self.limit
         if value is None:
             return None
         if self.of_baseline:
-            base = None if baseline is None else baseline.at(self.metric, trial.share)
+            base = None if baseline is None else baseline.metric_at_share(self.metric, trial.share)
             base = base if base is not None or baseline is None else baseline.last(self.metric)
             if base is None:
                 return None
@@ -81,19 +86,19 @@ class Guard:
 
 
 def parse_guards(texts: Sequence[str]) -> tuple[Guard, ...]:
-    """ConfigError for one that is not METRIC SIGN NUMBER, with or without `* baseline`."""
+    """Parse guards of the form METRIC SIGN NUMBER, with or without `* baseline`; ConfigError for others."""
     return tuple(map(_guard, texts))
 
 
 def _guard(text: str) -> Guard:
-    found = _GUARD.fullmatch(text)
+    match = _GUARD.fullmatch(text)
     try:
-        limit = float(found["limit"]) if found else math.nan
+        limit = float(match["limit"]) if match else math.nan
     except ValueError:
         limit = math.nan
-    if found is None or not math.isfinite(limit):
+    if match is None or not math.isfinite(limit):
         raise ConfigError(
             f"--guard {text!r} is not METRIC SIGN NUMBER, e.g. 'validation/target/effective_rank >= 0.3 * baseline'"
         )
-    refuse_oracle(found["metric"], "--guard")
-    return Guard(metric=found["metric"], sign=found["sign"], limit=limit, of_baseline=bool(found["base"]))
+    reject_oracle_metric(match["metric"], "--guard")
+    return Guard(metric=match["metric"], sign=match["sign"], limit=limit, of_baseline=bool(match["base"]))

@@ -1,6 +1,6 @@
-"""Where a trial lies that nothing found before it decides: space, seed and number in, a point out.
+"""Random and grid search: points that do not depend on earlier results.
 
-They depend on the number alone, so that a sweep that was killed goes on with the same trials.
+They depend on seed and number alone, so that a sweep that was killed continues with the same trials.
 """
 
 import itertools
@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from xmodal.search.space import Space
+from xmodal.search.space import SearchSpace
 
 
-def random_units(space: Space, seed: int, number: int) -> tuple[float, ...]:
-    """Uniform in the unit cube; a function of seed and number."""
+def random_units(space: SearchSpace, seed: int, number: int) -> tuple[float, ...]:
+    """Return a uniform point of the unit cube, as a function of seed and number."""
     return tuple(np.random.default_rng([seed, number]).random(space.size).tolist())
 
 
-def grid(space: Space, points: int) -> list[dict[str, Any]]:
-    """All combinations of at most `points` values of each field."""
-    axes = [[(path, value) for value in one.grid(points)] for path, one in space.ranges.items()]
+def grid(space: SearchSpace, points: int) -> list[dict[str, Any]]:
+    """Return all combinations of at most `points` values of each field."""
+    axes = [[(path, value) for value in field_range.grid(points)] for path, field_range in space.ranges.items()]
     return [dict(combination) for combination in itertools.product(*axes)]

@@ -1,6 +1,7 @@
-"""Ranges that a swept field is drawn from: numbers of the unit interval in, values of the field out, and back.
+"""The ranges of searched fields, which convert numbers of the unit interval to values and back.
 
-A proposal is a point of the unit cube; that a low end never lies above its high one is a property of the encoding.
+A suggestion is a point of the unit cube. The encoding guarantees that the low end of an interval is never above the
+high end.
 """
 
 import math
@@ -13,23 +14,23 @@ Units = tuple[float, ...]
 
 @runtime_checkable
 class Range(Protocol):
-    """`size` numbers of [0, 1] say a value."""
+    """A range whose values are encoded as `size` numbers in [0, 1]."""
 
     @property
     def size(self) -> int: ...
     def decode(self, units: Sequence[int | float]) -> Any: ...
     def encode(self, value: Any) -> Units | None:
-        """The units of a value; None for one outside."""
+        """Return the units of a value, or None for a value outside the range."""
         ...
 
     def grid(self, points: int) -> list[Any]:
-        """At most `points` values (of an interval: pairs of ends), evenly over the range."""
+        """Return at most `points` values (for an interval: pairs of ends), spread evenly over the range."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Number:
-    """From `low` to `high`, evenly or (`log`) by orders of magnitude; `whole` numbers have both ends in."""
+class NumberRange:
+    """Numbers from `low` to `high`, uniform or (`log`) log-uniform; `whole` numbers include both ends."""
 
     low: int | float
     high: int | float
@@ -39,14 +40,14 @@ class Number:
 
     def decode(self, units: Sequence[int | float]) -> float | int:
         if not self.whole:
-            return self.at(units[0])
+            return self.value_at(units[0])
         low, high = int(self.low), int(self.high)
-        return min(high, max(low, round(self.at(units[0]))))
+        return min(high, max(low, round(self.value_at(units[0]))))
 
     def encode(self, value: Any) -> Units | None:
         if not isinstance(value, int | float) or isinstance(value, bool) or not self.low <= value <= self.high:
             return None
-        return (self.unit(value),)
+        return (self.unit_of(value),)
 
     def grid(self, points: int) -> list[Any]:
         values = (
@@ -54,20 +55,20 @@ class Number:
         )
         return list(dict.fromkeys(values))
 
-    def at(self, unit: int | float) -> int | float:
+    def value_at(self, unit: int | float) -> int | float:
         if self.log:
             value = math.exp(math.log(self.low) + unit * (math.log(self.high) - math.log(self.low)))
         else:
             value = self.low + unit * (self.high - self.low)
         return min(self.high, max(self.low, value))
 
-    def unit(self, value: int | float) -> float:
+    def unit_of(self, value: int | float) -> float:
         low, high, x = (math.log(v) for v in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
         return min(1.0, max(0.0, (x - low) / ((high - low) or 1.0)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class ChoiceRange:
     """One of some values."""
 
     values: tuple[Any, ...]
@@ -86,28 +87,28 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A pair (low, high) of ends within `ends`: the low one, then how much of the rest lies between the two.
+class IntervalRange:
+    """Pairs (low, high) within `ends`: the first unit encodes the low end, the second the width.
 
-    The first unit is bent so that uniform units fill the triangle low <= high evenly.
+    The first unit is transformed so that uniform units fill the triangle low <= high evenly.
     """
 
-    ends: Number
+    ends: NumberRange
     size: int = 2
 
     def decode(self, units: Sequence[int | float]) -> tuple[int | float, int | float]:
         low = 1.0 - math.sqrt(1.0 - min(1.0, max(0.0, units[0])))
         high = min(1.0, low + units[1] * (1.0 - low))
-        a, b = self.ends.at(low), self.ends.at(high)
+        a, b = self.ends.value_at(low), self.ends.value_at(high)
         return (min(a, b), max(a, b))
 
     def encode(self, value: Any) -> Units | None:
         if not isinstance(value, tuple | list) or len(value) != 2 or value[0] > value[1]:
             return None
-        found = [self.ends.encode(end) for end in value]
-        if found[0] is None or found[1] is None:
+        low_units, high_units = (self.ends.encode(end) for end in value)
+        if low_units is None or high_units is None:
             return None
-        low, high = found[0][0], found[1][0]
+        low, high = low_units[0], high_units[0]
         return (1.0 - (1.0 - low) ** 2, (high - low) / (1.0 - low) if low < 1.0 else 0.0)
 
     def grid(self, points: int) -> list[Any]:

@@ -1,6 +1,6 @@
-"""One trial of a search as plain values: what was asked, what it reported, how it ended."""
+"""One trial of a search as plain values: its configuration, its reports and its status."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,8 +14,8 @@ ORACLE = "oracle/"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """What a trial measured after `step` of its `steps`; `seconds` since it began, over all its attempts."""
+class TrialReport:
+    """The metrics of a trial after `step` of its `steps`; `seconds` is the time spent in all its attempts."""
 
     step: int
     steps: int
@@ -24,13 +24,13 @@ class Report:
 
     @property
     def share(self) -> float:
-        """Of the trial's full budget, in [0, 1]."""
+        """Return the share of the trial's full budget, in [0, 1]."""
         return self.step / max(1, self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """`values` by dotted field; `units` where they lie in the space (a baseline may lie outside)."""
+    """A trial: `values` by dotted field, and `units`, their position in the space (a baseline may be outside)."""
 
     number: int
     kind: str
@@ -38,17 +38,19 @@ class Trial:
     units: Units | None = None
     seed: int = 0
     status: str = WAITING  # one of the names above
-    why: str = ""  # it was stopped, rejected or failed
+    why: str = ""  # the reason why it was stopped, rejected or failed
     attempts: int = 0
     errors: tuple[str, ...] = ()
-    parent: int | None = None  # of a clone: the trial whose weights it began with; of a finalist: the one it repeats
+    parent: int | None = (
+        None  # for a clone the trial whose weights it started with, for a finalist the trial it repeats
+    )
     parent_step: int = 0
     paused_at: int = 0  # the step of the last boundary at which it waited for the others of its population
-    reports: tuple[Report, ...] = field(default=())
+    reports: tuple[TrialReport, ...] = field(default=())
     seconds: int | float = 0.0  # at work, over all attempts
     started: int | float = 0.0  # seconds since 1970, of the first attempt
     ready: int | float = 0.0  # seconds from the start of the last attempt to its first step
-    oracle: Mapping[str, int | float] = field(default_factory=dict)  # kept apart: nothing here decides by it
+    oracle: Mapping[str, int | float] = field(default_factory=dict)  # stored separately: no decision uses it
 
     @property
     def name(self) -> str:
@@ -63,21 +65,21 @@ class Trial:
         return self.reports[-1].share if self.reports else 0.0
 
     def last(self, metric: str) -> int | float | None:
-        """Its newest value."""
+        """Return the newest value of a metric."""
         return next((r.metrics[metric] for r in reversed(self.reports) if metric in r.metrics), None)
 
-    def at(self, metric: str, share: int | float) -> int | float | None:
-        """The first value at or after that share of the budget."""
+    def metric_at_share(self, metric: str, share: int | float) -> int | float | None:
+        """Return the first value of a metric at or after that share of the budget."""
         return next((r.metrics[metric] for r in self.reports if r.share >= share - 1e-9 and metric in r.metrics), None)
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON would give it back."""
+    def to_plain(self) -> dict[str, Any]:
+        """Return the trial as plain values for JSON."""
         return asdict(self)
 
 
-def from_plain(plain: Mapping[str, Any]) -> Trial:
-    """The trial that `plain` wrote."""
-    reports = tuple(Report(**report) for report in plain["reports"])
+def trial_from_plain(plain: Mapping[str, Any]) -> Trial:
+    """Return the trial of which `to_plain` returned `plain`."""
+    reports = tuple(TrialReport(**report) for report in plain["reports"])
     units = plain["units"] and tuple(plain["units"])
     values = {name: _value(value) for name, value in plain["values"].items()}
     return Trial(**{**plain, "reports": reports, "units": units, "values": values, "errors": tuple(plain["errors"])})
@@ -85,8 +87,3 @@ def from_plain(plain: Mapping[str, Any]) -> Trial:
 
 def _value(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def with_metric(trials: Sequence[Trial], metric: str) -> list[tuple[Trial, int | float]]:
-    """Those that measured it, with their newest value."""
-    return [(trial, value) for trial in trials if (value := trial.last(metric)) is not None]

@@ -1,23 +1,23 @@
-"""A URI comes in, its bytes and listings go out: `s3://bucket/key`, `file:///path` or a plain local path.
+"""Reads, writes and lists files by URI: `s3://bucket/key`, `file:///path` or a plain local path.
 
-Every function works on both kinds alike and raises StorageError, whose message names the URI, the cause and the mend.
-S3 is reached at the endpoint, in the region and with the credentials of the standard AWS environment or profile.
-Requests that fail for a passing reason are repeated (`retries` counts them); names are taken literally; directories
-exist only through the files below them.
+Every function works on S3 and on local files and raises StorageError, whose message names the URI, the cause and the
+fix. The S3 endpoint, region and credentials come from the standard AWS environment or profile. Requests that fail for
+a temporary reason are repeated (`retries` counts them). Names are taken literally, and directories exist only through
+the files in them.
 """
 
 from typing import Protocol, runtime_checkable
 
 from xmodal.errors import StorageError
 from xmodal.storage.address import LocalAddress, absolute, join, parse
-from xmodal.storage.errors import Changed, NotFound, ShortRead
+from xmodal.storage.errors import FileChanged, NotFound, ShortRead
 from xmodal.storage.local import Entry, LocalStore
 from xmodal.storage.options import StorageOptions
 from xmodal.storage.retry_counts import RetryCounts, retries
 
 __all__ = [
-    "Changed",
     "Entry",
+    "FileChanged",
     "NotFound",
     "RetryCounts",
     "ShortRead",
@@ -66,21 +66,21 @@ def _store(uri: str, options: StorageOptions) -> _Store:
 
 
 def list_files(uri: str, *, options: StorageOptions = DEFAULT) -> list[Entry]:
-    """Every file below `uri`, at any depth, sorted by URI; a file gives itself.
+    """Return every file below `uri`, at any depth, sorted by URI; for a file, the file itself.
 
-    Raises NotFound when nothing is there. Files that are being written, and the empty objects that stand for
-    directories on S3, are not listed.
+    Raises NotFound if nothing is there. Files that are being written, and the empty objects that represent directories
+    on S3, are not listed.
     """
     return _store(uri, options).list_files()
 
 
 def stat(uri: str, *, options: StorageOptions = DEFAULT) -> Entry:
-    """Size and etag of one file; NotFound when there is none, also for a directory."""
+    """Return size and etag of one file; NotFound if there is none, or if it is a directory."""
     return _store(uri, options).stat()
 
 
 def exists(uri: str, *, options: StorageOptions = DEFAULT) -> bool:
-    """Whether `uri` is a file or has files below it. Storage that cannot be reached raises StorageError."""
+    """Return whether `uri` is a file or has files below it; StorageError if the storage cannot be reached."""
     return _store(uri, options).exists()
 
 
@@ -92,9 +92,9 @@ def read(
     etag: str | None = None,
     options: StorageOptions = DEFAULT,
 ) -> bytes:
-    """Exactly `length` bytes from byte `offset`, or all up to the end of the file.
+    """Return exactly `length` bytes from byte `offset`, or all up to the end of the file.
 
-    Raises NotFound, ShortRead when the file ends earlier, and Changed when `etag` is given and is not the file's.
+    Raises NotFound, ShortRead if the file ends earlier, and FileChanged if `etag` is given and is not the file's.
     """
     if offset < 0 or (length is not None and length < 0):
         raise ValueError(f"offset and length must not be negative: {offset}, {length}")
@@ -102,34 +102,35 @@ def read(
 
 
 def write(uri: str, data: bytes, *, options: StorageOptions = DEFAULT) -> None:
-    """Store `data`, making directories as needed; a reader sees the old file or all of the new one."""
+    """Store `data` and create directories as needed; a reader sees either the old file or all of the new one."""
     _store(_file(uri), options).write(data)
 
 
 def upload(local_path: str, uri: str, *, options: StorageOptions = DEFAULT) -> None:
-    """Store a local file of any size in parts of 16 MiB; as atomic as `write`."""
+    """Store a local file of any size in parts of 16 MiB; atomic like `write`."""
     _store(_file(uri), options).upload(local_path)
 
 
 def download(uri: str, local_path: str, *, options: StorageOptions = DEFAULT) -> None:
-    """Fetch one file in parts of 16 MiB; `local_path` appears when all bytes are there and of one version."""
+    """Fetch one file in parts of 16 MiB; `local_path` appears once it has all bytes of one version."""
     _store(uri, options).download(local_path)
 
 
 def delete(uri: str, *, options: StorageOptions = DEFAULT) -> None:
-    """Delete one file; nothing happens when there is none."""
+    """Delete one file, if it exists."""
     _store(_file(uri), options).delete()
 
 
 def delete_tree(uri: str, *, options: StorageOptions = DEFAULT) -> None:
-    """Delete `uri` and everything below it; nothing happens when there is nothing. Refuses a bucket and `/`."""
+    """Delete `uri` and everything below it, if there is anything; StorageError for a whole bucket and for `/`."""
     _store(uri, options).delete_tree()
 
 
 def check(uri: str, *, writable: bool, options: StorageOptions = DEFAULT) -> None:
-    """Return when `uri` can be used; otherwise raise one StorageError within 10 s, before any worker starts.
+    """Raise StorageError within 10 s if `uri` cannot be read, or with `writable` cannot be written.
 
-    To read, something must be stored there. To write, a small file is stored in the nearest directory and deleted.
+    A readable URI has something stored there. To test writing, an empty file is stored in the nearest existing
+    directory and deleted.
     """
     _store(uri, options).check(writable=writable)
 

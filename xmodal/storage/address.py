@@ -1,6 +1,6 @@
-"""A URI comes in, the place it names goes out: a local path, or a bucket and a key.
+"""Parses storage URIs into a local path, or a bucket and a key.
 
-Names are literal: `%20`, `$HOME`, `~` and `//` stand for themselves, so a listed URI can be read as it is.
+Names are literal: `%20`, `$HOME`, `~` and `//` stand for themselves, so a URI from a listing can be read as it is.
 """
 
 import os
@@ -15,7 +15,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 @dataclass(frozen=True, slots=True)
 class LocalAddress:
-    """`prefix` is `""` or `"file://"`, as the user wrote it; `path` is an operating system path."""
+    """A local file: `prefix` is `""` or `"file://"`, as the user wrote it; `path` is an operating system path."""
 
     prefix: str
     path: str
@@ -23,14 +23,20 @@ class LocalAddress:
 
 @dataclass(frozen=True, slots=True)
 class S3Address:
-    """`key` is empty for the bucket itself and never starts with the slash that follows the bucket."""
+    """An S3 object: `key` is empty for the bucket itself, and does not include the slash that follows the bucket."""
 
     bucket: str
     key: str
 
 
 def parse(uri: str) -> LocalAddress | S3Address:
-    """The place that `uri` names; StorageError for any scheme but s3 and file."""
+    """Parse a URI; StorageError for any scheme but s3 and file.
+
+    >>> parse("s3://bucket/a/b.txt")
+    S3Address(bucket='bucket', key='a/b.txt')
+    >>> parse("runs/demo")
+    LocalAddress(prefix='', path='runs/demo')
+    """
     if not uri or "\0" in uri:
         raise StorageError(f"{uri!r} is not a storage URI; use {SCHEMES}")
     if re.match(r"s3:/?(?!/)", uri):  # what os.path.normpath and pathlib make of an S3 URI
@@ -68,16 +74,23 @@ def _parse_file(uri: str) -> LocalAddress:
 
 
 def absolute(uri: str) -> str:
-    """The same place under a name that does not depend on the working directory, for a process that has another."""
+    """Return a URI of the same file that does not depend on the working directory.
+
+    >>> absolute("s3://bucket/key")
+    's3://bucket/key'
+    """
     address = parse(uri)
     return os.path.abspath(uri) if isinstance(address, LocalAddress) and not address.prefix else uri
 
 
 def join(uri: str, *parts: str) -> str:
-    """`uri` with `parts` below it; empty parts add nothing.
+    """Append `parts` to `uri`; empty parts are ignored.
 
-    A part may hold slashes. An absolute part, or one with a `..` between slashes, raises StorageError: a name taken
-    from data can never lead out of the directory that it was joined to.
+    A part may have slashes. An absolute part, or one with a `..` between slashes, raises StorageError, so that a name
+    taken from data never leads out of the directory that it is joined to.
+
+    >>> join("s3://bucket/runs", "demo", "metrics.jsonl")
+    's3://bucket/runs/demo/metrics.jsonl'
     """
     parse(uri)
     for part in filter(None, parts):

@@ -1,4 +1,4 @@
-"""The storage errors that a caller may want to tell apart; all are StorageError."""
+"""The storage errors that a caller may want to distinguish; all are subclasses of StorageError."""
 
 from xmodal.errors import StorageError
 
@@ -11,5 +11,5 @@ class ShortRead(StorageError):
     """The file ends before the bytes that were asked for."""
 
 
-class Changed(StorageError):
+class FileChanged(StorageError):
     """The file is no longer the one with the expected etag."""

@@ -1,4 +1,4 @@
-"""One local path comes in; its bytes, its entry, or the files below it go out."""
+"""The local file system as a store: atomic writes, listings, and errors that name the fix."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from stat import S_ISREG
 
 from xmodal.errors import StorageError
-from xmodal.storage.errors import Changed, NotFound, ShortRead
+from xmodal.storage.errors import FileChanged, NotFound, ShortRead
 
 PARTIAL = ".xmodal-partial"  # the suffix of a file that is being written; no listing shows it
 COPY_BYTES = 16 << 20
@@ -18,9 +18,9 @@ COPY_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stored file: `size` in bytes; `etag` changes when the content does.
+    """One stored file: `size` in bytes; `etag` changes when the content changes.
 
-    Locally the etag is made from the time of modification (in ns) and the size; on S3 it is the server's.
+    A local etag is made of the modification time (in ns) and the size; on S3 it is the server's.
     """
 
     uri: str
@@ -29,17 +29,17 @@ class Entry:
 
 
 @contextmanager
-def named_errors(uri: str) -> Iterator[None]:
-    """Turn the errors of the operating system into StorageError about `uri`."""
+def as_storage_errors(uri: str) -> Iterator[None]:
+    """Convert errors of the operating system into StorageError about `uri`."""
     try:
         yield
     except FileNotFoundError as error:
         raise NotFound(f"{uri} does not exist; check the path") from error
     except OSError as error:
-        raise StorageError(f"{uri}: {error.strerror or error}; {_mend(error)}") from error
+        raise StorageError(f"{uri}: {error.strerror or error}; {_fix(error)}") from error
 
 
-def _mend(error: OSError) -> str:
+def _fix(error: OSError) -> str:
     return {
         errno.EACCES: "check the permissions of the file and its directories",
         errno.EPERM: "check the permissions of the file and its directories",
@@ -66,8 +66,8 @@ def _sync_directory(path: str) -> None:
 
 
 @contextmanager
-def replacing(path: str) -> Iterator[int]:
-    """A descriptor to write to; `path` becomes what was written at the end, at once, or stays as it was."""
+def atomic_write(path: str) -> Iterator[int]:
+    """Yield a descriptor to write to; at the end `path` is replaced at once, or stays as it was after an error."""
     directory, name = os.path.split(os.path.abspath(path))
     os.makedirs(directory, exist_ok=True)
     partial = os.path.join(directory, f".{name[:180]}.{secrets.token_hex(6)}{PARTIAL}")
@@ -86,7 +86,7 @@ def replacing(path: str) -> Iterator[int]:
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of `data` at `offset`; a single system call may write less."""
+    """Write all of `data` at `offset`, by several system calls if necessary."""
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, offset)
@@ -94,7 +94,7 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def read_all(descriptor: int, length: int, offset: int) -> bytes:
-    """`length` bytes from `offset`, fewer only at the end of the file; a single system call may return less."""
+    """Return `length` bytes from `offset`, fewer only at the end of the file, by several system calls if necessary."""
     parts = []
     while length and (part := os.pread(descriptor, min(length, 1 << 30), offset)):
         parts.append(part)
@@ -103,40 +103,42 @@ def read_all(descriptor: int, length: int, offset: int) -> bytes:
 
 
 def copy(source: str, target: str, target_path: str) -> None:
-    """Copy one local file to `target_path`, called `target` in errors; StorageError when the source changes."""
-    with named_errors(source), open(source, "rb", buffering=0) as file:
+    """Copy one local file to `target_path`, called `target` in errors; FileChanged if the source changes meanwhile."""
+    with as_storage_errors(source), open(source, "rb", buffering=0) as file:
         size, offset = os.fstat(file.fileno()).st_size, 0
-        with named_errors(target), replacing(target_path) as descriptor:
+        with as_storage_errors(target), atomic_write(target_path) as descriptor:
             while part := file.read(COPY_BYTES):
                 write_all(descriptor, part, offset)
                 offset += len(part)
             if offset != size:
-                raise Changed(f"{source} changed while it was copied; copy it when nobody writes to it")
+                raise FileChanged(f"{source} changed while it was copied; copy it when nobody writes to it")
 
 
 @dataclass(frozen=True, slots=True)
 class LocalStore:
-    """The file or directory at `path`; `uri` is how the user wrote it and `prefix` starts the URIs below it."""
+    """The file or directory at `path`; `uri` is what the user wrote, and URIs of listed files begin with `prefix`."""
 
     uri: str
     prefix: str
     path: str
 
     def list_files(self) -> list[Entry]:
-        with named_errors(self.uri):
+        with as_storage_errors(self.uri):
             if not os.path.isdir(self.path):
                 return [self.stat()]
             return sorted(self._walk(self.path, frozenset()), key=lambda entry: entry.uri)
 
     def _walk(self, directory: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
-        """Regular files below `directory`, through links too; `above` holds the directories on the way, so that a
-        link to one of them ends the walk there."""
+        """Yield the regular files below `directory`, also through links.
+
+        `above` has the directories on the way, so that a link to one of them is not followed.
+        """
         status = os.stat(directory)
         inside = above | {(status.st_dev, status.st_ino)}
         if len(inside) == len(above):
             return
-        with os.scandir(directory) as found:
-            children = list(found)
+        with os.scandir(directory) as entries:
+            children = list(entries)
         for child in children:
             if child.is_dir():
                 yield from self._walk(child.path, inside)
@@ -154,20 +156,20 @@ class LocalStore:
             yield Entry(self.prefix + child.path, status.st_size, _etag(status))
 
     def stat(self) -> Entry:
-        with named_errors(self.uri):
+        with as_storage_errors(self.uri):
             status = os.stat(self.path)
             if not S_ISREG(status.st_mode):
                 raise NotFound(f"{self.uri} is not a file; name a file")
             return Entry(self.uri, status.st_size, _etag(status))
 
     def exists(self) -> bool:
-        with named_errors(self.uri):
+        with as_storage_errors(self.uri):
             if os.path.isdir(self.path):
                 return any(True for _ in self._walk(self.path, frozenset()))
             return os.path.isfile(self.path)
 
     def read(self, offset: int, length: int | None, etag: str | None) -> bytes:
-        with named_errors(self.uri):
+        with as_storage_errors(self.uri):
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 return self._read(descriptor, offset, length, etag)
@@ -177,7 +179,7 @@ class LocalStore:
     def _read(self, descriptor: int, offset: int, length: int | None, etag: str | None) -> bytes:
         status = os.fstat(descriptor)
         if etag is not None and etag != _etag(status):
-            raise Changed(f"{self.uri} has changed since it was listed; index it again")
+            raise FileChanged(f"{self.uri} has changed since it was listed; index it again")
         wanted = status.st_size - offset if length is None else length
         data = read_all(descriptor, wanted, offset) if wanted > 0 else b""
         if len(data) != wanted:
@@ -185,7 +187,7 @@ class LocalStore:
         return data
 
     def write(self, data: bytes) -> None:
-        with named_errors(self.uri), replacing(self.path) as descriptor:
+        with as_storage_errors(self.uri), atomic_write(self.path) as descriptor:
             write_all(descriptor, data, 0)
 
     def upload(self, local_path: str) -> None:
@@ -195,7 +197,7 @@ class LocalStore:
         copy(self.path, local_path, local_path)
 
     def delete(self) -> None:
-        with named_errors(self.uri), suppress(FileNotFoundError):
+        with as_storage_errors(self.uri), suppress(FileNotFoundError):
             os.unlink(self.path)
 
     def delete_tree(self) -> None:
@@ -204,25 +206,25 @@ class LocalStore:
         if not os.path.isdir(self.path) or os.path.islink(self.path):
             self.delete()
             return
-        with named_errors(self.uri):
+        with as_storage_errors(self.uri):
             while os.path.isdir(self.path):
-                with suppress(FileNotFoundError):  # somebody else deletes the same tree: go on with the rest
+                with suppress(FileNotFoundError):  # another process deletes the same tree: continue with the rest
                     shutil.rmtree(self.path)
 
     def check(self, *, writable: bool) -> None:
-        with named_errors(self.uri):
+        with as_storage_errors(self.uri):
             if writable:
-                self._probe()
+                self._check_writable()
             elif os.path.isfile(self.path):
                 self.read(0, 0, None)
             elif not self.exists():
                 raise NotFound(f"{self.uri}: no file is stored there; check the path")
 
-    def _probe(self) -> None:
-        """Make and remove an empty file in the nearest directory that exists."""
-        place = parent = os.path.abspath(self.path)
-        while not os.path.isdir(parent) and (parent == place or not os.path.lexists(parent)):
+    def _check_writable(self) -> None:
+        """Create and delete an empty file in the nearest directory that exists."""
+        path = parent = os.path.abspath(self.path)
+        while not os.path.isdir(parent) and (parent == path or not os.path.lexists(parent)):
             parent = os.path.dirname(parent)
-        probe = os.path.join(parent, f".{secrets.token_hex(6)}{PARTIAL}")
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-        os.unlink(probe)
+        test_file = os.path.join(parent, f".{secrets.token_hex(6)}{PARTIAL}")
+        os.close(os.open(test_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        os.unlink(test_file)

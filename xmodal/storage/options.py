@@ -1,4 +1,4 @@
-"""Where S3 is and who asks: the only thing about storage that travels between processes, and it holds no secret."""
+"""The storage options that are sent between processes; they contain no secret."""
 
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -8,16 +8,14 @@ from xmodal.errors import StorageError
 
 @dataclass(frozen=True, kw_only=True)
 class StorageOptions:
-    """Where S3 is and who asks, without secrets; what is None comes from the standard AWS environment or profile.
-
-    `endpoint` is `http(s)://host[:port]`; `profile` names a section of the AWS configuration files; `anonymous`
-    sends unsigned requests. Local paths ignore all four.
-    """
+    """How s3:// URIs are reached; local paths ignore all of it."""
 
     endpoint: str | None = None
-    region: str | None = None
-    profile: str | None = None
-    anonymous: bool = False
+    """URL of an S3-compatible store for s3:// URIs, http(s)://host[:port]; None:
+    AWS_ENDPOINT_URL, else AWS itself"""
+    region: str | None = None  # AWS region used for s3:// URIs; None: that of the AWS environment or profile
+    profile: str | None = None  # AWS profile used for s3:// URIs, a section of ~/.aws; None: the AWS environment
+    anonymous: bool = False  # send unsigned requests for s3:// URIs, as public buckets allow
 
     def __post_init__(self) -> None:
         if self.endpoint is None:

@@ -1,7 +1,7 @@
-"""One request to an object store comes in as a coroutine; its result, or the error no retry can mend, goes out.
+"""Repeats requests to an object store that fail for a temporary reason, with exponential backoff.
 
-The client's own retries are off, so this loop is the only one: it decides by the kind of error, starts the request
-from the beginning each time, and counts what it did.
+The client's own retries are off, so this is the only retry loop. It decides by the kind of error, sends the whole
+request again each time, and counts retries.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from xmodal.storage.retry_counts import retries
 
 T = TypeVar("T")
 
-ATTEMPTS = 10  # with the delays below, an outage of 60 s is always survived
+MAX_ATTEMPTS = 10  # with the delays below enough for any outage of 60 s
 BACKOFF_S = 0.5  # first delay; doubles after each attempt
-LONGEST_BACKOFF_S = 32.0
-ATTEMPT_LIMIT_S = 60.0  # for one request of at most 16 MiB, however slowly its bytes drip in
+MAX_BACKOFF_S = 32.0
+REQUEST_TIMEOUT_S = 60.0  # for one request of at most 16 MiB, even if bytes keep arriving slowly
 
 
 class CutBody(Exception):
-    """A response that ended before the length it announced."""
+    """The error of a response that ended before its announced length."""
 
 
 class InvalidEndpoint(Exception):
-    """An endpoint of which no client can be made; botocore says so with a bare ValueError."""
+    """The error of an endpoint that is not a URL; botocore raises a bare ValueError."""
 
 
 CLIENT_ERRORS = (
@@ -41,7 +41,7 @@ CLIENT_ERRORS = (
     ResponseParserError,
 )
 _BUSY = {"SlowDown", "ServiceUnavailable", "Throttling", "TooManyRequests", "RequestLimitExceeded"}
-_BROKEN_ON_THE_WAY = {
+_TRANSMISSION_ERRORS = {
     "BadDigest",
     "IncompleteBody",
     "XAmzContentSHA256Mismatch",
@@ -52,9 +52,9 @@ _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 
 
 def cause_for_retry(error: Exception) -> str | None:
-    """Why the same request may succeed when it is sent again; None when it cannot."""
+    """Return why the same request may succeed if it is sent again, or None if it cannot."""
     if isinstance(error, boto.ClientError):
-        return _cause_in_answer(error)
+        return _cause_of_response(error)
     if isinstance(error, boto.SSLError | boto.ParamValidationError):
         return None
     if isinstance(error, CutBody | boto.IncompleteReadError | boto.ResponseStreamingError | aiohttp.ClientPayloadError):
@@ -68,38 +68,38 @@ def cause_for_retry(error: Exception) -> str | None:
     return None
 
 
-def _cause_in_answer(error: boto.ClientError) -> str | None:
+def _cause_of_response(error: boto.ClientError) -> str | None:
     code = error.response.get("Error", {}).get("Code", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in _EXPIRED:
         return "expired credentials"
     if code in _BUSY or status in (429, 503):
         return "busy"
-    if code in _BROKEN_ON_THE_WAY or status in (500, 502, 504):
+    if code in _TRANSMISSION_ERRORS or status in (500, 502, 504):
         return "server error"
     return None
 
 
 def backoff_s(attempt: int) -> float:
-    """Seconds to wait after attempt 1, 2, ...: exponential, capped, with the upper half drawn at random.
+    """Return the seconds to wait after attempt 1, 2, ...: exponential, limited, times a random factor in [0.5, 1].
 
-    A full-range draw could be near 0 several times in a row; the lower half keeps the sum above a minute.
+    With a factor in [0, 1] several waits in a row could be near 0; this way their sum is more than a minute.
     """
-    longest = min(LONGEST_BACKOFF_S, BACKOFF_S * 2.0 ** (attempt - 1))
+    longest = min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** (attempt - 1))
     return longest * random.uniform(0.5, 1.0)
 
 
-async def persist(
+async def retry(
     request: Callable[[], Awaitable[T]],
     *,
     renew_credentials: Callable[[], Awaitable[object]],
     attempts: int | None = None,
 ) -> T:
-    """The result of `request`, sent up to `attempts` times (default ATTEMPTS); the last error when all fail."""
-    attempts = attempts or ATTEMPTS
+    """Return the result of `request`, sent up to `attempts` times (default MAX_ATTEMPTS); raise the last error."""
+    attempts = attempts or MAX_ATTEMPTS
     for attempt in range(1, attempts + 1):
         try:
-            async with asyncio.timeout(ATTEMPT_LIMIT_S):
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 return await request()
         except CLIENT_ERRORS as error:
             cause = cause_for_retry(error)

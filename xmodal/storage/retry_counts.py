@@ -1,11 +1,11 @@
-"""Retries come in, how many there were goes out; apart from the retry loop so that reading it loads no S3 client."""
+"""Counts the retries of storage requests; a module of its own, so that reading the counts imports no S3 client."""
 
 import threading
 from collections import Counter
 
 
 class RetryCounts:
-    """How often requests of this process were repeated, by cause; safe to use from several threads."""
+    """The number of retries of this process by cause; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -16,7 +16,7 @@ class RetryCounts:
             self._counts[cause] += 1
 
     def by_cause(self) -> dict[str, int]:
-        """Number of retries per cause: busy, timeout, connection, cut body, server error, expired credentials."""
+        """Return the retries per cause: busy, timeout, connection, cut body, server error, expired credentials."""
         with self._lock:
             return dict(self._counts)
 

@@ -1,7 +1,7 @@
-"""One bucket and key come in; bytes, the entry, or the keys below it go out, or an error that a person can act on.
+"""S3 as a store: reads, writes and listings, and errors that say what to do.
 
 Requests go to the client inside s3fs, with bucket and key as two arguments: the path interface of s3fs strips slashes
-and reads `?versionId=` out of keys. Its event loop, sessions and handling of forks are what it is used for.
+and parses `?versionId=` in keys. s3fs is used for its event loop, its sessions and its handling of forks.
 """
 
 import asyncio
@@ -16,23 +16,23 @@ from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
 from xmodal.errors import StorageError
-from xmodal.storage.errors import Changed, NotFound
-from xmodal.storage.local import PARTIAL, Entry, named_errors, read_all, replacing, write_all
+from xmodal.storage.errors import FileChanged, NotFound
+from xmodal.storage.local import PARTIAL, Entry, as_storage_errors, atomic_write, read_all, write_all
 from xmodal.storage.options import StorageOptions
 from xmodal.storage.retry import CLIENT_ERRORS
-from xmodal.storage.s3_errors import cause_and_mend, code, is_missing
-from xmodal.storage.s3_session import credential_source, file_system, place
-from xmodal.storage.transfer import Requests, Transfer, some_at_once
+from xmodal.storage.s3_errors import cause_and_fix, code, is_missing
+from xmodal.storage.s3_session import credential_source, endpoint_in_words, file_system
+from xmodal.storage.transfer import Requests, Transfer, run_concurrently
 
 T = TypeVar("T")
 
-CHECK_LIMIT_S = 7.0  # the words about credentials may take two more
-KEYS_PER_DELETE = 100  # S3 allows 1000, but a busy server is silent for longer than the read timeout then
+CHECK_TIMEOUT_S = 7.0  # the description of the credentials may take two more
+KEYS_PER_DELETE = 100  # S3 allows 1000, but a busy server then takes longer than the read timeout
 
 
 @dataclass(frozen=True, slots=True)
 class S3Store:
-    """The object or prefix at `key`; `uri` is how the user wrote it."""
+    """The object or prefix at `key`; `uri` is what the user wrote."""
 
     uri: str
     bucket: str
@@ -62,7 +62,7 @@ class S3Store:
         self._run(lambda requests: self._transfer(requests).store(source, len(data)))
 
     def upload(self, local_path: str) -> None:
-        with named_errors(local_path):
+        with as_storage_errors(local_path):
             descriptor = os.open(local_path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._upload(descriptor, local_path)
@@ -73,26 +73,26 @@ class S3Store:
         size = os.fstat(descriptor).st_size
 
         def source(start: int, end: int) -> bytes:
-            with named_errors(local_path):
+            with as_storage_errors(local_path):
                 part = read_all(descriptor, end - start, start)
             if len(part) != end - start or os.fstat(descriptor).st_size != size:
-                raise Changed(f"{local_path} changed while it was uploaded; upload it when nobody writes to it")
+                raise FileChanged(f"{local_path} changed while it was uploaded; upload it when nobody writes to it")
             return part
 
         self._run(lambda requests: self._transfer(requests).store(source, size))
 
     def download(self, local_path: str) -> None:
-        with named_errors(local_path), replacing(local_path) as descriptor:
+        with as_storage_errors(local_path), atomic_write(local_path) as descriptor:
 
-            def keep(part: bytes, offset: int) -> None:
-                with named_errors(local_path):
+            def write_part(part: bytes, offset: int) -> None:
+                with as_storage_errors(local_path):
                     write_all(descriptor, part, offset)
 
-            self._run(lambda requests: self._transfer(requests).read_into(keep))
+            self._run(lambda requests: self._transfer(requests).read_into(write_part))
 
     def delete(self) -> None:
-        where = {"Bucket": self.bucket, "Key": self.key}
-        self._run(lambda requests: requests(lambda client: client.delete_object(**where)))
+        address = {"Bucket": self.bucket, "Key": self.key}
+        self._run(lambda requests: requests(lambda client: client.delete_object(**address)))
 
     def delete_tree(self) -> None:
         if not self.key.strip("/"):
@@ -101,18 +101,18 @@ class S3Store:
 
     def check(self, *, writable: bool) -> None:
         async def check(requests: Requests) -> None:
-            async with asyncio.timeout(CHECK_LIMIT_S):
-                await (self._probe(requests) if writable else self._look(requests))
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                await (self._check_writable(requests) if writable else self._check_readable(requests))
 
         self._run(check, attempts=4)  # a burst of 503s is over in 3 s
 
     def _run(self, act: Callable[[Requests], Awaitable[T]], attempts: int | None = None) -> T:
-        """The result of `act` on the loop of this process's file system; the client's errors become sentences."""
+        """Return the result of `act` on the event loop of this process's file system; convert the client's errors."""
         system = file_system(self.options)
-        result: T = sync(system.loop, self._explained, system, act, attempts)
+        result: T = sync(system.loop, self._run_explaining_errors, system, act, attempts)
         return result
 
-    async def _explained(
+    async def _run_explaining_errors(
         self, system: S3FileSystem, act: Callable[[Requests], Awaitable[T]], attempts: int | None
     ) -> T:
         requests = Requests(system, attempts)
@@ -121,16 +121,16 @@ class S3Store:
         except CLIENT_ERRORS as error:
             raise await self._explain(error, system, requests) from error
         except NotFound as error:
-            raise NotFound(f"{error} ({await self._whereabouts(system, requests)})") from error.__cause__
+            raise NotFound(f"{error} ({await self._connection_in_words(system, requests)})") from error.__cause__
 
     async def _explain(self, error: Exception, system: S3FileSystem, requests: Requests) -> StorageError:
-        cause, mend = cause_and_mend(error, anonymous=self.options.anonymous)
-        kind = NotFound if is_missing(error) else Changed if code(error) == "PreconditionFailed" else StorageError
-        return kind(f"{self.uri}: {cause}; {mend} ({await self._whereabouts(system, requests)})")
+        cause, fix = cause_and_fix(error, anonymous=self.options.anonymous)
+        kind = NotFound if is_missing(error) else FileChanged if code(error) == "PreconditionFailed" else StorageError
+        return kind(f"{self.uri}: {cause}; {fix} ({await self._connection_in_words(system, requests)})")
 
-    async def _whereabouts(self, system: S3FileSystem, requests: Requests) -> str:
+    async def _connection_in_words(self, system: S3FileSystem, requests: Requests) -> str:
         source = await credential_source(self.options, system)
-        return f"{place(self.options, requests.client)}, credentials: {source}"
+        return f"{endpoint_in_words(self.options, requests.client)}, credentials: {source}"
 
     def _transfer(self, requests: Requests) -> Transfer:
         return Transfer(requests, self.uri, self.bucket, self.key)
@@ -140,12 +140,12 @@ class S3Store:
         return f"{self.key.removesuffix('/')}/" if self.key else ""
 
     async def _objects(self, requests: Requests) -> AsyncIterator[dict[str, Any]]:
-        """Every object below this key; each page of at most 1000 is a request of its own."""
+        """Yield every object below this key; each page of at most 1000 is one request."""
         query = {"Bucket": self.bucket, "Prefix": self._below}
         while True:
             page = await self._page(requests, query)
-            for found in page.get("Contents", ()):
-                yield found
+            for item in page.get("Contents", ()):
+                yield item
             if not page.get("IsTruncated"):
                 return
             query["ContinuationToken"] = page["NextContinuationToken"]
@@ -154,12 +154,12 @@ class S3Store:
         return await requests(lambda client: client.list_objects_v2(**query))
 
     async def _list_files(self, requests: Requests) -> list[Entry]:
-        found = [
-            Entry(f"s3://{self.bucket}/{each['Key']}", each["Size"], each["ETag"].strip('"'))
-            async for each in self._objects(requests)
-            if each["Size"] or not each["Key"].endswith("/")  # consoles store empty objects as directories
+        entries = [
+            Entry(f"s3://{self.bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
+            async for item in self._objects(requests)
+            if item["Size"] or not item["Key"].endswith("/")  # consoles store empty objects as directories
         ]
-        return sorted(found, key=lambda entry: entry.uri) or [await self._stat(requests)]
+        return sorted(entries, key=lambda entry: entry.uri) or [await self._stat(requests)]
 
     async def _stat(self, requests: Requests) -> Entry:
         if not self.key or self.key.endswith("/"):
@@ -180,28 +180,28 @@ class S3Store:
         return True
 
     async def _delete_tree(self, requests: Requests) -> None:
-        keys = [found["Key"] async for found in self._objects(requests)]
+        keys = [item["Key"] async for item in self._objects(requests)]
         keys.append(self.key)
 
         async def delete(start: int) -> None:
-            await self._delete_some(requests, keys[start : start + KEYS_PER_DELETE])
+            await self._delete_keys(requests, keys[start : start + KEYS_PER_DELETE])
 
-        await some_at_once(delete, range(0, len(keys), KEYS_PER_DELETE))
+        await run_concurrently(delete, range(0, len(keys), KEYS_PER_DELETE))
 
-    async def _delete_some(self, requests: Requests, keys: list[str]) -> None:
-        listed = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
-        answer = await requests(lambda client: client.delete_objects(Bucket=self.bucket, Delete=listed))
-        for failed in answer.get("Errors", ()):
-            name = f"s3://{self.bucket}/{failed.get('Key')}"
-            raise StorageError(f"cannot delete {name}: {failed.get('Code')}; check the rights and try again")
+    async def _delete_keys(self, requests: Requests, keys: list[str]) -> None:
+        query = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+        response = await requests(lambda client: client.delete_objects(Bucket=self.bucket, Delete=query))
+        for error in response.get("Errors", ()):
+            name = f"s3://{self.bucket}/{error.get('Key')}"
+            raise StorageError(f"cannot delete {name}: {error.get('Code')}; check the rights and try again")
 
-    async def _look(self, requests: Requests) -> None:
+    async def _check_readable(self, requests: Requests) -> None:
         if not await self._exists(requests):
             raise NotFound(f"{self.uri}: no file is stored there; check the name")
 
-    async def _probe(self, requests: Requests) -> None:
-        """Store and delete an empty object. Listing comes first: it names the cause of a refusal best."""
+    async def _check_writable(self, requests: Requests) -> None:
+        """Store and delete an empty object; list first, because the error of a listing names its cause best."""
         await self._page(requests, {"Bucket": self.bucket, "Prefix": self._below, "MaxKeys": 1})
-        where = {"Bucket": self.bucket, "Key": f"{self._below}.{secrets.token_hex(6)}{PARTIAL}"}
-        await requests(lambda client: client.put_object(**where, Body=b""))
-        await requests(lambda client: client.delete_object(**where))
+        address = {"Bucket": self.bucket, "Key": f"{self._below}.{secrets.token_hex(6)}{PARTIAL}"}
+        await requests(lambda client: client.put_object(**address, Body=b""))
+        await requests(lambda client: client.delete_object(**address))

@@ -1,7 +1,7 @@
-"""Storage options come in, this process's S3 file system goes out, with words for where it points and who it is.
+"""The S3 file system of this process, and descriptions of its endpoint and credentials for error messages.
 
-Credentials come from the standard AWS chain (environment, profile, role) inside each process. Nothing here is meant
-to be pickled: only `StorageOptions` travels, and it holds no secret.
+Credentials come from the standard AWS chain (environment, profile, role) in each process. Nothing here is pickled:
+only `StorageOptions` is sent between processes, and it contains no secret.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from xmodal.storage.options import StorageOptions
 from xmodal.storage.retry import CLIENT_ERRORS
 
 CONNECT_TIMEOUT_S = 3.0
-READ_TIMEOUT_S = 10.0  # the longest silence within one answer
+READ_TIMEOUT_S = 10.0  # longest wait for the next bytes of a response
 CONNECTIONS = 32  # per process
 
 
@@ -33,10 +33,10 @@ os.register_at_fork(after_in_child=_unlock_after_fork)
 
 
 def file_system(options: StorageOptions) -> S3FileSystem:
-    """The file system of this process for `options` and the present AWS environment, made at the first call.
+    """Return the file system of this process for `options` and the current AWS environment, created at the first call.
 
-    The process number is part of the cache key because a forked child must not talk on its parent's sockets. The
-    parent's entries stay: closing them in the child would wait for an event loop that does not run there.
+    The process number is part of the cache key because a forked child must not use its parent's sockets. The parent's
+    entries stay in the cache: closing them in the child would wait for an event loop that does not run there.
     """
     environment = hash(frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
     key = (os.getpid(), options, environment, CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
@@ -65,8 +65,8 @@ def _connect(options: StorageOptions) -> S3FileSystem:
     )
 
 
-def place(options: StorageOptions, client: Any = None) -> str:
-    """`endpoint http://..., region ...`, as the client resolved them; without a client, as they were asked for."""
+def endpoint_in_words(options: StorageOptions, client: Any = None) -> str:
+    """Return `endpoint http://..., region ...` as the client resolved them; without a client, as configured."""
     meta = getattr(client, "meta", None)
     endpoint = getattr(meta, "endpoint_url", None) or options.endpoint or os.environ.get("AWS_ENDPOINT_URL")
     region = getattr(meta, "region_name", None) or options.region or os.environ.get("AWS_REGION")
@@ -78,7 +78,7 @@ def _without_credentials(url: str | None) -> str | None:
 
 
 async def credential_source(options: StorageOptions, system: S3FileSystem) -> str:
-    """Where the credentials came from, in words; never what they are."""
+    """Describe where the credentials came from, without the credentials themselves."""
     if options.anonymous:
         return "anonymous"
     try:

@@ -1,6 +1,6 @@
-"""One object's byte range comes in, its verified bytes go out, and the reverse: both in parts of at most 16 MiB.
+"""Reads and stores S3 objects in parts of at most 16 MiB, and verifies the length of every part.
 
-A part is one request: what a retry repeats, and what one transfer holds in memory four times.
+A part is one request, which a retry repeats as a whole. One transfer has up to four parts in memory.
 """
 
 import asyncio
@@ -15,18 +15,18 @@ from s3fs import S3FileSystem
 from xmodal.errors import StorageError
 from xmodal.storage.errors import ShortRead
 from xmodal.storage.local import Entry
-from xmodal.storage.retry import CLIENT_ERRORS, CutBody, InvalidEndpoint, persist
+from xmodal.storage.retry import CLIENT_ERRORS, CutBody, InvalidEndpoint, retry
 from xmodal.storage.s3_errors import code
 
 T = TypeVar("T")
 
 PART_BYTES = 16 << 20
-AT_ONCE = 4
-MOST_PARTS = 10_000  # S3's limit for one multipart upload
+CONCURRENCY = 4
+MAX_PARTS = 10_000  # S3's limit for one multipart upload
 
 
 class Requests:
-    """This process's client behind the retry loop: `await requests(lambda client: client.head_object(...))`."""
+    """Sends requests of this process with retries: `await requests(lambda client: client.head_object(...))`."""
 
     def __init__(self, system: S3FileSystem, attempts: int | None = None) -> None:
         self._system = system
@@ -38,7 +38,7 @@ class Requests:
             self.client = await self._connect()
             return await request(self.client)
 
-        return await persist(send, renew_credentials=self._renew, attempts=self._attempts)
+        return await retry(send, renew_credentials=self._renew, attempts=self._attempts)
 
     async def _connect(self) -> Any:
         try:
@@ -52,7 +52,7 @@ class Requests:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """The object at `key`, to be read or stored; `uri` names it in errors."""
+    """Reads or stores the object at `key`; `uri` names it in errors."""
 
     requests: Requests
     uri: str
@@ -60,15 +60,15 @@ class Transfer:
     key: str
 
     @property
-    def _where(self) -> dict[str, Any]:
+    def _address(self) -> dict[str, Any]:
         return {"Bucket": self.bucket, "Key": self.key}
 
     async def stat(self) -> Entry:
-        head = await self.requests(lambda client: client.head_object(**self._where))
+        head = await self.requests(lambda client: client.head_object(**self._address))
         return Entry(f"s3://{self.bucket}/{self.key}", head["ContentLength"], head["ETag"].strip('"'))
 
     async def read(self, offset: int, length: int | None, etag: str | None) -> bytes:
-        """See `xmodal.storage.read`."""
+        """Return bytes of the object; see `xmodal.storage.read`."""
         data, size, etag = await self._read_part(offset, length, etag)
         end = size if length is None else offset + length
         if offset + len(data) == end:
@@ -83,7 +83,7 @@ class Transfer:
         return bytes(whole)
 
     async def read_into(self, keep: Callable[[bytes, int], None]) -> None:
-        """Hand all bytes of one version of the object to `keep(part, offset)`, in any order."""
+        """Call `keep(part, offset)` with all parts of one version of the object, in any order."""
         data, size, etag = await self._read_part(0, None, None)
         keep(data, 0)
         await self._read_parts(len(data), size, etag, keep)
@@ -93,59 +93,59 @@ class Transfer:
             part, _, _ = await self._read_part(offset, min(PART_BYTES, end - offset), etag)
             keep(part, offset)
 
-        await some_at_once(fetch, range(start, end, PART_BYTES))
+        await run_concurrently(fetch, range(start, end, PART_BYTES))
 
     async def _read_part(self, offset: int, length: int | None, etag: str | None) -> tuple[bytes, int, str]:
-        """At most PART_BYTES from `offset`, with the size and the etag of the whole object."""
-        wanted = PART_BYTES if length is None else min(length, PART_BYTES)
-        query = {**self._where, "Range": f"bytes={offset}-{offset + wanted - 1}"}
+        """Return at most PART_BYTES from `offset`, with the size and the etag of the whole object."""
+        requested = PART_BYTES if length is None else min(length, PART_BYTES)
+        query = {**self._address, "Range": f"bytes={offset}-{offset + requested - 1}"}
         if etag is not None:
             query["IfMatch"] = f'"{etag}"'
 
         async def get(client: Any) -> tuple[bytes, int, str]:
-            answer = await client.get_object(**query)
-            async with answer["Body"] as body:
+            response = await client.get_object(**query)
+            async with response["Body"] as body:
                 data = await body.read()
-            size = self._verify(data, answer.get("ContentRange", ""), offset, wanted, exact=length is not None)
-            return data, size, answer["ETag"].strip('"')
+            size = self._verify(data, response.get("ContentRange", ""), offset, requested, exact=length is not None)
+            return data, size, response["ETag"].strip('"')
 
         try:
             return await self.requests(get)
         except ClientError as error:
             if code(error) not in ("InvalidRange", "416"):
                 raise
-        entry = await self.stat()  # no byte at `offset`: fine only for the rest of a file that ends right there
+        entry = await self.stat()  # no byte at `offset`: valid only if the file ends exactly there
         if length is None and entry.size == offset:
             return b"", entry.size, entry.etag
         raise ShortRead(f"{self.uri} ends at byte {entry.size}, before byte {offset + (length or 0)}")
 
-    def _verify(self, data: bytes, announced: str, offset: int, wanted: int, *, exact: bool) -> int:
-        """The size of the object, once `data` has the place and length that were asked for.
+    def _verify(self, data: bytes, content_range: str, offset: int, requested: int, *, exact: bool) -> int:
+        """Check the position and the length of `data`; return the size of the whole object.
 
-        `announced` is the header Content-Range, such as `bytes 0-99/1234`.
+        `content_range` is the header Content-Range, such as `bytes 0-99/1234`.
         """
-        place, _, size_text = announced.removeprefix("bytes ").partition("/")
-        if not size_text.isdigit() or place.partition("-")[0] != str(offset):
+        byte_range, _, size_text = content_range.removeprefix("bytes ").partition("/")
+        if not size_text.isdigit() or byte_range.partition("-")[0] != str(offset):
             raise StorageError(f"{self.uri}: the server ignores byte ranges; use a server that supports them")
         size = int(size_text)
-        if exact and offset + wanted > size:
-            raise ShortRead(f"{self.uri} ends at byte {size}, before byte {offset + wanted}")
-        if len(data) != min(wanted, size - offset):
-            raise CutBody(f"{len(data)} of {min(wanted, size - offset)} bytes came")
+        if exact and offset + requested > size:
+            raise ShortRead(f"{self.uri} ends at byte {size}, before byte {offset + requested}")
+        if len(data) != min(requested, size - offset):
+            raise CutBody(f"received {len(data)} of {min(requested, size - offset)} bytes")
         return size
 
     async def store(self, source: Callable[[int, int], bytes], size: int) -> None:
-        """Store the `size` bytes of which `source(start, end)` gives any part; visible only as a whole."""
+        """Store the `size` bytes that `source(start, end)` returns in parts; the object appears only when complete."""
         if size <= PART_BYTES:
             data = source(0, size)
-            await self.requests(lambda client: client.put_object(**self._where, Body=data))
+            await self.requests(lambda client: client.put_object(**self._address, Body=data))
             return
-        started = await self.requests(lambda client: client.create_multipart_upload(**self._where))
-        upload = {**self._where, "UploadId": started["UploadId"]}
+        started = await self.requests(lambda client: client.create_multipart_upload(**self._address))
+        upload = {**self._address, "UploadId": started["UploadId"]}
         try:
             await self._store_parts(upload, source, size)
         except BaseException:
-            with suppress(*CLIENT_ERRORS):  # the error that led here says more
+            with suppress(*CLIENT_ERRORS):  # the original error says more
                 await self.requests(lambda client: client.abort_multipart_upload(**upload))
             raise
         stored = (await self.stat()).size
@@ -153,7 +153,7 @@ class Transfer:
             raise StorageError(f"{self.uri} holds {stored} bytes after {size} were written; write it again")
 
     async def _store_parts(self, upload: dict[str, Any], source: Callable[[int, int], bytes], size: int) -> None:
-        part_bytes = max(PART_BYTES, -(-size // MOST_PARTS))
+        part_bytes = max(PART_BYTES, -(-size // MAX_PARTS))
         etags: dict[int, str] = {}
 
         async def send(start: int) -> None:
@@ -161,7 +161,7 @@ class Transfer:
             part = {**upload, "PartNumber": number, "Body": data}
             etags[number] = (await self.requests(lambda client: client.upload_part(**part)))["ETag"]
 
-        await some_at_once(send, range(0, size, part_bytes))
+        await run_concurrently(send, range(0, size, part_bytes))
         await self._complete(upload, [{"PartNumber": n, "ETag": etags[n]} for n in sorted(etags)])
 
     async def _complete(self, upload: dict[str, Any], parts: list[dict[str, Any]]) -> None:
@@ -169,20 +169,20 @@ class Transfer:
         try:
             await self.requests(lambda client: client.complete_multipart_upload(**whole))
         except ClientError as error:
-            # when the answer to the first attempt is lost, the second finds the upload already completed
+            # if the response to the first attempt is lost, the second attempt finds the upload completed
             if code(error) != "NoSuchUpload" or not (await self.stat()).etag.endswith(f"-{len(parts)}"):
                 raise
 
 
-async def some_at_once(act: Callable[[int], Awaitable[None]], items: range) -> None:
-    """Run `act` on all items, AT_ONCE at a time; the first error ends them all."""
-    waiting = iter(items)
+async def run_concurrently(act: Callable[[int], Awaitable[None]], items: range) -> None:
+    """Run `act` on all items, CONCURRENCY at a time; the first error cancels the others."""
+    remaining = iter(items)
 
     async def work() -> None:
-        for item in waiting:
+        for item in remaining:
             await act(item)
 
-    workers = [asyncio.ensure_future(work()) for _ in range(min(AT_ONCE, len(items)))]
+    workers = [asyncio.ensure_future(work()) for _ in range(min(CONCURRENCY, len(items)))]
     try:
         await asyncio.gather(*workers)
     finally:

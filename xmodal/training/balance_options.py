@@ -1,4 +1,4 @@
-"""What balanced multimodal learning can be asked for: names and ranges, without torch."""
+"""The options of balanced multimodal learning; imports no torch."""
 
 import math
 from dataclasses import dataclass
@@ -23,27 +23,36 @@ WITH_GAMMA = (*RESCALED, "mmpareto_per_tensor", "uniform")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Balance:
-    """How the multimodal and the unimodal losses meet in each encoder.
+class GradientBalance:
+    """How the gradients of the multimodal and the unimodal loss are combined in each encoder.
 
-    `joint` leaves the unimodal losses out. The others are the weightings of `xmodal.gradients`: `uniform` adds all
-    losses up, `mmpareto` is Wei & Hu 2024, `stop_gradient` lets encoders learn from their unimodal loss alone.
+    `joint` trains without unimodal losses. The other methods are weightings of `xmodal.gradients`: `uniform` adds the
+    gradients, `mmpareto` is Wei & Hu 2024, `stop_gradient` trains each encoder by its unimodal loss alone.
+
+    >>> GradientBalance(method="uniform", gamma=2.0).space
+    'features'
     """
 
-    method: Method = "mmpareto"  # what is done with the two gradients of an encoder
-    space: Literal["features", "parameters"] = "features"  # where conflict is measured; features cost next to nothing
-    gamma: float | None = None  # length of the step beside the sum's; None: 1.5 for mmpareto, 1 for uniform
-    audit_every: int = 0  # steps between looks at what the other space would decide; 0: never
-    rescale: tuple[float, float] = (0.1, 10.0)  # limits of mmpareto's factor on the length of the min-norm direction
+    method: Method = "mmpareto"  # what is done with the multimodal and the unimodal gradient of each encoder
+    space: Literal["features", "parameters"] = "features"
+    """where the two gradients are compared: at the encoder's features, which costs next to
+    nothing, or exactly, at its parameters"""
+    gamma: float | None = None
+    """length of the combined gradient, in lengths of the sum of both; None: 1.5 for mmpareto,
+    1 for uniform"""
+    audit_every: int = 0  # number of steps between two measurements of what the other space would decide; 0: none
+    rescale: tuple[float, float] = (0.1, 10.0)
+    """limits (low, high) of mmpareto's factor on the length of the min-norm direction"""
 
     def __post_init__(self) -> None:
         if self.method == "mmpareto_per_tensor" and self.space == "features":
-            raise ConfigError("mmpareto_per_tensor weighs parameter tensors: it needs space=parameters")
+            raise ConfigError("mmpareto_per_tensor weights parameter tensors: it needs space=parameters")
         if self.audit_every < 0:
             raise ConfigError(f"audit_every={self.audit_every} must be a number of steps, or 0 for no audit")
         if self.audit_every and self.method in ("joint", "mmpareto_per_tensor"):
             raise ConfigError(
-                f"{self.method} weighs no whole encoders at the features, so that an audit has nothing to compare"
+                f"{self.method} does not weight whole encoders at the features, so an audit has nothing to compare: "
+                "use audit_every=0"
             )
         if self.gamma is not None and self.method not in WITH_GAMMA:
             raise ConfigError(f"{self.method} has no gamma; {', '.join(WITH_GAMMA)} have one")

@@ -1,4 +1,4 @@
-"""A method of balanced learning and a classifier in; its objective, its gradient space and its audit out."""
+"""Builds what a method of balanced multimodal learning needs: the objective, the gradient space and the audit."""
 
 from typing import Any
 
@@ -6,68 +6,84 @@ import torch.distributed as dist
 
 from xmodal.distributed.ranks import Group, world_size
 from xmodal.encoders.multimodal_classifier import MultimodalClassifier
-from xmodal.encoders.multitask_classifier import TaskClassifier
+from xmodal.encoders.multitask_classifier import MultitaskClassifier
 from xmodal.errors import ConfigError
-from xmodal.gradients import Auditor, FeatureSplitter, ParameterSpace, Partition, PerTensor, Weighting, weighting
-from xmodal.training.balance_options import RESCALED, Balance
+from xmodal.gradients import (
+    Auditor,
+    FeatureSplitter,
+    MMParetoPerTensor,
+    ParameterSpace,
+    Partition,
+    Weighting,
+    weighting,
+)
+from xmodal.training.balance_options import RESCALED, GradientBalance
 from xmodal.training.engine.auditing import Audit
-from xmodal.training.objectives.alignment_points import Places
+from xmodal.training.objectives.alignment_points import AlignmentPoints
 from xmodal.training.objectives.classification import ClassificationObjective
 from xmodal.training.objectives.multitask import TaskObjective
 
 
-def balanced(
-    balance: Balance, model: MultimodalClassifier, places: Places | None = None, group: Group = None
+def build_objective(
+    balance: GradientBalance,
+    model: MultimodalClassifier,
+    alignment_points: AlignmentPoints | None = None,
+    group: Group = None,
 ) -> tuple[ClassificationObjective, ParameterSpace | None]:
-    """The objective, with its splitter where the decision is at the features, else with the parameter space.
+    """Return the objective of a multimodal classifier, and the parameter space if gradients are weighted there.
 
-    With `places` for batches that have rows of a target, whose gradients neither decision sees.
-    On several ranks all of them must call it alike: the splitter gets a process group of its own.
+    If gradients are weighted at the features, the objective has a splitter and there is no space. `alignment_points`
+    are for batches with rows of a target domain; the gradients of their domain losses do not affect the weighting.
+    All ranks must call it with the same arguments, because the splitter creates a process group of its own.
     """
     if balance.method == "joint":
-        return ClassificationObjective(model, unimodal=False, places=places, group=group), None
+        return ClassificationObjective(model, unimodal=False, alignment_points=alignment_points, group=group), None
     rule = _rule(balance)
     if balance.space == "parameters":
-        objective = ClassificationObjective(model, places=places, group=group)
-        return objective, ParameterSpace(Partition.of(objective, model.encoders), rule, group=group)
-    return ClassificationObjective(model, splitter=_splitter(rule, 2, group), places=places, group=group), None
+        objective = ClassificationObjective(model, alignment_points=alignment_points, group=group)
+        return objective, ParameterSpace(Partition.from_module(objective, model.encoders), rule, group=group)
+    splitter = _splitter(rule, 2, group)
+    return ClassificationObjective(model, splitter=splitter, alignment_points=alignment_points, group=group), None
 
 
-def balanced_tasks(
-    balance: Balance, model: TaskClassifier, group: Group = None
+def build_task_objective(
+    balance: GradientBalance, model: MultitaskClassifier, group: Group = None
 ) -> tuple[TaskObjective, ParameterSpace | None]:
-    """The same for K tasks on one shared encoder, each an objective; ConfigError for a method that needs modalities."""
+    """Return the objective of K tasks on one shared encoder, and the parameter space if gradients are weighted there.
+
+    Raises ConfigError for a method that distinguishes multimodal from unimodal losses.
+    """
     if balance.method in ("joint", "stop_gradient"):
-        raise ConfigError(f"{balance.method} tells multimodal from unimodal losses; tasks have neither")
+        raise ConfigError(f"{balance.method} needs multimodal and unimodal losses; tasks have neither: use uniform")
     rule, objectives = _rule(balance), len(model.tasks)
     if balance.space == "parameters":
         objective = TaskObjective(model, group=group)
-        partition = Partition.of(objective, {"shared": model.encoder})
+        partition = Partition.from_module(objective, {"shared": model.encoder})
         return objective, ParameterSpace(partition, rule, objectives=objectives, group=group)
     return TaskObjective(model, splitter=_splitter(rule, objectives, group), group=group), None
 
 
-def balanced_encoder(balance: Balance, group: Group = None) -> FeatureSplitter:
-    """What weighs a dual encoder's contrastive loss and an encoder's own objective, at its embeddings."""
+def build_embedding_splitter(balance: GradientBalance, group: Group = None) -> FeatureSplitter:
+    """Return the splitter that weights the contrastive loss and the encoders' own losses at their embeddings."""
     return _splitter(_rule(balance), 2, group)
 
 
-def audited(balance: Balance, objective: ClassificationObjective) -> Audit | None:
-    """What compares both spaces' decisions every `audit_every` steps; None where none is asked for."""
+def build_audit(balance: GradientBalance, objective: ClassificationObjective) -> Audit | None:
+    """Return the audit that compares both spaces every `audit_every` steps, or None if `audit_every` is 0."""
     if not balance.audit_every:
         return None
-    partition = Partition.of(objective, objective.model.encoders)
+    partition = Partition.from_module(objective, objective.model.encoders)
     auditor = Auditor(partition, _rule(balance), splitter=objective.splitter, group=objective.group)
     return Audit(objective, auditor, every=balance.audit_every)
 
 
-def _rule(balance: Balance) -> Weighting | PerTensor:
+def _rule(balance: GradientBalance) -> Weighting | MMParetoPerTensor:
     options: dict[str, Any] = {"rescale": balance.rescale} if balance.method in RESCALED else {}
     if balance.gamma is not None:
         options["gamma"] = balance.gamma
     return weighting(balance.method, **options)
 
 
-def _splitter(rule: Weighting | PerTensor, objectives: int, group: Group) -> FeatureSplitter:
-    own = dist.new_group() if group is None and world_size() > 1 else group
-    return FeatureSplitter(rule, objectives=objectives, group=own)
+def _splitter(rule: Weighting | MMParetoPerTensor, objectives: int, group: Group) -> FeatureSplitter:
+    splitter_group = dist.new_group() if group is None and world_size() > 1 else group
+    return FeatureSplitter(rule, objectives=objectives, group=splitter_group)

@@ -1,1 +1,1 @@
-"""Experiments on adapting to a target without labels or pairs: strengths chosen by validators, oracles kept sealed."""
+"""Experiments on adapting to a target without labels or pairs; validators choose the strengths, never the oracle."""

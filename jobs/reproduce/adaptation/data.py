@@ -1,43 +1,46 @@
-"""An experiment and a folder for what is costly to make in; its domains in memory out, with their checksum."""
+"""Load the domains of an experiment on adaptation, with their checksum; decoded tensors are cached."""
 
 import functools
 import hashlib
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import cast
 
 import torch
 
-from jobs.bench.real_data import material
-from jobs.reproduce.catalogue import Name, experiment
-from jobs.reproduce.disk_cache import kept
-
-if TYPE_CHECKING:
-    from jobs.reproduce.adaptation.experiment import Adaptation, Fields, Parts
+from jobs.reproduce.adaptation.experiment import AdaptationExperiment, Parts
+from jobs.reproduce.catalogue import ExperimentName, load_experiment
+from jobs.reproduce.disk_cache import cached_tensors
+from jobs.reproduce.row_batches import Fields
 
 
 @functools.lru_cache(maxsize=2)
-def parts(name: Name, rows: int | None, to: str) -> "Parts":
-    """`source/train`, `source/held`, `source/test` and the target's; decoded tensors are kept at TO/data-*."""
-    chosen = cast("Adaptation", experiment(name))
-    root = material(dict(chosen.needs))
-    return _by_part(kept(to, (name, rows, sorted(chosen.facts.items())), lambda: _flat(chosen.read(root, rows))))
+def load_parts(name: ExperimentName, rows: int | None, to: str, folder: Path) -> Parts:
+    """Return `source/train`, `source/held`, `source/test` and those of the target.
+
+    They are decoded from the files in `folder` or read from TO/data-*.safetensors. The name of the cached file comes
+    from the identity below: its parts stay as they are lest every data set be decoded anew.
+    """
+    experiment = cast(AdaptationExperiment, load_experiment(name))
+    identity = (name, rows, sorted(experiment.facts.items()))
+    return _by_part(cached_tensors(to, identity, lambda: _flatten(experiment.read(folder, rows))))
 
 
 @functools.lru_cache(maxsize=2)
-def checksum(name: Name, rows: int | None, to: str) -> str:
-    """SHA-256 of all tensors, in the order of their names: results of other data are not comparable."""
-    found = hashlib.sha256()
-    for _, tensor in sorted(_flat(parts(name, rows, to)).items()):
-        found.update(tensor.contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+def data_checksum(name: ExperimentName, rows: int | None, to: str, folder: Path) -> str:
+    """Return the SHA-256 of all tensors in the order of their names: results of other data cannot be compared."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(_flatten(load_parts(name, rows, to, folder)).items()):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
-def _flat(data: "Parts") -> dict[str, torch.Tensor]:
-    return {f"{part}/{name}": x for part, fields in data.items() for name, x in fields.items()}
+def _flatten(parts: Parts) -> dict[str, torch.Tensor]:
+    return {f"{part}/{name}": x for part, fields in parts.items() for name, x in fields.items()}
 
 
-def _by_part(flat: dict[str, torch.Tensor]) -> "Parts":
-    found: dict[str, Fields] = {}
-    for name, x in flat.items():
+def _by_part(tensors: dict[str, torch.Tensor]) -> Parts:
+    parts: dict[str, Fields] = {}
+    for name, x in tensors.items():
         part, _, field = name.rpartition("/")
-        found.setdefault(part, {})[field] = x
-    return found
+        parts.setdefault(part, {})[field] = x
+    return parts

@@ -1,4 +1,4 @@
-"""The paper's network for digits and its schedules: two domains in memory in, a learner out.
+"""Train the paper's network for digits with its schedules, on two domains in memory.
 
 Ganin et al. 2016: two convolutions of 5 x 5 (32, 48 maps, each with ReLU and pooling), a label predictor 100-100-10, a
 critic of 100 hidden units on the 768 features; SGD with momentum 0.9 at a rate of mu / (1 + 10 p)^0.75, and a strength
@@ -13,23 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jobs.reproduce.adaptation.alignment import Alignment
-from jobs.reproduce.adaptation.arms import ORACLE, Arm
-from jobs.reproduce.adaptation.batches import endless, tapped
+from jobs.reproduce.adaptation.alignment import AlignmentLoss
+from jobs.reproduce.adaptation.arms import ORACLE, AdaptationArm
+from jobs.reproduce.adaptation.batches import endless_batches, record_gradient_norm
 from jobs.reproduce.adaptation.caption_head import CaptionHead
-from jobs.reproduce.adaptation.evaluation import Seen, judged
-from jobs.reproduce.adaptation.experiment import Parts, Settings
-from jobs.reproduce.adaptation.views import KINDS, changed
+from jobs.reproduce.adaptation.evaluation import ModelOutputs, domain_distances, project_domains, score_outputs
+from jobs.reproduce.adaptation.experiment import AdaptationSettings, Parts
+from jobs.reproduce.adaptation.views import KINDS, augment
 from jobs.reproduce.digits import CLASSES
-from xmodal.losses.consistency import consistency
-from xmodal.losses.gradient_reversal import ramp
+from xmodal.losses.consistency import consistency_loss
+from xmodal.losses.gradient_reversal import dann_ramp
 
 FEATURES, HIDDEN = 768, 100
-PART = 500  # rows judged together
+ROWS_PER_BATCH = 500  # rows evaluated together
 
 
 class DigitNet(nn.Module):
-    """uint8 pictures [N, 28, 28, 3] in; features [N, 768], last hidden layer [N, 100] and scores [N, 10] out.
+    """Return features [N, 768], the last hidden layer [N, 100] and class scores [N, 10] of images uint8 [N, 28, 28, 3].
 
     With `captions` the label predictor's last layer is replaced by a text encoder, as in CLIP.
     """
@@ -46,107 +46,111 @@ class DigitNet(nn.Module):
         self.hidden = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU())
         self.classes = CaptionHead(HIDDEN) if captions else nn.Linear(HIDDEN, CLASSES)
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        return self.features_of(shown(pictures))
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the features of images uint8 [N, 28, 28, 3]."""
+        return self.features_of(to_float(images))
 
-    def features_of(self, pictures: Tensor) -> Tensor:
-        """Of pictures [N, 3, 28, 28] in [0, 1]."""
-        given = (pictures - self.mean[:, None, None]).contiguous(memory_format=torch.channels_last)
+    def features_of(self, images: Tensor) -> Tensor:
+        """Return the features of images [N, 3, 28, 28] in [0, 1]."""
+        centred = (images - self.mean[:, None, None]).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            return self.features(given).float()
+            return self.features(centred).float()
 
     def loss(self, features: Tensor, label: Tensor) -> Tensor:
-        """Cross-entropy of the classes, or the contrastive loss with their captions."""
+        """Return the cross-entropy of the classes, or the contrastive loss with their captions."""
         hidden = self.hidden(features)
         if isinstance(self.classes, CaptionHead):
             return self.classes.contrast(hidden, label)
         return F.cross_entropy(self.classes(hidden), label)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        features = self.encode(pictures)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = self.encode(images)
         hidden = self.hidden(features)
         return features, hidden, self.classes(hidden)
 
 
-def shown(pictures: Tensor) -> Tensor:
-    """uint8 [N, 28, 28, 3] to float [N, 3, 28, 28] in [0, 1]."""
-    return pictures.permute(0, 3, 1, 2).float() / 255
+def to_float(images: Tensor) -> Tensor:
+    """Return images uint8 [N, 28, 28, 3] as float [N, 3, 28, 28] in [0, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 255
 
 
-class Digits:
-    """A learner (`jobs.reproduce.adaptation.experiment`) of one arm; the oracle learns from the target's labels too."""
+class DigitLearner:
+    """Trains one arm on digits; a `Learner`. The oracle learns from the target's labels too."""
 
-    def __init__(self, arm: Arm, seed: int, data: Parts, settings: Settings, *, captions: bool = False) -> None:
+    def __init__(
+        self, arm: AdaptationArm, seed: int, data: Parts, settings: AdaptationSettings, *, captions: bool = False
+    ) -> None:
         torch.manual_seed(seed)
         self.arm, self.seed, self.data, self.settings = arm, seed, data, settings
-        pictures = [data[f"{domain}/train"]["image"] for domain in ("source", "target")]
-        mean = torch.stack([x.float().mean((0, 1, 2)) / 255 for x in pictures]).mean(0)
+        train_images = [data[f"{domain}/train"]["image"] for domain in ("source", "target")]
+        mean = torch.stack([x.float().mean((0, 1, 2)) / 255 for x in train_images]).mean(0)
         self.net = DigitNet(mean, captions=captions).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        parts = arm.method.split("+")
-        self.views = next((kind for kind in KINDS if kind in parts), None)
-        self.on_source = next((kind for kind in KINDS if f"source-{kind}" in parts), None)
-        self.alignment = Alignment(arm.method, dim=FEATURES, hidden=HIDDEN, classes=CLASSES, critic=(HIDDEN,))
+        method_parts = arm.method.split("+")
+        self.views = next((kind for kind in KINDS if kind in method_parts), None)
+        self.on_source = next((kind for kind in KINDS if f"source-{kind}" in method_parts), None)
+        self.alignment = AlignmentLoss(arm.method, dim=FEATURES, hidden=HIDDEN, classes=CLASSES, critic=(HIDDEN,))
         parameters = [*self.net.parameters(), *self.alignment.parameters()]
         self.optimizer = torch.optim.SGD(parameters, lr=settings.sgd_rate or 0.01, momentum=0.9)
-        draws = [np.random.default_rng((seed, place)) for place in range(len(pictures))]
-        self.streams = [endless(len(x), settings.batch_size, rng) for x, rng in zip(pictures, draws, strict=True)]
+        generators = [np.random.default_rng((seed, number)) for number in range(len(train_images))]
+        self.streams = [
+            endless_batches(len(x), settings.batch_size, rng) for x, rng in zip(train_images, generators, strict=True)
+        ]
         self.series: list[dict[str, float]] = []
 
     def step(self, step: int, progress: float) -> dict[str, float]:
-        (pictures, label), (others, other_label) = (
+        (images, label), (target_images, target_label) = (
             (self.data[f"{domain}/train"]["image"][rows], self.data[f"{domain}/train"]["label"][rows])
             for domain, rows in zip(("source", "target"), (next(stream) for stream in self.streams), strict=True)
         )
-        features = self.net.encode(torch.cat([pictures, others]))
+        features = self.net.encode(torch.cat([images, target_images]))
         norms: dict[str, float] = {}
-        task, domain = tapped(features, "task_norm", norms), tapped(features, "domain_norm", norms)
+        task, domain = (record_gradient_norm(features, name, norms) for name in ("task_norm", "domain_norm"))
         if self.arm.method == ORACLE:
-            label = torch.cat([label, other_label])
+            label = torch.cat([label, target_label])
         loss = self.net.loss(task[: len(label)], label)
-        hidden, strength = self.net.hidden(domain), self.arm.strength * ramp(progress)
+        hidden, strength = self.net.hidden(domain), self.arm.strength * dann_ramp(progress)
         scores = self.net.classes(hidden)
-        loss = loss + self.alignment(domain, hidden, scores, len(pictures), strength)
+        loss = loss + self.alignment(domain, hidden, scores, len(images), strength)
         if self.views is not None:
-            loss = loss + strength * self._agreement(others, scores[len(pictures) :])
+            loss = loss + strength * self._view_consistency(target_images, scores[len(images) :])
         if self.on_source is not None:
-            seen = self.net.features_of(changed(shown(pictures), kind=self.on_source))
-            loss = loss + strength * self.net.loss(seen, label)
+            augmented = self.net.features_of(augment(to_float(images), kind=self.on_source))
+            loss = loss + strength * self.net.loss(augmented, label)
         self.optimizer.param_groups[0]["lr"] = (self.settings.sgd_rate or 0.01) / (1 + 10 * progress) ** 0.75
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        figures = {"loss": float(loss.detach()), "strength": strength, **self.alignment.figures, **norms}
-        self.series.append(figures)
-        return figures
+        metrics = {"loss": float(loss.detach()), "strength": strength, **self.alignment.metrics, **norms}
+        self.series.append(metrics)
+        return metrics
 
-    def _agreement(self, pictures: Tensor, scores: Tensor) -> Tensor:
-        """What the classes of changed pictures lack to those that the model is sure of for the pictures as they are."""
+    def _view_consistency(self, images: Tensor, scores: Tensor) -> Tensor:
+        """Return the loss of augmented target images against confident predictions on the images as they are."""
         assert self.views is not None
-        again = self.net.classes(self.net.hidden(self.net.features_of(changed(shown(pictures), kind=self.views))))
-        return consistency(scores, again, torch.ones(len(pictures), dtype=torch.bool))
+        features = self.net.features_of(augment(to_float(images), kind=self.views))
+        augmented_scores = self.net.classes(self.net.hidden(features))
+        return consistency_loss(scores, augmented_scores, torch.ones(len(images), dtype=torch.bool))
 
-    def judge(self, *, last: bool) -> dict[str, Any]:
+    def evaluate(self, *, last: bool) -> dict[str, Any]:
         self.net.eval()
-        seen = {part: self._see(part) for part in ("source/held", "source/test", "target/held", "target/test")}
-        train = self._see("source/train", most=2 * PART)
+        outputs = {part: self._outputs(part) for part in ("source/held", "source/test", "target/held", "target/test")}
+        train = self._outputs("source/train", max_rows=2 * ROWS_PER_BATCH)
         self.net.train()
-        label = {part: self.data[part]["label"] for part in seen}
-        right = {p: float((s.scores.argmax(1) == label[p]).float().mean()) for p, s in seen.items()}
-        found = judged(seen["source/held"], label["source/held"], seen["target/held"], train, self.series)
-        oracle = {"accuracy": right["target/test"]}
-        whole = {**found, "source_test": right["source/test"], "oracle": oracle}
+        label = {part: self.data[part]["label"] for part in outputs}
+        accuracy = {p: float((s.scores.argmax(1) == label[p]).float().mean()) for p, s in outputs.items()}
+        scores = score_outputs(outputs["source/held"], label["source/held"], outputs["target/held"], train, self.series)
+        oracle = {"accuracy": accuracy["target/test"]}
+        result = {**scores, "source_test": accuracy["source/test"], "oracle": oracle}
         if last:
-            from jobs.reproduce.adaptation.evaluation import distances, projections
-
-            pair = seen["source/test"].features.numpy(), seen["target/test"].features.numpy()
+            pair = outputs["source/test"].features.numpy(), outputs["target/test"].features.numpy()
             classes = label["source/test"].numpy(), label["target/test"].numpy()
-            whole |= {"gap": distances(*pair, seed=self.seed)}
-            whole |= {"projection": projections(*pair, *classes)} if self.seed == 0 else {}
-        return whole
+            result |= {"gap": domain_distances(*pair, seed=self.seed)}
+            result |= {"projection": project_domains(*pair, *classes)} if self.seed == 0 else {}
+        return result
 
     @torch.no_grad()
-    def _see(self, part: str, most: int | None = None) -> Seen:
-        pictures = self.data[part]["image"][:most]
-        parts = [self.net(some) for some in pictures.split(PART)]
-        _, hidden, scores = (torch.cat(column) for column in zip(*parts, strict=True))
-        return Seen(features=hidden, scores=scores)
+    def _outputs(self, part: str, max_rows: int | None = None) -> ModelOutputs:
+        images = self.data[part]["image"][:max_rows]
+        batches = [self.net(batch) for batch in images.split(ROWS_PER_BATCH)]
+        _, hidden, scores = (torch.cat(column) for column in zip(*batches, strict=True))
+        return ModelOutputs(features=hidden, scores=scores)

@@ -1,10 +1,10 @@
-"""Emoji of one vendor with names, of another without: does text find pictures in a style that has no captions?"""
+"""Adapt from emoji of one vendor with names to another without: can text find images in a style without captions?"""
 
-from jobs.reproduce.adaptation.arms import arms
-from jobs.reproduce.adaptation.emoji_data import NEEDS, read
-from jobs.reproduce.adaptation.emoji_learner import Emoji
-from jobs.reproduce.adaptation.experiment import Adaptation, Settings
-from jobs.reproduce.adaptation.hypotheses import OF_EMOJI
+from jobs.reproduce.adaptation.arms import build_arms
+from jobs.reproduce.adaptation.emoji_data import read
+from jobs.reproduce.adaptation.emoji_learner import EmojiLearner
+from jobs.reproduce.adaptation.experiment import AdaptationExperiment, AdaptationSettings
+from jobs.reproduce.adaptation.hypotheses import EMOJI_PREDICTIONS
 
 STRENGTHS = {
     "dann": (0.3, 1.0),
@@ -16,22 +16,21 @@ STRENGTHS = {
     "matching": (1.0,),
     "dann+matching": (1.0,),
 }
-EXPERIMENT = Adaptation(
+EXPERIMENT = AdaptationExperiment(
     title="Emoji: from noto to openmoji",
-    leads=(
-        "Icons and noto's emoji have captions, openmoji's pictures of the same concepts have none. A text that names "
-        "an emoji is to find openmoji's picture of it, among concepts seen in noto's drawing and among others, "
-        "seen in neither.",
+    intro=(
+        "Icons and Noto's emoji have captions, OpenMoji's images of the same concepts have none. A text that names an "
+        "emoji should find OpenMoji's image of it: among concepts that Noto's training images show, and among concepts "
+        "that no training image shows.",
     ),
-    needs=NEEDS,
-    settings=Settings(steps=600, batch_size=192, adamw_rate=1e-3),
+    settings=AdaptationSettings(steps=600, batch_size=192, adamw_rate=1e-3),
     seeds=(0, 1, 2, 3, 4),
-    arms=arms(STRENGTHS, oracle="pairs of openmoji too"),
+    arms=build_arms(STRENGTHS, oracle="pairs of openmoji too"),
     read=read,
-    learner=Emoji,
-    by="mutual_nearest",
+    learner=EmojiLearner,
+    validator="mutual_nearest",
     primary="seen_r10",
-    figures={
+    metrics={
         "seen_r10": "seen R@10",
         "unseen_r10": "unseen R@10",
         "seen_r1": "seen R@1",
@@ -46,5 +45,5 @@ EXPERIMENT = Adaptation(
         "guessed by its text and noto's picture of it together",
         "Source": "13,055 icons and 1,036 emoji with captions; the column is R@10 on noto's 300 unseen concepts",
     },
-    predictions=OF_EMOJI,
+    predictions=EMOJI_PREDICTIONS,
 )

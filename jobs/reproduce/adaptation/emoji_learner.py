@@ -1,7 +1,7 @@
-"""A small dual encoder on described pictures and bags of tokens: pairs of a source and pictures of a target in.
+"""Train a small dual encoder on image descriptors and bags of tokens: pairs of the source, images of the target.
 
-The contrastive loss is of the source's pairs, half icons and half emoji; the domain loss is between the emoji of both
-vendors, at the unit embeddings of their pictures. Pictures of the target are never negatives.
+The contrastive loss is on the source's pairs, half icons and half emoji; the domain loss is between the unit embeddings
+of both vendors' images. Images of the target are never negatives.
 """
 
 import math
@@ -12,32 +12,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jobs.reproduce.adaptation.arms import MATCHING, ORACLE, OWN, PAIRS, Arm
-from jobs.reproduce.adaptation.batches import endless, tapped
+from jobs.reproduce.adaptation.arms import MATCHING, ORACLE, OWN_STATISTICS, PAIRS, AdaptationArm
+from jobs.reproduce.adaptation.batches import endless_batches, record_gradient_norm
 from jobs.reproduce.adaptation.emoji_data import HOG, VOCABULARY
-from jobs.reproduce.adaptation.evaluation import Seen, distances, judged, projections
-from jobs.reproduce.adaptation.experiment import Parts, Settings
+from jobs.reproduce.adaptation.evaluation import ModelOutputs, domain_distances, project_domains, score_outputs
+from jobs.reproduce.adaptation.experiment import AdaptationSettings, Parts
 from xmodal.encoders.bag_of_tokens import BagConfig, BagModel
 from xmodal.losses.contrastive import info_nce
-from xmodal.losses.gradient_reversal import ramp
-from xmodal.losses.pseudo_pairs import best_assignment, mutual_nearest
+from xmodal.losses.gradient_reversal import dann_ramp
+from xmodal.losses.pseudo_pairs import best_assignment, mutual_nearest_neighbours
 from xmodal.metrics.retrieval import retrieve
 from xmodal.metrics.validators import bank_scores
-from xmodal.training.domain_methods import METHODS, WITH_BANK
-from xmodal.training.objectives.domain import DomainLoss, Domains
+from xmodal.training.domain_methods import DOMAIN_METHODS, PROBABILITY_METHODS
+from xmodal.training.objectives.domain import DomainFeatures, DomainLoss
 
-WIDTH, HIDDEN, DROPOUT, TOKENS = 128, 512, 0.4, 256
-WARM_UP, WEIGHT_DECAY, LARGEST = 50, 0.2, math.log(100)
-CRITIC_GAIN = 10.0  # of the critic's learning rate: at the encoder's own it lags behind what it is to judge
+WIDTH, HIDDEN, DROPOUT, TEXT_WIDTH = 128, 512, 0.4, 256
+WARMUP_STEPS, WEIGHT_DECAY, MAX_LOG_SCALE = 50, 0.2, math.log(100)
+CRITIC_GAIN = 10.0  # factor of the critic's learning rate: at the encoder's rate it lags behind the encoder
 VENDORS = ("noto", "openmoji")
-GUESS_FROM, GUESS_EVERY = 0.3, 40  # share of the run before the first guesses, steps between new ones
+PSEUDO_PAIRS_FROM, PSEUDO_PAIRS_EVERY = 0.3, 40  # share of the run before the first assignment, steps between two
 
 
 class EmojiNet(nn.Module):
-    """Descriptions of pictures [N, F] or tokens [N, L] in, unit rows [N, 128] out.
+    """Return unit embeddings [N, 128] of image descriptors [N, F] or tokens [N, L].
 
-    With statistics of their own, the pictures of each vendor are first brought to the mean 0 and deviation 1 of that
-    vendor's train pictures (unlabelled): the fixed description's counterpart of domain-specific normalisation.
+    With `statistics`, the descriptors of each vendor are first normalised to mean 0 and deviation 1 of that vendor's
+    train images (unlabelled), which corresponds to domain-specific batch normalisation.
     """
 
     def __init__(self, statistics: dict[str, tuple[Tensor, Tensor]]) -> None:
@@ -45,59 +45,64 @@ class EmojiNet(nn.Module):
         self.statistics = statistics
         self.norm, self.dropout = nn.LayerNorm(HOG.fixed_size), nn.Dropout(DROPOUT)
         self.hidden = nn.Linear(HOG.fixed_size, HIDDEN)
-        self.direct, self.of_hidden = nn.Linear(HOG.fixed_size, WIDTH, bias=False), nn.Linear(HIDDEN, WIDTH)
-        self.text = BagModel(BagConfig(vocab_size=VOCABULARY, hidden_size=TOKENS))
-        self.of_text = nn.Linear(TOKENS, WIDTH, bias=False)
+        self.direct_projection = nn.Linear(HOG.fixed_size, WIDTH, bias=False)
+        self.hidden_projection = nn.Linear(HIDDEN, WIDTH)
+        self.text = BagModel(BagConfig(vocab_size=VOCABULARY, hidden_size=TEXT_WIDTH))
+        self.text_projection = nn.Linear(TEXT_WIDTH, WIDTH, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    def pictures(self, described: Tensor, vendor: str) -> Tensor:
-        rows = described.float()
+    def embed_images(self, descriptors: Tensor, vendor: str) -> Tensor:
+        """Return unit embeddings of image descriptors [N, F] of one vendor."""
+        rows = descriptors.float()
         if vendor in self.statistics:
             mean, deviation = self.statistics[vendor]
             rows = (rows - mean) / deviation
-        given = self.dropout(self.norm(rows))
-        hidden = self.dropout(F.gelu(self.hidden(given)))
-        return F.normalize(self.direct(given) + self.of_hidden(hidden), dim=1)
+        normalised = self.dropout(self.norm(rows))
+        hidden = self.dropout(F.gelu(self.hidden(normalised)))
+        return F.normalize(self.direct_projection(normalised) + self.hidden_projection(hidden), dim=1)
 
-    def captions(self, tokens: Tensor) -> Tensor:
-        there = tokens >= 0
-        there[:, 0] |= ~there.any(1)  # a caption of unknown characters only
+    def embed_texts(self, tokens: Tensor) -> Tensor:
+        """Return unit embeddings of tokens [N, L]; -1 is padding."""
+        valid = tokens >= 0
+        valid[:, 0] |= ~valid.any(1)  # a caption of unknown characters only has no token
         ids = tokens.long().clamp(min=0)
-        return F.normalize(self.of_text(self.text(ids, there.long()).pooler_output), dim=1)
+        return F.normalize(self.text_projection(self.text(ids, valid.long()).pooler_output), dim=1)
 
 
-class Guesses:
-    """Which text each picture of the target is taken for: `text` int64 [N], -1 where none.
+class PseudoPairs:
+    """The text that each image of the target is taken for: `text` int64 [N], -1 where none.
 
-    A text is guessed where picture and text are each other's nearest among all, or, when `matched`, by the assignment
-    of all pictures to different texts that is best as a whole (`xmodal.losses.pseudo_pairs`). The first supposes
-    nothing; the second that the target shows the texts' concepts, about equally often. A text is as near as it and the
-    source's own picture of it are, on average. The texts are the source's: a concept that it lacks can only be guessed
-    wrongly, or not.
+    An image gets a text where both are each other's nearest among all, or, with `matched`, by the best assignment of
+    all images to different texts (`xmodal.losses.pseudo_pairs`). The first assumes nothing; the second assumes that the
+    target shows the texts' concepts, about equally often. The similarity of image and text is that to the mean of the
+    text and the source's image of it. The texts are the source's: a concept that the source lacks cannot be assigned
+    correctly.
     """
 
     def __init__(self, count: int, *, matched: bool) -> None:
         self.text, self.matched = torch.full((count,), -1), matched
 
-    def renew(self, pictures: Tensor, texts: Tensor, shown: Tensor) -> None:
-        """Unit rows: pictures of the target [N, D]; texts of the source [P, D] and the pictures that they describe."""
+    def update(self, images: Tensor, texts: Tensor, source_images: Tensor) -> None:
+        """Assign texts anew, from unit rows of target images [N, D], source texts [P, D] and their images [P, D]."""
         self.text = torch.full_like(self.text, -1)
-        concepts = (texts + shown) / 2
-        pairs = best_assignment(pictures @ concepts.T) if self.matched else mutual_nearest(pictures, concepts)
+        concepts = (texts + source_images) / 2
+        pairs = best_assignment(images @ concepts.T) if self.matched else mutual_nearest_neighbours(images, concepts)
         self.text[pairs[:, 0]] = pairs[:, 1]
 
 
-class Emoji:
-    """A learner (`jobs.reproduce.adaptation.experiment`) of one arm; the oracle learns from openmoji's pairs too."""
+class EmojiLearner:
+    """Trains one arm on emoji; a `Learner`. The oracle learns from OpenMoji's pairs too."""
 
-    def __init__(self, arm: Arm, seed: int, data: Parts, settings: Settings) -> None:
+    def __init__(self, arm: AdaptationArm, seed: int, data: Parts, settings: AdaptationSettings) -> None:
         torch.manual_seed(seed)
         self.arm, self.seed, self.data, self.settings = arm, seed, data, settings
-        parts = arm.method.split("+")
-        method = next((name for name in parts if name in METHODS), None)
-        self.net = EmojiNet({v: _statistics(data[f"{v}/train"]["views"]) for v in VENDORS} if OWN in parts else {})
-        pictures = len(data["openmoji/train"]["query"])
-        self.guesses = Guesses(pictures, matched=MATCHING in parts) if {PAIRS, MATCHING} & {*parts} else None
+        method_parts = arm.method.split("+")
+        method = next((name for name in method_parts if name in DOMAIN_METHODS), None)
+        normalised_vendors = VENDORS if OWN_STATISTICS in method_parts else ()
+        self.net = EmojiNet({vendor: _statistics(data[f"{vendor}/train"]["views"]) for vendor in normalised_vendors})
+        target_images = len(data["openmoji/train"]["query"])
+        with_pairs = bool({PAIRS, MATCHING} & {*method_parts})
+        self.pseudo_pairs = PseudoPairs(target_images, matched=MATCHING in method_parts) if with_pairs else None
         bank = len(data["noto/train"]["query"])
         self.domain = DomainLoss(method, WIDTH, classes=bank) if method else None
         groups = [{"params": [*self.net.parameters()], "gain": 1.0}]
@@ -105,9 +110,9 @@ class Emoji:
             groups.append({"params": [*self.domain.parameters()], "gain": CRITIC_GAIN})
         self.optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
         self.rng = np.random.default_rng((seed, 7))
-        half = settings.batch_size // 2
+        rows_per_part = settings.batch_size // 2
         self.streams = {
-            part: endless(len(data[part]["views"]), half, self.rng)
+            part: endless_batches(len(data[part]["views"]), rows_per_part, self.rng)
             for part in ("icons/train", "noto/train", "openmoji/train")
         }
         self.ids = _ids(data)
@@ -115,91 +120,96 @@ class Emoji:
 
     def step(self, step: int, progress: float) -> dict[str, float]:
         parts = ["icons/train", "noto/train"] + (["openmoji/train"] if self.arm.method == ORACLE else [])
-        drawn = {part: next(self.streams[part]) for part in self.streams}
-        pictures = {part: self.net.pictures(self._view(part, rows), part.split("/")[0]) for part, rows in drawn.items()}
-        texts = torch.cat([self.net.captions(self._caption(part, drawn[part])) for part in parts])
-        ids = torch.cat([self.ids[part][drawn[part]] for part in parts])
+        rows_by_part = {part: next(self.streams[part]) for part in self.streams}
+        images = {
+            part: self.net.embed_images(self._view(part, rows), part.split("/")[0])
+            for part, rows in rows_by_part.items()
+        }
+        texts = torch.cat([self.net.embed_texts(self._caption(part, rows_by_part[part])) for part in parts])
+        ids = torch.cat([self.ids[part][rows_by_part[part]] for part in parts])
         norms: dict[str, float] = {}
-        known = {p: tapped(z, "task_norm", norms) if p == "noto/train" else z for p, z in pictures.items()}
-        loss = info_nce(torch.cat([known[part] for part in parts]), texts, self.net.log_scale, ids=ids)
-        strength, figures = self.arm.strength * ramp(progress), dict[str, float]()
+        task_images = {**images, "noto/train": record_gradient_norm(images["noto/train"], "task_norm", norms)}
+        loss = info_nce(torch.cat([task_images[part] for part in parts]), texts, self.net.log_scale, ids=ids)
+        strength, metrics = self.arm.strength * dann_ramp(progress), dict[str, float]()
         if self.domain is not None:
-            added, found = self._align(pictures, strength, norms)
-            loss, figures = loss + added, found
-        if self.guesses is not None:
-            loss = loss + self.arm.strength * self._guessed(
-                pictures["openmoji/train"], drawn["openmoji/train"], step, progress
+            domain_loss, domain_metrics = self._align(images, strength, norms)
+            loss, metrics = loss + domain_loss, domain_metrics
+        if self.pseudo_pairs is not None:
+            loss = loss + self.arm.strength * self._pseudo_pair_loss(
+                images["openmoji/train"], rows_by_part["openmoji/train"], step, progress
             )
         self._update(loss, step, progress)
-        seen = {"loss": float(loss.detach()), "strength": strength, **figures, **norms}
-        self.series.append(seen)
-        return seen
+        step_metrics = {"loss": float(loss.detach()), "strength": strength, **metrics, **norms}
+        self.series.append(step_metrics)
+        return step_metrics
 
-    def _align(self, pictures: dict[str, Tensor], strength: float, norms: dict[str, float]) -> tuple[Tensor, Any]:
+    def _align(self, images: dict[str, Tensor], strength: float, norms: dict[str, float]) -> tuple[Tensor, Any]:
         assert self.domain is not None
-        source = tapped(pictures["noto/train"], "domain_norm", norms)
-        target = pictures["openmoji/train"]
+        source = record_gradient_norm(images["noto/train"], "domain_norm", norms)
+        target = images["openmoji/train"]
         valid = [torch.ones(len(rows), dtype=torch.bool) for rows in (source, target)]
         bank = None
-        if self.domain.method in WITH_BANK:
+        if self.domain.method in PROBABILITY_METHODS:
             with torch.no_grad():
-                bank = self.net.captions(self.data["noto/train"]["query"])
-        rows = Domains(source=source, target=target, valid_source=valid[0], valid_target=valid[1], bank=bank)
-        loss, found = self.domain(rows, strength)
-        figures = {"domain_loss": float(found["loss"])}
-        if "accuracy" in found:
-            figures["critic_accuracy"] = float(found["accuracy"])
-        return loss, figures
+                bank = self.net.embed_texts(self.data["noto/train"]["query"])
+        features = DomainFeatures(source=source, target=target, valid_source=valid[0], valid_target=valid[1], bank=bank)
+        loss, domain_metrics = self.domain(features, strength)
+        metrics = {"domain_loss": float(domain_metrics["loss"])}
+        if "accuracy" in domain_metrics:
+            metrics["critic_accuracy"] = float(domain_metrics["accuracy"])
+        return loss, metrics
 
-    def _guessed(self, pictures: Tensor, rows: Tensor, step: int, progress: float) -> Tensor:
-        """The contrastive loss of those of these pictures that a text was guessed for, with that text's captions."""
-        assert self.guesses is not None
-        if progress >= GUESS_FROM and step % GUESS_EVERY == 0:
+    def _pseudo_pair_loss(self, images: Tensor, rows: Tensor, step: int, progress: float) -> Tensor:
+        """Return the contrastive loss of the images that a text was assigned to, with captions of that text."""
+        assert self.pseudo_pairs is not None
+        if progress >= PSEUDO_PAIRS_FROM and step % PSEUDO_PAIRS_EVERY == 0:
             self.net.eval()
-            shown, texts = self._see("noto/train")
-            self.guesses.renew(self._see("openmoji/train")[0], texts, shown)
+            source_images, texts = self._embeddings("noto/train")
+            self.pseudo_pairs.update(self._embeddings("openmoji/train")[0], texts, source_images)
             self.net.train()
-        text = self.guesses.text[rows]
-        there = text >= 0
-        if there.sum() < 2:
-            return pictures.sum() * 0
-        captions = self.net.captions(self._caption("noto/train", text[there]))
-        return info_nce(pictures[there], captions, self.net.log_scale.detach(), ids=text[there])
+        text = self.pseudo_pairs.text[rows]
+        assigned = text >= 0
+        if assigned.sum() < 2:
+            return images.sum() * 0
+        captions = self.net.embed_texts(self._caption("noto/train", text[assigned]))
+        return info_nce(images[assigned], captions, self.net.log_scale.detach(), ids=text[assigned])
 
     def _update(self, loss: Tensor, step: int, progress: float) -> None:
-        peak = self.settings.adamw_rate or 1e-3
-        rate = peak * min(1.0, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * progress)) / 2
+        peak_rate = self.settings.adamw_rate or 1e-3
+        rate = peak_rate * min(1.0, (step + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * progress)) / 2
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["gain"]
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        self.net.log_scale.data.clamp_(0, LARGEST)
+        self.net.log_scale.data.clamp_(0, MAX_LOG_SCALE)
 
-    def judge(self, *, last: bool) -> dict[str, Any]:
+    def evaluate(self, *, last: bool) -> dict[str, Any]:
         self.net.eval()
-        shown = {part: self._see(part) for part in self.data if not part.startswith("icons")}
+        embeddings = {part: self._embeddings(part) for part in self.data if not part.startswith("icons")}
         self.net.train()
-        bank = shown["noto/train"][1]
-        held, target = shown["noto/held"], shown["openmoji/train"]
-        source = Seen(features=held[0], scores=bank_scores(held[0], held[1]))
-        aimed = Seen(features=target[0], scores=bank_scores(target[0], bank))
-        train = Seen(features=shown["noto/train"][0], scores=source.scores)
-        found = judged(source, torch.arange(len(held[0])), aimed, train, self.series, texts=bank)
-        oracle = _recalls(*target, "seen") | _recalls(*shown["openmoji/test"], "unseen")
-        whole = {**found, "source_test": _recalls(*shown["noto/test"], "noto")["noto_r10"], "oracle": oracle}
+        bank = embeddings["noto/train"][1]
+        held_out, target = embeddings["noto/held"], embeddings["openmoji/train"]
+        source_outputs = ModelOutputs(features=held_out[0], scores=bank_scores(held_out[0], held_out[1]))
+        target_outputs = ModelOutputs(features=target[0], scores=bank_scores(target[0], bank))
+        train_outputs = ModelOutputs(features=embeddings["noto/train"][0], scores=source_outputs.scores)
+        scores = score_outputs(
+            source_outputs, torch.arange(len(held_out[0])), target_outputs, train_outputs, self.series, texts=bank
+        )
+        oracle = _recalls(*target, "seen") | _recalls(*embeddings["openmoji/test"], "unseen")
+        result = {**scores, "source_test": _recalls(*embeddings["noto/test"], "noto")["noto_r10"], "oracle": oracle}
         if last:
-            pair = shown["noto/test"][0].numpy(), shown["openmoji/test"][0].numpy()
-            whole["gap"] = distances(*pair, seed=self.seed)
+            pair = embeddings["noto/test"][0].numpy(), embeddings["openmoji/test"][0].numpy()
+            result["gap"] = domain_distances(*pair, seed=self.seed)
             if self.seed == 0:
                 concept = np.arange(len(pair[0]))
-                whole["projection"] = projections(*pair, concept, concept)
-        return whole
+                result["projection"] = project_domains(*pair, concept, concept)
+        return result
 
     @torch.no_grad()
-    def _see(self, part: str) -> tuple[Tensor, Tensor]:
+    def _embeddings(self, part: str) -> tuple[Tensor, Tensor]:
         rows = self.data[part]
-        return self.net.pictures(rows["views"][:, 0], part.split("/")[0]), self.net.captions(rows["query"])
+        return self.net.embed_images(rows["views"][:, 0], part.split("/")[0]), self.net.embed_texts(rows["query"])
 
     def _view(self, part: str, rows: Tensor) -> Tensor:
         views = self.data[part]["views"]
@@ -210,11 +220,11 @@ class Emoji:
         return captions[rows, torch.from_numpy(self.rng.integers(captions.shape[1], size=len(rows)))]
 
 
-def _recalls(pictures: Tensor, texts: Tensor, name: str) -> dict[str, float]:
-    """Recall of pictures by their query, each concept once: at 1, 5 and 10; and of queries by their picture at 10."""
-    concept = torch.arange(len(pictures))
-    forth, back = retrieve(texts, pictures, concept, concept), retrieve(pictures, texts, concept, concept)
-    return {f"{name}_r{k}": forth.recall[k] for k in (1, 5, 10)} | {f"{name}_back_r10": back.recall[10]}
+def _recalls(images: Tensor, texts: Tensor, name: str) -> dict[str, float]:
+    """Return recall at 1, 5 and 10 of images by their query, each concept once; and at 10 of queries by their image."""
+    concept = torch.arange(len(images))
+    image_search, text_search = retrieve(texts, images, concept, concept), retrieve(images, texts, concept, concept)
+    return {f"{name}_r{k}": image_search.recall[k] for k in (1, 5, 10)} | {f"{name}_back_r10": text_search.recall[10]}
 
 
 def _statistics(views: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,7 +233,7 @@ def _statistics(views: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ids(data: Parts) -> dict[str, Tensor]:
-    """What makes two rows the same: their query; one number for it, whichever part it is in."""
+    """Return one number for each query, the same in every part: equal numbers are the same concept."""
     parts = ("icons/train", "noto/train", "openmoji/train")
     rows = torch.cat([data[part]["query"] for part in parts])
     numbers = torch.unique(rows, dim=0, return_inverse=True)[1]

@@ -1,30 +1,25 @@
-"""What one experiment on adaptation brings: domains, a learner, arms and words; training and the page are common."""
+"""The description of an experiment on domain adaptation: domains, learner, arms and texts; and what a learner does."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
+from jobs.reproduce.adaptation.arms import AdaptationArm
+from jobs.reproduce.row_batches import Fields
 
-from jobs.reproduce.adaptation.arms import Arm
-from jobs.reproduce.catalogue import Name
-from xmodal.report.experiment_page import Page
-
-Fields = dict[str, torch.Tensor]
 Parts = Mapping[str, Fields]  # "source/train", "source/held", "source/test", "target/train", ...
-Trials = Mapping[str, list[Any]]  # by arm
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What the results of two runs must share to stand in one table."""
+class AdaptationSettings:
+    """How the arms are trained; only results of equal settings stand in one table."""
 
     rows: int | None = None  # of each domain, trained on; None: all
     steps: int
     batch_size: int  # of each domain
     sgd_rate: float | None = None  # learning rate at the start
-    adamw_rate: float | None = None  # at its peak
+    adamw_rate: float | None = None  # learning rate at its peak
     checkpoints: int = 4  # evenly spaced, the last after the last step; validators choose among them
 
 
@@ -32,61 +27,41 @@ class Learner(Protocol):
     """A model in training on both domains. `progress` in [0, 1) is the share of the run that is over."""
 
     def step(self, step: int, progress: float) -> dict[str, float]:
-        """One update; figures of the critic and of the gradients, if any."""
+        """Update the weights once; return metrics of the loss, the critic and the gradients."""
         ...
 
-    def judge(self, *, last: bool) -> dict[str, Any]:
-        """`scores` and `health` without a label of the target; `source_test`; and `oracle`, which chooses nothing.
+    def evaluate(self, *, last: bool) -> dict[str, Any]:
+        """Return `scores`, `health` and `source_test`, which use no label of the target, and `oracle`, which does.
 
-        After the `last` step also `gap` and `projection`, the figures and pictures of the distance of the domains.
+        The oracle's metrics choose nothing. After the `last` step the result has also `gap`, the distances of the
+        domains, and `projection`, the coordinates of their plots.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adaptation:
-    """`read(root, rows)` gives plain tensors, kept beside the results. `by` is the validator that chooses.
+class AdaptationExperiment:
+    """An experiment that trains one learner with several adaptation methods, each at several strengths.
 
-    `primary` names the oracle's figure that counts, `figures` all that are shown, with what they are.
+    `read(folder, rows)` returns plain tensors, which are cached beside the results. `validator` names the score that
+    chooses a strength and a checkpoint without labels of the target. `primary` names the oracle's metric that counts,
+    `metrics` all that are shown, each with its title. `predictions` are names of
+    `jobs.reproduce.adaptation.hypotheses.PREDICTIONS`.
+
+    The texts of `facts` are part of the name of the cached file (`load_parts`): a changed text decodes anew.
     """
 
     title: str
-    leads: tuple[str, ...]
-    needs: Mapping[str, str]
-    settings: Settings
+    intro: tuple[str, ...]
+    settings: AdaptationSettings
     seeds: tuple[int, ...] = (0, 1, 2)
-    arms: Mapping[str, Arm]
+    arms: Mapping[str, AdaptationArm]
     read: Callable[[Path, int | None], Parts]
-    learner: Callable[[Arm, int, Parts, Settings], Learner]
-    by: str
+    learner: Callable[[AdaptationArm, int, Parts, AdaptationSettings], Learner]
+    validator: str
     primary: str
-    figures: Mapping[str, str]
+    metrics: Mapping[str, str]
     chance: float
-    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # figures of other work
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # metrics of other work, by its name
     facts: Mapping[str, str] = field(default_factory=dict)
     predictions: tuple[str, ...] = ()
-
-    def prepare(self, name: Name, settings: Settings, place: str) -> None:
-        """Make the data once, or refuse what is not there, before a process starts."""
-        from jobs.reproduce.adaptation.data import parts
-
-        parts(name, settings.rows, place)
-
-    def trial(self, name: Name, arm: str, seed: int, settings: Settings, place: str) -> dict[str, Any]:
-        """One trial, whole."""
-        from jobs.reproduce.adaptation.data import checksum, parts
-        from jobs.reproduce.adaptation.training import trial
-
-        data = parts(name, settings.rows, place)
-        found = trial(self.learner(self.arms[arm], seed, data, settings), settings)
-        return {"arm": arm, "seed": seed, "data": checksum(name, settings.rows, place), **found}
-
-    def headline(self, found: Mapping[str, Any]) -> str:
-        """What a finished trial is announced with."""
-        last = found["checkpoints"][-1]
-        return f"{self.primary} {last['oracle'][self.primary]:.1%}, source {last['source_test']:.1%}"
-
-    def page(self, settings: Settings, trials: Trials) -> Page:
-        from jobs.reproduce.adaptation.summary import page
-
-        return page(self, settings, trials)

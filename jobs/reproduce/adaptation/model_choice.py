@@ -1,22 +1,26 @@
-"""Trials of all strengths in; for each method and seed the model that a validator chooses, and its regret, out.
+"""Choose a model for each method and seed by a validator, and compute the regret of that choice.
 
-A candidate is one strength at one checkpoint. The validator sees `scores` and `health` alone, beside those of
-source-only after its last step; what the oracle says of the candidates is read afterwards.
+A candidate is one strength at one checkpoint. The validator sees `scores` and `health` alone, and those of source-only
+after its last step as a baseline; the oracle's metrics of the candidates are read afterwards.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from jobs.reproduce.adaptation.arms import ORACLE, SOURCE_ONLY, Arm
-from xmodal.metrics.model_selection import Candidate, Health, regret, select, weighted_spearman
+from jobs.reproduce.adaptation.arms import SOURCE_ONLY, AdaptationArm
+from jobs.reproduce.seed_statistics import TrialResult, Trials
+from xmodal.metrics.model_selection import Candidate, ModelHealth, regret, select, weighted_spearman
 
-Trials = Mapping[str, Sequence[Mapping[str, Any]]]  # by arm
+Arms = Mapping[str, AdaptationArm]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What was chosen of one method with one seed. `best` is the candidate that the oracle would have taken."""
+class ModelChoice:
+    """The model chosen for one method with one seed.
+
+    `oracle` are the oracle's metrics of the chosen model, `source` its accuracy on the source, `best` the highest
+    primary metric of all candidates, `rejected` how many candidates the guards rejected.
+    """
 
     arm: str
     step: int
@@ -28,87 +32,89 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Tried:
+class _CandidateCheckpoint:
+    """A checkpoint of a trial, as `select` reads it and as the trial recorded it."""
+
     candidate: Candidate
     arm: str
-    found: Mapping[str, Any]
+    result: TrialResult
 
 
-def choices(trials: Trials, arms: Mapping[str, Arm], method: str, by: str, primary: str) -> dict[int, Choice]:
-    """By seed, where source-only was run with it too."""
-    found = {}
-    for seed, (plain, tried) in _by_seed(trials, arms, method):
-        oracle = {one.candidate.name: one.found["oracle"][primary] for one in (plain, *tried)}
-        candidates = [plain.candidate, *(one.candidate for one in tried)]
-        chosen = select(candidates, by, baseline=plain.candidate.name)
-        taken = next(one for one in (plain, *tried) if one.candidate.name == chosen.name)
-        found[seed] = Choice(
-            arm=taken.arm,
-            step=taken.found["step"],
-            oracle=taken.found["oracle"],
-            source=taken.found["source_test"],
-            best=max(oracle.values()),
-            regret=regret(oracle, chosen.name),
+def choose_models(trials: Trials, arms: Arms, method: str, validator: str, primary: str) -> dict[int, ModelChoice]:
+    """Return the model that the validator chooses, for every seed that source-only was run with, too."""
+    choices = {}
+    for seed, (baseline, *others) in _checkpoints_by_seed(trials, arms, method):
+        checkpoints = {checkpoint.candidate.name: checkpoint for checkpoint in (baseline, *others)}
+        oracle_scores = {name: checkpoint.result["oracle"][primary] for name, checkpoint in checkpoints.items()}
+        candidates = [baseline.candidate, *(checkpoint.candidate for checkpoint in others)]
+        chosen = select(candidates, validator, baseline=baseline.candidate.name)
+        best = checkpoints[chosen.name]
+        choices[seed] = ModelChoice(
+            arm=best.arm,
+            step=best.result["step"],
+            oracle=best.result["oracle"],
+            source=best.result["source_test"],
+            best=max(oracle_scores.values()),
+            regret=regret(oracle_scores, chosen.name),
             rejected=len(chosen.rejected),
         )
-    return found
+    return choices
 
 
-def unguarded(trials: Trials, arms: Mapping[str, Arm], method: str, by: str, primary: str) -> dict[int, float]:
-    """The oracle's figure, by seed, of what the validator takes when no guard rejects anything."""
-    found = {}
-    for seed, (plain, tried) in _by_seed(trials, arms, method):
-        best = max((plain, *tried), key=lambda one: one.candidate.scores[by])
-        found[seed] = best.found["oracle"][primary]
-    return found
+def choose_without_guards(trials: Trials, arms: Arms, method: str, validator: str, primary: str) -> dict[int, float]:
+    """Return the oracle's metric, by seed, of the model that the validator chooses when no guard rejects anything."""
+    scores = {}
+    for seed, checkpoints in _checkpoints_by_seed(trials, arms, method):
+        best = max(checkpoints, key=lambda checkpoint: checkpoint.candidate.scores[validator])
+        scores[seed] = best.result["oracle"][primary]
+    return scores
 
 
-def agreement(trials: Trials, arms: Mapping[str, Arm], method: str, by: str, primary: str) -> dict[int, float]:
-    """Weighted Spearman of the validator with the oracle over all candidates of a method, by seed."""
-    found = {}
-    for seed, (plain, tried) in _by_seed(trials, arms, method):
-        both = [(one.candidate.scores[by], one.found["oracle"][primary]) for one in (plain, *tried)]
-        found[seed] = weighted_spearman(*map(list, zip(*both, strict=True)))
-    return found
+def rank_correlations(trials: Trials, arms: Arms, method: str, validator: str, primary: str) -> dict[int, float]:
+    """Return the weighted Spearman correlation of validator and oracle over all candidates of a method, by seed."""
+    correlations = {}
+    for seed, checkpoints in _checkpoints_by_seed(trials, arms, method):
+        validator_scores = [checkpoint.candidate.scores[validator] for checkpoint in checkpoints]
+        oracle_scores = [checkpoint.result["oracle"][primary] for checkpoint in checkpoints]
+        correlations[seed] = weighted_spearman(validator_scores, oracle_scores)
+    return correlations
 
 
-def methods(trials: Trials, arms: Mapping[str, Arm]) -> list[str]:
-    """Those that were run at any strength, in their order."""
+def methods_with_trials(trials: Trials, arms: Arms) -> list[str]:
+    """Return the methods that were run at any strength, in their order."""
     return [*dict.fromkeys(a.method for name, a in arms.items() if trials.get(name) and a.strength)]
 
 
-def validators(trials: Trials) -> list[str]:
-    """Names of the scores that every trial has."""
-    seen = [set(one["checkpoints"][-1]["scores"]) for runs in trials.values() for one in runs]
-    return sorted(set.intersection(*seen)) if seen else []
+def common_validators(trials: Trials) -> list[str]:
+    """Return the names of the scores that every trial has."""
+    score_names = [set(trial["checkpoints"][-1]["scores"]) for runs in trials.values() for trial in runs]
+    return sorted(set.intersection(*score_names)) if score_names else []
 
 
-def final(trials: Trials, arm: str, primary: str) -> dict[int, float]:
-    """The oracle's figure after the last step, by seed."""
-    return {one["seed"]: one["checkpoints"][-1]["oracle"][primary] for one in trials.get(arm, ())}
+def final_scores(trials: Trials, arm: str, primary: str) -> dict[int, float]:
+    """Return the oracle's metric after the last step, by seed."""
+    return {trial["seed"]: trial["checkpoints"][-1]["oracle"][primary] for trial in trials.get(arm, ())}
 
 
-def ceiling(trials: Trials, primary: str) -> dict[int, float]:
-    return final(trials, ORACLE, primary)
+def _checkpoints_by_seed(trials: Trials, arms: Arms, method: str) -> Iterator[tuple[int, list[_CandidateCheckpoint]]]:
+    """Yield seeds that source-only and the method were run with: the former's last checkpoint, the latter's all."""
+    results = [(name, trial) for name, arm in arms.items() if arm.method == method for trial in trials.get(name, ())]
+    for baseline in trials.get(SOURCE_ONLY, ()):
+        seed = baseline["seed"]
+        of_seed = [(name, trial) for name, trial in results if trial["seed"] == seed]
+        checkpoints = [_candidate(name, checkpoint) for name, trial in of_seed for checkpoint in trial["checkpoints"]]
+        if checkpoints:
+            yield seed, [_candidate(SOURCE_ONLY, baseline["checkpoints"][-1]), *checkpoints]
 
 
-def _by_seed(trials: Trials, arms: Mapping[str, Arm], method: str) -> Iterator[tuple[int, tuple[_Tried, list[_Tried]]]]:
-    own = [(name, one) for name, arm in arms.items() if arm.method == method for one in trials.get(name, ())]
-    for plain in trials.get(SOURCE_ONLY, ()):
-        seed = plain["seed"]
-        tried = [_tried(name, point) for name, one in own if one["seed"] == seed for point in one["checkpoints"]]
-        if tried:
-            yield seed, (_tried(SOURCE_ONLY, plain["checkpoints"][-1]), tried)
-
-
-def _tried(arm: str, found: Mapping[str, Any]) -> _Tried:
-    health = found["health"]
-    own = Health(
+def _candidate(arm: str, checkpoint: TrialResult) -> _CandidateCheckpoint:
+    health = checkpoint["health"]
+    model_health = ModelHealth(
         source=health["source"],
         effective_rank=health["effective_rank"],
         mean_cosine=health["mean_cosine"],
         reversed_norm=[health["reversed_norm"]] if health["reversed_norm"] is not None else [],
         critic_accuracy=[health["critic_accuracy"]] if health["critic_accuracy"] is not None else [],
     )
-    candidate = Candidate(name=f"{arm} at {found['step']}", scores=found["scores"], health=own)
-    return _Tried(candidate=candidate, arm=arm, found=found)
+    candidate = Candidate(name=f"{arm} at {checkpoint['step']}", scores=checkpoint["scores"], health=model_health)
+    return _CandidateCheckpoint(candidate=candidate, arm=arm, result=checkpoint)

@@ -1,40 +1,42 @@
-"""A learner and its settings in; what it showed at every checkpoint, on the way, and at the end, out."""
+"""Train a learner and evaluate it at every checkpoint."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from jobs.reproduce.adaptation.experiment import Learner, Settings
+from jobs.reproduce.adaptation.experiment import AdaptationSettings, Learner
 
-RECORDED = 40  # points of a series
+SERIES_POINTS = 40  # at which training metrics are recorded, evenly spaced
 
 
-def trial(learner: "Learner", settings: "Settings") -> dict[str, Any]:
-    """Plain values for JSON; `cpu_seconds` are those of the steps, `judging_seconds` the CPU seconds of all else."""
+def train_and_evaluate(learner: Learner, settings: AdaptationSettings) -> dict[str, Any]:
+    """Return the metrics of every checkpoint, and a series of training metrics; plain values for JSON.
+
+    `cpu_seconds` are those of the steps, `judging_seconds` the CPU seconds of everything else.
+    """
     torch.set_num_threads(1)
-    due = {round(settings.steps * (k + 1) / settings.checkpoints) for k in range(settings.checkpoints)}
-    every = max(1, settings.steps // RECORDED)
-    checkpoints, series, spent = [], [], 0.0
-    wall, began = time.perf_counter(), time.process_time()
+    checkpoint_steps = {round(settings.steps * (k + 1) / settings.checkpoints) for k in range(settings.checkpoints)}
+    series_interval = max(1, settings.steps // SERIES_POINTS)
+    checkpoints, series, step_seconds = [], [], 0.0
+    wall_started, cpu_started = time.perf_counter(), time.process_time()
     for step in range(settings.steps):
-        cpu = time.process_time()
-        figures = learner.step(step, step / settings.steps)
-        spent += time.process_time() - cpu
-        if step % every == 0:
-            series.append({"step": step, **figures})
-        if step + 1 in due:
-            checkpoints.append({"step": step + 1, **learner.judge(last=step + 1 == settings.steps)})
-    final: dict[str, Any] = {
+        step_started = time.process_time()
+        metrics = learner.step(step, step / settings.steps)
+        step_seconds += time.process_time() - step_started
+        if step % series_interval == 0:
+            series.append({"step": step, **metrics})
+        if step + 1 in checkpoint_steps:
+            checkpoints.append({"step": step + 1, **learner.evaluate(last=step + 1 == settings.steps)})
+    distances: dict[str, Any] = {
         name: checkpoints[-1].pop(name) for name in ("gap", "projection") if name in checkpoints[-1]
     }
     return {
         "steps": settings.steps,
-        "seconds": time.perf_counter() - wall,
-        "cpu_seconds": spent,
-        "judging_seconds": time.process_time() - began - spent,
+        "seconds": time.perf_counter() - wall_started,
+        "cpu_seconds": step_seconds,
+        "judging_seconds": time.process_time() - cpu_started - step_seconds,
         "checkpoints": checkpoints,
         "series": series,
-        **final,
+        **distances,
     }

@@ -1,41 +1,42 @@
-"""Pictures in, changed pictures of the same digits out: what a class should not depend on.
+"""Augment images of digits in ways that keep their class.
 
-Moved, turned and stretched by a little; each channel's contrast and brightness changed; noise added. `inverted` also
-turns half of the pictures into their negatives. That one is knowledge of the domains and not of digits in general: in
-the MNIST-M-like set the ink of a digit is the negative of what lies behind it, so a bright digit is as likely as a dark
-one, and whoever did not know that would not have thought of it.
+They are shifted, rotated and scaled by a little; each channel's contrast and brightness are changed; noise is added.
+The kind `inverted` also turns half of the images into their negatives. That is knowledge about these two domains, not
+about digits in general: in the MNIST-M-like set the ink of a digit is the negative of its background, so a bright digit
+is as likely as a dark one.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TURN, STRETCH, SHIFT = 0.25, 0.15, 0.07  # radians, of the size, of the side
-CONTRAST, BRIGHTNESS, NOISE = 0.5, 0.25, 0.1  # most change of a channel's factor, of its level; deviation
+ROTATION, STRETCH, SHIFT = 0.25, 0.15, 0.07  # the largest: radians, share of the size, share of the side
+CONTRAST, BRIGHTNESS, NOISE = 0.5, 0.25, 0.1  # largest change of a channel's factor and of its level; noise (sd)
 KINDS = ("views", "inverted")
 
 
-def changed(pictures: Tensor, *, kind: str) -> Tensor:
-    """float [N, C, S, S] in [0, 1] to the same size, about in [-0.5, 1.5]; drawn anew at every call, row by row."""
-    count, channels = pictures.shape[:2]
-    rows = moved(pictures)
+def augment(images: Tensor, *, kind: str) -> Tensor:
+    """Return views of images, float [N, C, S, S] in [0, 1]; about in [-0.5, 1.5], drawn anew for every row and call."""
+    count, channels = images.shape[:2]
+    views = random_affine(images)
     if kind == "inverted":
         negative = torch.rand(count, 1, 1, 1) < 0.5
-        rows = torch.where(negative, 1 - rows, rows)
-    factor, level = 1 + CONTRAST * _even(count, channels, 1, 1), BRIGHTNESS * _even(count, channels, 1, 1)
-    return (rows - 0.5) * factor + 0.5 + level + NOISE * torch.randn_like(rows)
+        views = torch.where(negative, 1 - views, views)
+    factor, offset = 1 + CONTRAST * _uniform(count, channels, 1, 1), BRIGHTNESS * _uniform(count, channels, 1, 1)
+    return (views - 0.5) * factor + 0.5 + offset + NOISE * torch.randn_like(views)
 
 
-def moved(pictures: Tensor) -> Tensor:
-    """Each picture's edge repeated where nothing is known."""
-    count = len(pictures)
-    turn, size = TURN * _even(count), 1 + STRETCH * _even(count)
-    across, down = 2 * SHIFT * _even(count), 2 * SHIFT * _even(count)
-    cos, sin = torch.cos(turn) * size, torch.sin(turn) * size
-    affine = torch.stack([torch.stack([cos, -sin, across], 1), torch.stack([sin, cos, down], 1)], 1)
-    grid = F.affine_grid(affine, list(pictures.shape), align_corners=False)
-    return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+def random_affine(images: Tensor) -> Tensor:
+    """Return images shifted, rotated and scaled at random; their edge pixels are repeated outside."""
+    count = len(images)
+    angle, scale = ROTATION * _uniform(count), 1 + STRETCH * _uniform(count)
+    shift_x, shift_y = 2 * SHIFT * _uniform(count), 2 * SHIFT * _uniform(count)
+    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+    affine = torch.stack([torch.stack([cos, -sin, shift_x], 1), torch.stack([sin, cos, shift_y], 1)], 1)
+    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _even(*shape: int) -> Tensor:
+def _uniform(*shape: int) -> Tensor:
+    """Return random numbers in [-1, 1)."""
     return 2 * torch.rand(*shape) - 1

@@ -1,4 +1,4 @@
-"""Preparing a corpus: what goes in comes out, a killed run ends as an undisturbed one, refused rows are listed."""
+"""Preparation of a corpus: pairs are unchanged, a killed run equals an uninterrupted one, rejected rows are listed."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ from pipelines.corpus import prepare
 from support import s3
 from xmodal import storage
 from xmodal.data.index.corpus import open_corpus, read_extent
-from xmodal.data.prepare.pair_reader import key_of, locate
+from xmodal.data.prepare.pair_reader import pair_key, resolve_path
 from xmodal.errors import BadSample, ConfigError, CorpusError, StorageError
 
 CAPTIONS = ["a red star", "ein grünes Haus", "赤い魚", 'two,\ncommas and "quotes"', "نجمة", "🐟 in the sea"]
@@ -37,7 +37,7 @@ def _picture(index: int, kind: str = "JPEG", size: tuple[int, int] = (24, 16)) -
 
 
 def _pairs(folder: Path, count: int = 12) -> dict[str, tuple[bytes, str]]:
-    """Write images of three formats; their paths with bytes and caption."""
+    """Write images of three formats; return their paths with bytes and caption."""
     (folder / "img" / "deep").mkdir(parents=True)
     pairs = {}
     for i in range(count):
@@ -82,7 +82,7 @@ def _contents(target: Path | str) -> set[tuple[bytes, str]]:
     samples = [s for extent in range(len(corpus.extents)) for s in read_extent(corpus, extent)]
     assert all(s.fault is None for s in samples)
     assert len({s.key for s in samples}) == corpus.rows == len(samples)
-    found = set()
+    pairs = set()
     for sample in samples:
         members = dict(sample.members)
         if corpus.format == "tar":
@@ -90,29 +90,31 @@ def _contents(target: Path | str) -> set[tuple[bytes, str]]:
             [image] = members.values()
         else:
             text, image = members["text"], members["image"]
-        found.add((image, text))
-    return found
+        pairs.add((image, text))
+    return pairs
 
 
-def _run(source: Path | str, target: Path | str, **settings: object) -> prepare.Summary:
+def _run(source: Path | str, target: Path | str, **settings: object) -> prepare.PrepareSummary:
     settings = {"workers": 1, "rows_per_shard": 5} | settings
-    return prepare.run(prepare.Config(source=str(source), target=str(target), **settings), notify=lambda line: None)
+    return prepare.run(
+        prepare.PrepareConfig(source=str(source), target=str(target), **settings), notify=lambda line: None
+    )
 
 
 def _bytes(target: Path) -> dict[str, bytes]:
-    """Every file but the index, which holds time stamps of the shards."""
+    """Read every file but the index, which holds time stamps of the shards."""
     files = (p for p in target.rglob("*") if p.is_file() and "_index" not in p.name)
     return {str(p.relative_to(target)): p.read_bytes() for p in files}
 
 
-def _refused(target: Path) -> dict[int, str]:
+def _listed_rows(target: Path) -> dict[int, str]:
     lines = (target / "_refused.jsonl").read_text().splitlines()
     return {item["row"]: item["reason"] for item in map(json.loads, lines)}
 
 
 @pytest.mark.parametrize("shard_format", ["tar", "parquet"])
 @pytest.mark.parametrize("write", [_csv, _jsonl, _parquet, _folder])
-def test_every_pair_comes_out_as_it_went_in(
+def test_every_pair_is_unchanged_in_the_corpus(
     tmp_path: Path, write: Callable[[Path, dict[str, tuple[bytes, str]]], Path], shard_format: str
 ) -> None:
     pairs = _pairs(tmp_path)
@@ -134,8 +136,8 @@ def _start(source: Path, target: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*command, "--rows-per-shard", "2", "--workers", "2"], start_new_session=True)
 
 
-def _living(group: int) -> bool:
-    """Whether a process of this session still runs; one that has ended but was not collected does not count."""
+def _is_running(group: int) -> bool:
+    """Return whether a process of this session still runs; one that has ended but was not collected does not count."""
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, _, session = status.read_text().rpartition(")")[2].split()[:4]
@@ -146,7 +148,7 @@ def _living(group: int) -> bool:
     return False
 
 
-def test_a_run_killed_in_the_middle_and_started_again_equals_an_undisturbed_one(tmp_path: Path) -> None:
+def test_a_preparation_killed_and_started_again_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     pairs = _pairs(tmp_path, 100)
     pairs["img/gone.jpg"] = b"", "not there"
     source, target = _csv(tmp_path, pairs), tmp_path / "killed"
@@ -157,18 +159,18 @@ def test_a_run_killed_in_the_middle_and_started_again_equals_an_undisturbed_one(
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     deadline = time.monotonic() + 20
-    while _living(run.pid) and time.monotonic() < deadline:
+    while _is_running(run.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not _living(run.pid), "the workers outlived the run"
-    kept = {
+    assert not _is_running(run.pid), "the workers outlived the run"
+    reused = {
         p.name: p.stat().st_mtime_ns
         for p in target.glob("*.tar")
         if (target / "_xmodal_prepare" / f"{p.name}.json").exists()
     }
-    assert 0 < len(kept) < 50, "the kill came too early or too late"
+    assert 0 < len(reused) < 50, "the kill came too early or too late"
     assert not (target / "_xmodal_index.parquet").exists()
     assert _start(source, target).wait() == 0
-    assert {name: (target / name).stat().st_mtime_ns for name in kept} == kept
+    assert {name: (target / name).stat().st_mtime_ns for name in reused} == reused
     assert _bytes(target) == _bytes(tmp_path / "whole")
     assert open_corpus(str(target)).rows == 100
 
@@ -186,7 +188,7 @@ def test_a_corpus_is_prepared_from_s3_to_s3(tmp_path: Path, s3_server: s3.S3Serv
     assert _contents(target) == set(pairs.values())
     storage.delete(f"{target}/00001.{shard_format}")
     again = _run(source, target, format=shard_format, rows_per_shard=3)
-    assert again.kept_shards == 2
+    assert again.reused_shards == 2
     assert _contents(target) == set(pairs.values())
 
 
@@ -197,7 +199,7 @@ def test_a_shard_that_was_damaged_after_its_receipt_is_written_again(tmp_path: P
     (tmp_path / "out" / "00001.tar").write_bytes(b"cut")
     (tmp_path / "out" / "00002.tar").unlink()
     summary = _run(source, tmp_path / "out")
-    assert summary.kept_shards == 1
+    assert summary.reused_shards == 1
     assert _bytes(tmp_path / "out") == before
 
 
@@ -219,9 +221,9 @@ def test_rows_that_cannot_be_used_are_listed_with_reasons(tmp_path: Path) -> Non
         "no_caption", "bad_utf8", "duplicate_key", None, "bad_row", "missing_file", "unreadable", "too_large",
     ]  # fmt: skip
     refused = {row: reason for row, reason in enumerate(expected, 4) if reason}
-    found = _refused(tmp_path / "out")
-    assert found | {17: "unreadable"} == refused
-    assert found[17] in ("unreadable", "missing_file")
+    listed = _listed_rows(tmp_path / "out")
+    assert listed | {17: "unreadable"} == refused
+    assert listed[17] in ("unreadable", "missing_file")
     assert summary.rows == 4
     assert sum(summary.refused.values()) == len(refused)
     planned = 3 + len(expected)
@@ -236,7 +238,7 @@ def test_json_lines_that_are_broken_are_listed(tmp_path: Path) -> None:
         file.write(b'{"file_name": "img/p0.jpg", "text": "\xff"}\n{"file_name": "img/p0.jpg", "text": "\\ud800"}\n')
     _run(source, tmp_path / "out")
     reasons = ["no_caption", "bad_row", "bad_row", "bad_row", "bad_utf8", "bad_utf8"]
-    assert _refused(tmp_path / "out") == dict(enumerate(reasons, 3))
+    assert _listed_rows(tmp_path / "out") == dict(enumerate(reasons, 3))
 
 
 def test_images_without_sidecar_and_broken_sidecars_are_listed(tmp_path: Path) -> None:
@@ -246,7 +248,7 @@ def test_images_without_sidecar_and_broken_sidecars_are_listed(tmp_path: Path) -
     (tmp_path / "b.json").write_text("{broken")
     (tmp_path / "c.json").write_text('{"other": "x"}')
     _run(tmp_path, tmp_path / "out")
-    assert _refused(tmp_path / "out") == {2: "bad_json", 3: "no_caption", 4: "no_caption"}
+    assert _listed_rows(tmp_path / "out") == {2: "bad_json", 3: "no_caption", 4: "no_caption"}
 
 
 def test_resizing_shrinks_large_images_and_leaves_small_ones(tmp_path: Path) -> None:
@@ -255,9 +257,9 @@ def test_resizing_shrinks_large_images_and_leaves_small_ones(tmp_path: Path) -> 
         (tmp_path / f"{name}.jpg").write_bytes(data)
         (tmp_path / f"{name}.txt").write_text(name)
     _run(tmp_path, tmp_path / "out", resize_short_side=20)
-    found = {text: data for data, text in _contents(tmp_path / "out")}
-    assert found["small"] == small
-    assert Image.open(io.BytesIO(found["large"])).size == (30, 20)
+    images = {text: data for data, text in _contents(tmp_path / "out")}
+    assert images["small"] == small
+    assert Image.open(io.BytesIO(images["large"])).size == (30, 20)
 
 
 def test_shards_by_size_hold_about_that_many_bytes(tmp_path: Path) -> None:
@@ -268,7 +270,7 @@ def test_shards_by_size_hold_about_that_many_bytes(tmp_path: Path) -> None:
     assert _contents(tmp_path / "out") == set(pairs.values())
 
 
-def test_a_target_of_another_run_is_refused_until_told_to_overwrite(tmp_path: Path) -> None:
+def test_a_target_of_another_run_is_rejected_without_overwrite(tmp_path: Path) -> None:
     source, target = _csv(tmp_path, _pairs(tmp_path)), tmp_path / "out"
     _run(source, target)
     with pytest.raises(CorpusError, match=r"rows_per_shard was 5, now 4.*--overwrite"):
@@ -280,7 +282,7 @@ def test_a_target_of_another_run_is_refused_until_told_to_overwrite(tmp_path: Pa
     assert _run(source, target, overwrite=True).rows == 13
 
 
-def test_overwrite_deletes_nothing_that_it_did_not_write(tmp_path: Path) -> None:
+def test_overwrite_deletes_only_its_own_files(tmp_path: Path) -> None:
     source, target = _csv(tmp_path, _pairs(tmp_path)), tmp_path / "out"
     _run(source, target)
     (target / "thesis.tex").write_text("years of work")
@@ -330,7 +332,7 @@ def test_bad_tables_get_one_clear_error(
         _run(tmp_path / name, tmp_path / "out")
 
 
-def test_bad_settings_and_places_get_one_clear_error(tmp_path: Path) -> None:
+def test_bad_settings_and_locations_get_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.md").write_text("x")
@@ -352,10 +354,10 @@ def test_bad_settings_and_places_get_one_clear_error(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=40))
 @settings(max_examples=300, deadline=None)
-def test_no_path_leads_out_of_the_base(path: bytes) -> None:
+def test_paths_outside_the_base_folder_are_rejected(path: bytes) -> None:
     for image in (path, b"../" + path, b"/" + path, b"a/../../" + path):
         try:
-            inside = locate(image, "/data/base")
+            inside = resolve_path(image, "/data/base")
         except BadSample:
             continue
         assert os.path.normpath(os.path.join("/data/base", inside)).startswith("/data/base/")
@@ -363,10 +365,10 @@ def test_no_path_leads_out_of_the_base(path: bytes) -> None:
 
 @given(st.text(max_size=60).filter(lambda s: "\0" not in s), st.binary(max_size=20))
 @settings(max_examples=200, deadline=None)
-def test_keys_are_safe_and_tell_pairs_apart(path: str, caption: bytes) -> None:
+def test_keys_are_safe_and_unique(path: str, caption: bytes) -> None:
     path = path.encode(errors="replace").decode()
-    key = key_of(path, caption)
+    key = pair_key(path, caption)
     assert key.isascii()
     assert set(key) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
-    assert key == key_of(path, caption) != key_of(path + "x", caption)
-    assert key != key_of(path, caption + b"x")
+    assert key == pair_key(path, caption) != pair_key(path + "x", caption)
+    assert key != pair_key(path, caption + b"x")

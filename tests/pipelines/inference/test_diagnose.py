@@ -1,4 +1,4 @@
-"""A finished run of the second stage, looked into from its checkpoint: what is found, kept, told and refused."""
+"""Diagnosis of a finished classifier: its content, its file, its output, and its errors."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs import diagnose as job
-from pipelines.config.diagnose import Config
+from pipelines.config.diagnose import DiagnoseConfig
 from pipelines.inference import diagnose
 from support import classifier_runs
 from xmodal import checkpoint
@@ -30,7 +30,7 @@ def trained(corpora, tmp_path_factory):
     return classifier_runs.run(tmp_path_factory.mktemp("runs"), "balanced", corpora[0], *flags)
 
 
-def test_every_line_of_metrics_has_all_figures_of_every_encoder(trained):
+def test_every_line_of_metrics_has_all_values_of_every_encoder(trained):
     lines = read_metrics(trained.uri)
     assert len(lines) == classifier_runs.STEPS // classifier_runs.LOG_EVERY
     for line in lines:
@@ -44,37 +44,37 @@ def test_every_line_of_metrics_has_all_figures_of_every_encoder(trained):
     assert all(name in events for name in (b"audio/conflict_share", b"video/rescale", b"audit/audio/angle_degrees"))
 
 
-def test_a_diagnosis_is_complete_and_kept_beside_the_run(trained, corpora, capsys):
+def test_a_diagnosis_is_complete_and_stored_in_the_run(trained, corpora, capsys):
     train, test = corpora
     before = checkpoint.resolve(trained.uri)
-    result = diagnose.run(Config(checkpoint=trained.uri, corpus=train, held_out=test, **QUICK))
-    stored = json.loads(Path(result.stored).read_text())
-    assert Path(result.stored).parent == Path(trained.uri) / "diagnoses"
+    result = diagnose.run(DiagnoseConfig(checkpoint=trained.uri, corpus=train, held_out=test, **QUICK))
+    stored = json.loads(Path(result.result_uri).read_text())
+    assert Path(result.result_uri).parent == Path(trained.uri) / "diagnoses"
     assert stored == result.record and stored["step"] == classifier_runs.STEPS
     assert stored["method"] == "mmpareto" and stored["rows"] == 96 and stored["batch_size"] == 16
     assert set(stored["gradients"]) == {"audio", "video"} and len(stored["gradients"]["audio"]["cosines"]) == 3
     assert len(stored["flatness"]["losses"]) == 2 and stored["flatness"]["places"] == [-1.0, 0.0, 1.0]
     assert stored["accuracy"]["rows"] == 32 and stored["accuracy"]["fitted_on"] == 96
     assert checkpoint.resolve(trained.uri) == before
-    job.run(Config(checkpoint=trained.uri, corpus=train, held_out=test, **QUICK))
-    told = capsys.readouterr().out
+    job.run(DiagnoseConfig(checkpoint=trained.uri, corpus=train, held_out=test, **QUICK))
+    output = capsys.readouterr().out
     for words in ("audio, unimodal loss", "top Hessian eigenvalue", "accuracy of video", "stored in"):
-        assert words in told, words
+        assert words in output, words
 
 
-def test_rows_are_limited_and_the_same_on_a_second_look(trained, corpora):
-    config = Config(checkpoint=trained.uri, corpus=corpora[0], rows=40, save=False, **QUICK)
+def test_a_diagnosis_reads_a_limited_and_repeatable_set_of_rows(trained, corpora):
+    config = DiagnoseConfig(checkpoint=trained.uri, corpus=corpora[0], rows=40, save=False, **QUICK)
     one, other = diagnose.run(config), diagnose.run(config)
-    assert one.stored is None and one.record["rows"] == 32  # two full mini-batches
+    assert one.result_uri is None and one.record["rows"] == 32  # two full mini-batches
     assert {**one.record, "seconds": 0} == {**other.record, "seconds": 0}
 
 
 def test_a_joint_run_has_no_unimodal_gradients_and_no_heads(corpora, tmp_path):
     made = classifier_runs.run(tmp_path, "joint", corpora[0], "--method", "joint")
-    record = diagnose.run(Config(checkpoint=made.uri, corpus=corpora[0], **QUICK)).record
+    record = diagnose.run(DiagnoseConfig(checkpoint=made.uri, corpus=corpora[0], **QUICK)).record
     assert set(record["gradients"]["audio"]) == {"multimodal"}
     assert record["accuracy"]["audio"]["head"] is None and record["accuracy"]["audio"]["probe"] > 0
-    assert "never trained" in "\n".join(job.told(record))
+    assert "never trained" in "\n".join(job.summary_lines(record))
 
 
 @pytest.mark.parametrize(
@@ -89,17 +89,17 @@ def test_a_joint_run_has_no_unimodal_gradients_and_no_heads(corpora, tmp_path):
         (("--batch-size", "16", "--fields", "video=mp4", "audio=wav", "label=cls"), CorpusError, "audio=wav"),
     ],
 )
-def test_a_mistake_is_one_sentence(flags, error, words, trained, corpora):
+def test_a_mistake_is_a_one_line_error(flags, error, words, trained, corpora):
     with pytest.raises(error, match=words):
         diagnose.run(job.parse([trained.uri, corpora[0], *flags]).config)
 
 
-def test_a_dry_run_looks_and_writes_nothing(trained, corpora, capsys):
+def test_a_dry_run_writes_nothing(trained, corpora, capsys):
     start = job.parse([trained.uri, *corpora[:1], "--dry-run"])
     shown = job.preview(start.config)
     assert shown["checkpoint"]["step"] == classifier_runs.STEPS and shown["corpora"][0]["rows"] == 96
 
 
-def test_a_dual_encoder_is_refused(untrained, corpora):
+def test_a_diagnosis_of_a_dual_encoder_is_rejected(untrained, corpora):
     with pytest.raises(ConfigError, match="is no classifier"):
-        diagnose.run(Config(checkpoint=untrained, corpus=corpora[0], batch_size=16))
+        diagnose.run(DiagnoseConfig(checkpoint=untrained, corpus=corpora[0], batch_size=16))

@@ -1,4 +1,4 @@
-"""Embeddings of a corpus: every row once or listed, whatever is killed; a folder is of one checkpoint and corpus."""
+"""Embeddings of a corpus: every row is stored once or listed, also after kills; a folder has one checkpoint."""
 
 import json
 import os
@@ -18,7 +18,8 @@ import ray
 import torch
 
 from pipelines.inference import embed, encode
-from pipelines.inference.embed import Config
+from pipelines.inference.embed import EmbedConfig
+from pipelines.models.loaded_encoder import load_encoder
 from xmodal import storage
 from xmodal.batch import Batch
 from xmodal.data import synthetic
@@ -33,15 +34,15 @@ LISTS = ("image=jpg", "text=json:captions")
 
 
 def config(untrained, corpus, to, *, workers=1, **changes):
-    """One encoder unless a test is about several: each of them imports torch."""
-    return Config(
+    """Configure one encoder unless a test is about several: each of them imports torch."""
+    return EmbedConfig(
         checkpoint=untrained, corpus=str(corpus), to=str(to), fields=LISTS, rows_per_part=32, workers=workers, **changes
     )
 
 
 @pytest.fixture(scope="module")
 def whole(untrained, scenes, ray_here, tmp_path_factory):
-    """The embeddings of an undisturbed run."""
+    """Write the embeddings of an uninterrupted run."""
     to = tmp_path_factory.mktemp("vectors")
     assert embed.run(config(untrained, scenes, to, workers=2)).rows == 240
     return to
@@ -51,15 +52,15 @@ def parts_of(folder):
     return {path.name: path.read_bytes() for path in sorted(Path(folder).glob("part-*.parquet"))}
 
 
-def test_every_picture_and_every_caption_comes_once_with_the_vector_of_the_model(whole, untrained, scenes):
+def test_every_image_and_every_caption_is_stored_once_with_the_vector_of_the_model(whole, untrained, scenes):
     table = read_embeddings(str(whole))
-    found = Counter(zip(*(table[name].to_pylist() for name in ("modality", "row", "item")), strict=True))
+    counts = Counter(zip(*(table[name].to_pylist() for name in ("modality", "row", "item")), strict=True))
     expected = Counter([("image", row, 0) for row in range(240)])
     expected += Counter(("text", row, item) for row in range(240) for item in range(5))
-    assert found == expected
+    assert counts == expected
     vectors = np.stack(table["vector"].to_numpy())
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
-    trained = encode.load(untrained, storage.StorageOptions())
+    trained = load_encoder(untrained, storage.StorageOptions())
     texts = table.filter(np.array(table["modality"].to_pylist()) == "text")
     model = trained.model()
     again = encode.encode_texts(trained, model, texts["text"].to_pylist(), 64).numpy()
@@ -70,23 +71,23 @@ def test_every_picture_and_every_caption_comes_once_with_the_vector_of_the_model
     assert record["fingerprint"] == open_corpus(scenes).fingerprint
 
 
-def test_it_reads_in_pandas_as_it_is(whole):
+def test_pandas_reads_the_folder(whole):
     frame = pq.read_table(whole / "part-00000.parquet").to_pandas()
     assert list(frame.columns) == ["row", "key", "item", "modality", "text", "vector"]
     assert frame.text.isna().sum() == (frame.modality == "image").sum()
     assert frame.key[0] == "photo-00000000" and len(frame.vector[0]) == 32 and frame.vector[0].dtype == np.float32
 
 
-def test_a_finished_folder_is_left_as_it_is(whole, untrained, scenes):
+def test_a_finished_folder_is_not_written_again(whole, untrained, scenes):
     before = parts_of(whole)
     stamps = [path.stat().st_mtime_ns for path in whole.glob("part-*")]
     result = embed.run(config(untrained, scenes, whole))
-    assert result.kept_parts == result.parts and result.rows == 240
+    assert result.reused_parts == result.parts and result.rows == 240
     assert parts_of(whole) == before and [path.stat().st_mtime_ns for path in whole.glob("part-*")] == stamps
 
 
 def test_after_kill_9_the_same_command_computes_what_is_missing_and_nothing_else(whole, untrained, scenes, tmp_path):
-    """On the cluster of the other tests; an encoder may live on for a moment, and finish a part more."""
+    """It runs on the cluster of the other tests, where an encoder may live on for a moment and finish one more part."""
     address = ray.get_runtime_context().gcs_address
     command = [
         sys.executable, "-m", "jobs.embed", untrained, scenes, "--to", str(tmp_path), "--fields", *LISTS,
@@ -102,46 +103,46 @@ def test_after_kill_9_the_same_command_computes_what_is_missing_and_nothing_else
     run.wait()
     survived = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("part-*.parquet")}
     result = embed.run(config(untrained, scenes, tmp_path))
-    assert result.kept_parts >= len(survived) >= 1 and result.rows == 240
+    assert result.reused_parts >= len(survived) >= 1 and result.rows == 240
     assert survived == {name: (tmp_path / name).stat().st_mtime_ns for name in survived}
     assert parts_of(tmp_path) == parts_of(whole)
 
 
-def test_a_damaged_part_is_made_again(whole, untrained, scenes, tmp_path):
+def test_a_damaged_part_is_written_again(whole, untrained, scenes, tmp_path):
     shutil.copytree(whole, tmp_path / "copy")
     part = tmp_path / "copy" / "part-00001.parquet"
     part.write_bytes(part.read_bytes()[:-20])
     (tmp_path / "copy" / "part-00002.parquet").unlink()
     result = embed.run(config(untrained, scenes, tmp_path / "copy"))
-    assert result.kept_parts == result.parts - 2
+    assert result.reused_parts == result.parts - 2
     assert parts_of(tmp_path / "copy") == parts_of(whole)
 
 
 def test_an_encoder_that_dies_is_replaced_and_its_parts_are_done_again(whole, untrained, scenes, tmp_path):
     options = storage.StorageOptions()
-    trained = encode.load(untrained, options)
+    trained = load_encoder(untrained, options)
     corpus = open_corpus(scenes)
-    held = embed.connect(1, config(untrained, scenes, tmp_path))
+    cluster = embed.connect_encoders(1, config(untrained, scenes, tmp_path))
     chosen = config(untrained, scenes, tmp_path)
-    task = encode.Task(corpus, embed._recipe(chosen, corpus, trained), 256)
+    task = encode.EncodingTask(corpus, embed._decoder(chosen, corpus, trained), 256)
     died = tmp_path / "died"
 
-    def rows_unless_killed(part, found):  # kills its encoder at the third part, the first time
+    def rows_unless_killed(part, embeddings):  # kills its encoder at the third part, the first time
         if part.number == 2 and not died.exists():
             died.write_text("dead")
             os.kill(os.getpid(), signal.SIGKILL)
-        return found.row.tolist()
+        return embeddings.row.tolist()
 
-    todo = encode.parts(corpus, 32)
-    found = dict(encode.encode_on_cluster(trained, task, todo, rows_unless_killed, held))
+    todo = encode.cut_into_parts(corpus, 32)
+    rows = dict(encode.encode_on_cluster(trained, task, todo, rows_unless_killed, cluster))
     assert died.exists()
-    assert sorted(row for part in todo for row in found[part]) == list(range(240))
+    assert sorted(row for part in todo for row in rows[part]) == list(range(240))
 
 
 @pytest.fixture
 def faulty(tmp_path):
-    """Twelve rows: one picture is no picture, one row has no caption, one caption of a list is no text."""
-    samples = list(synthetic.samples("photo", 12, 0, size=32))
+    """Write twelve rows: one image is invalid, one row has no caption, one caption of a list is no text."""
+    samples = list(synthetic.scene_samples("photo", 12, 0, size=32))
     samples[3][1]["jpg"] = b"no picture"
     samples[5][1]["json"] = json.dumps({"captions": ["", None]}).encode()
     samples[7][1]["json"] = json.dumps({"captions": ["a good one", "\ud800 a bad one"]}).encode()
@@ -174,13 +175,13 @@ def test_float16_and_one_modality(untrained, faulty, ray_here, tmp_path):
         ({"fields": ("image=jpg", "text=txt")}, "with fields="),
     ],
 )
-def test_a_folder_of_other_settings_is_refused(whole, untrained, scenes, change, message):
+def test_a_folder_of_other_settings_is_rejected(whole, untrained, scenes, change, message):
     with pytest.raises(ConfigError, match=message) as refused:
         embed.run(replace(config(untrained, scenes, whole), **change))
     assert "--overwrite" in str(refused.value)
 
 
-def test_a_folder_of_another_corpus_or_checkpoint_is_refused(whole, untrained, faulty, scenes, tmp_path):
+def test_a_folder_of_another_corpus_or_checkpoint_is_rejected(whole, untrained, faulty, scenes, tmp_path):
     with pytest.raises(ConfigError, match=r"embeddings of the corpus .*scenes"):
         embed.run(config(untrained, faulty, whole))
     other = tmp_path / "run" / "checkpoints"
@@ -207,7 +208,7 @@ def test_overwrite_replaces_embeddings_but_no_foreign_files(whole, untrained, fa
         embed.run(config(untrained, faulty, tmp_path / "mine", overwrite=True))
 
 
-def test_a_corpus_of_which_nothing_can_be_read_is_an_error(untrained, ray_here, tmp_path):
+def test_a_corpus_without_readable_rows_is_an_error(untrained, ray_here, tmp_path):
     samples = [(f"{i}", {"jpg": b"no", "json": b"{}"}) for i in range(3)]
     storage.write(str(tmp_path / "corpus" / "a.tar"), tar_shard(samples))
     with pytest.raises(CorpusError, match="none of its 3 rows can be read"):
@@ -215,7 +216,7 @@ def test_a_corpus_of_which_nothing_can_be_read_is_an_error(untrained, ray_here, 
                           fields=("image=jpg",)))  # fmt: skip
 
 
-def test_bad_values_are_refused(untrained, scenes, tmp_path):
+def test_bad_values_are_rejected(untrained, scenes, tmp_path):
     for change, message in (
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"workers": 0}, "workers=0 must be at least 1"),
@@ -225,20 +226,20 @@ def test_bad_values_are_refused(untrained, scenes, tmp_path):
             replace(config(untrained, scenes, tmp_path), **change)
 
 
-def test_masked_rows_do_not_change_their_neighbours(untrained, faulty):
-    """What is embedded is what the model gives for the sound rows alone."""
-    trained = encode.load(untrained, storage.StorageOptions())
+def test_invalid_rows_do_not_change_the_vectors_of_others(untrained, faulty):
+    """The embeddings are those that the model gives for the valid rows alone."""
+    trained = load_encoder(untrained, storage.StorageOptions())
     corpus = open_corpus(str(faulty))
-    recipe = embed._recipe(config(untrained, faulty, "to"), corpus, trained)
+    recipe = embed._decoder(config(untrained, faulty, "to"), corpus, trained)
     model = trained.model()
-    found = encode.encode_here(trained, model, encode.Task(corpus, recipe, 4))
-    items = encode.read_items(encode.Chunk.of(corpus, np.arange(len(corpus.extents))), recipe)
-    assert found.row.tolist() == [row for row in range(12) if row not in (3, 5)]
+    embeddings = encode.encode_here(trained, model, encode.EncodingTask(corpus, recipe, 4))
+    items = encode.read_evaluation_rows(encode.ExtentChunk.from_corpus(corpus, np.arange(len(corpus.extents))), recipe)
+    assert embeddings.row.tolist() == [row for row in range(12) if row not in (3, 5)]
     one = Batch(
         torch.zeros(1).long(), torch.ones(1).bool(), {"image": torch.from_numpy(items.columns["image"][3:4].copy())}
     )
     with torch.no_grad():
-        assert found.vectors["image"][3] == pytest.approx(model.encode("image", one)[0].numpy(), abs=1e-5)
+        assert embeddings.vectors["image"][3] == pytest.approx(model.encode("image", one)[0].numpy(), abs=1e-5)
 
 
 @pytest.mark.s3
@@ -247,4 +248,4 @@ def test_on_s3_as_on_disk(whole, untrained, scenes, s3_root, ray_here):
     assert result.rows == 240
     stored = {e.uri.rpartition("/")[2]: storage.read(e.uri) for e in storage.list_files(f"{s3_root}/vectors")}
     assert {name: data for name, data in stored.items() if name.startswith("part-")} == parts_of(whole)
-    assert embed.run(config(untrained, scenes, f"{s3_root}/vectors")).kept_parts == result.parts
+    assert embed.run(config(untrained, scenes, f"{s3_root}/vectors")).reused_parts == result.parts

@@ -1,4 +1,4 @@
-"""The small parts of the loop that need no Ray: when a notice is answered, where the time went, how ranks start."""
+"""Parts of the training loop: preemption notices, the stopwatch, and the environment of ranks."""
 
 import time
 from types import SimpleNamespace
@@ -8,14 +8,16 @@ from unittest.mock import Mock
 import pytest
 import ray.train
 
-from pipelines.config.logging import Cadence
-from pipelines.loop.train import Preemption, Stopwatch, launch
+from pipelines.config.logging import CheckpointConfig
+from pipelines.loop.launch import launch
+from pipelines.loop.stopwatch import Stopwatch
+from pipelines.loop.train import Preemption
 from pipelines.runtime import elastic
 from pipelines.runtime.cluster import Cluster
-from xmodal.training.engine.memory import ALLOCATOR
+from xmodal.training.engine.memory import MALLOC_SETTINGS
 
 
-def test_a_preemption_notice_is_answered_once_and_asked_for_at_the_same_steps_on_every_rank(monkeypatch):
+def test_a_preemption_notice_causes_one_checkpoint_and_is_checked_at_the_same_steps_on_every_rank(monkeypatch):
     asked = []
 
     def info():
@@ -24,24 +26,24 @@ def test_a_preemption_notice_is_answered_once_and_asked_for_at_the_same_steps_on
 
     monkeypatch.setattr(ray.train, "get_preemption_info", info)
     preemption = Preemption()
-    announced = [step for step in range(1, 101) if preemption.announced(step)]
+    announced = [step for step in range(1, 101) if preemption.is_announced(step)]
     assert announced == [30]
     assert len(asked) == 3  # it is a barrier: not at every step, and not after the answer
 
 
-def test_waiting_for_data_is_told_apart_from_starting_and_from_computing():
+def test_the_stopwatch_separates_waiting_for_data_from_starting_and_from_computing():
     def slow():
         for pause_s in (0.2, 0.05, 0.05):
             time.sleep(pause_s)
             yield pause_s
 
-    watch = Stopwatch(rows_per_step=10)
-    for _ in watch.waits(slow()):
+    stopwatch = Stopwatch(rows_per_step=10)
+    for _ in stopwatch.time_waits(slow()):
         time.sleep(0.05)
-    figures = watch.figures()
-    assert figures["first_batch_s"] == pytest.approx(0.2, abs=0.1)
-    assert 0.2 < figures["data_wait_share"] < 0.65  # 0.1 s of 0.25 s
-    assert "first_batch_s" not in watch.figures()
+    metrics = stopwatch.pop_metrics()
+    assert metrics["first_batch_s"] == pytest.approx(0.2, abs=0.1)
+    assert 0.2 < metrics["data_wait_share"] < 0.65  # 0.1 s of 0.25 s
+    assert "first_batch_s" not in stopwatch.pop_metrics()
 
 
 def test_ranks_start_with_the_memory_settings_of_training_unless_the_driver_has_others(
@@ -49,6 +51,6 @@ def test_ranks_start_with_the_memory_settings_of_training_unless_the_driver_has_
 ) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
-    monkeypatch.setattr(elastic, "trainer", lambda *_, **given: asked.update(given) or Mock())
-    launch(lambda news: SimpleNamespace(cadence=Cadence()), ray_here, print)
-    assert asked["run_config"].worker_runtime_env == {"env_vars": ALLOCATOR | {"MALLOC_ARENA_MAX": "4"}}
+    monkeypatch.setattr(elastic, "make_trainer", lambda *_, **given: asked.update(given) or Mock())
+    launch(lambda events: SimpleNamespace(config=SimpleNamespace(checkpoints=CheckpointConfig())), ray_here, print)
+    assert asked["run_config"].worker_runtime_env == {"env_vars": MALLOC_SETTINGS | {"MALLOC_ARENA_MAX": "4"}}

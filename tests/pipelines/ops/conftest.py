@@ -1,4 +1,4 @@
-"""A Ray cluster of one node with a job server and a token, as `ray start --head` makes it; ended by its process id."""
+"""A Ray cluster of one node with a job server and a token, as `ray start --head` starts it, ended by its process id."""
 
 import contextlib
 import os
@@ -24,20 +24,20 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Head:
-    """Where a cluster's job server and its Ray answer, and the file of its token."""
+    """The addresses of a cluster's job server and of its Ray, and the file of its token."""
 
     jobs: str
     ray: str
     token_file: Path
 
     def environment(self) -> dict[str, str]:
-        """That of a person's shell: no Ray around it, and the same Python first."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        return kept | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+        """Return the environment of a person's shell: without variables of Ray, with this Python first."""
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        return variables | {"PATH": f"{BIN}:{os.environ['PATH']}"}
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens on now."""
+    """Return ports that are free now."""
     with contextlib.ExitStack() as open_sockets:
         sockets = [open_sockets.enter_context(socket.socket()) for _ in range(number)]
         for one in sockets:
@@ -47,24 +47,24 @@ def free_ports(number: int) -> list[int]:
 
 @pytest.fixture(scope="session")
 def head(forked_workers):
-    """Its workers hold the pipelines of this tree already; the driver of a job has those that were sent with it."""
+    """Start a cluster whose workers have imported the pipelines of this tree; the driver of a job has those it sent."""
     folder = Path(tempfile.mkdtemp(prefix="xh", dir="/tmp"))  # sockets have short names
     token_file = folder / "token"
     token_file.write_text(TOKEN)
     port, dashboard, client, agent = free_ports(4)
-    found = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", token_file)
+    cluster = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", token_file)
     command = fork_server.command(
         "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats", f"--temp-dir={folder}",
         "--num-cpus=3", "--object-store-memory=200000000", "--node-ip-address=127.0.0.1", f"--port={port}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
         f"--dashboard-agent-listen-port={agent}",
     )  # fmt: skip
-    environment = found.environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file)}
+    environment = cluster.environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file)}
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        _wait_for(found, process, folder / "head.log")
-        yield found
+        _wait_for(cluster, process, folder / "head.log")
+        yield cluster
     finally:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -74,8 +74,8 @@ def head(forked_workers):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_for(found: Head, process: subprocess.Popen, log: Path) -> None:
-    request = urllib.request.Request(f"{found.jobs}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"})
+def _wait_for(cluster: Head, process: subprocess.Popen, log: Path) -> None:
+    request = urllib.request.Request(f"{cluster.jobs}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"})
     deadline = time.monotonic() + 120
     while True:
         try:

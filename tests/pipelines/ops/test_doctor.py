@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong with machines, places and indexes, and says how to mend it."""
+"""The doctor finds what is wrong with machines, storage and indexes, and names the fix."""
 
 import os
 import shutil
@@ -8,13 +8,13 @@ import pytest
 
 from jobs import doctor as job
 from pipelines.ops import doctor
-from pipelines.runtime.cluster import Resources
+from pipelines.runtime.cluster import ResourceConfig
 from pipelines.runtime.machine import Machine
 from xmodal.data.index.corpus import open_corpus
 
 GIB = 2**30
 RUNS = "s3://b/runs"
-SOUND = Machine(
+HEALTHY = Machine(
     name="10.0.0.1",
     versions={"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"},
     store=8 * GIB,
@@ -25,24 +25,24 @@ SOUND = Machine(
     open_files=65536,
     probes={RUNS: {"write": 0.1, "read": 0.05}},
 )
-OTHER = replace(SOUND, name="10.0.0.2")
+OTHER = replace(HEALTHY, name="10.0.0.2")
 
 
 def versions(**changed):
-    """Those of a sound machine but for what is changed; None: not there."""
-    return {"versions": {name: v for name, v in (SOUND.versions | changed).items() if v}}
+    """The versions of a healthy machine with some changed; None: the package is missing."""
+    return {"versions": {name: v for name, v in (HEALTHY.versions | changed).items() if v}}
 
 
-def findings(*machines):
-    return [*doctor.machine_findings(machines), *doctor.storage_findings(machines)]
+def checks(*machines):
+    return [*doctor.check_machines(machines), *doctor.check_storage(machines)]
 
 
-def test_sound_machines_need_nothing():
-    assert {finding.state for finding in findings(SOUND, OTHER)} == {"ok"}
+def test_healthy_machines_pass_every_check():
+    assert {check.state for check in checks(HEALTHY, OTHER)} == {"ok"}
 
 
 @pytest.mark.parametrize(
-    ("changed", "state", "what", "found", "mend"),
+    ("changed", "state", "subject", "finding", "fix"),
     [
         (versions(ray="2.59.0"), "bad", "versions", "2.59.0 on 10.0.0.2", "constraints"),
         (versions(python="3.12.1"), "bad", "versions", "python 3.12.1 on", "one image"),
@@ -64,71 +64,71 @@ def test_sound_machines_need_nothing():
         ({"probes": {RUNS: {"write": 3.0, "read": 0.05}}}, "warn", f"storage {RUNS}", "write 3,000 ms", "one region"),
     ],
 )
-def test_what_one_of_two_machines_lacks_is_found(changed, state, what, found, mend):
-    worse = [f for f in findings(SOUND, replace(OTHER, **changed)) if f.state != "ok"]
-    assert [(f.state, f.what) for f in worse] == [(state, what)]
-    assert found in worse[0].found and mend in worse[0].mend
+def test_what_one_of_two_machines_lacks_is_found(changed, state, subject, finding, fix):
+    [problem] = [check for check in checks(HEALTHY, replace(OTHER, **changed)) if check.state != "ok"]
+    assert (problem.state, problem.subject) == (state, subject)
+    assert finding in problem.finding and fix in problem.fix
 
 
-def checked(capsys, *flags):
-    """The exit status and lines of the job on this machine."""
+def run_doctor(capsys, *flags):
+    """Return the exit status and the output of the job on this machine."""
     import tyro
 
-    config = tyro.cli(doctor.Config, args=list(flags), config=(tyro.conf.OmitArgPrefixes,))
+    config = tyro.cli(doctor.DoctorConfig, args=list(flags), config=(tyro.conf.OmitArgPrefixes,))
     status = job.run(config)
     return status, capsys.readouterr().out
 
 
-def test_this_machine_is_fit_and_a_fresh_index_is_seen(scenes, tmp_path, capsys, monkeypatch):
+def test_this_machine_passes_and_the_state_of_an_index_is_reported(scenes, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     corpus = tmp_path / "corpus"
     shutil.copytree(scenes, corpus, ignore=shutil.ignore_patterns("_xmodal*"))
     flags = ("--corpus", str(corpus), "--runs", str(tmp_path / "runs"))
-    status, told = checked(capsys, *flags)
-    assert status == 0 and "4 shards without an index" in told and "write " in told, told
+    status, output = run_doctor(capsys, *flags)
+    assert status == 0 and "4 shards without an index" in output and "write " in output, output
     open_corpus(str(corpus))
-    assert "240 rows in 4 shards, index fresh" in checked(capsys, *flags)[1]
+    assert "240 rows in 4 shards, index fresh" in run_doctor(capsys, *flags)[1]
     shards = sorted(corpus.glob("*.tar"))
     shards[0].unlink()
     os.utime(shards[1], ns=(1, 1))
-    assert "2 shards new, changed or gone" in checked(capsys, *flags)[1]
+    assert "2 shards new, changed or gone" in run_doctor(capsys, *flags)[1]
     assert not list((tmp_path / "runs").iterdir())
 
 
 def test_what_would_break_a_run_gives_status_1(scenes, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    status, told = checked(capsys, "--corpus", str(tmp_path / "nothing"), "--runs", str(tmp_path))
-    assert status == 1 and "bad   corpus" in told and "nothing: no file is stored there" in told
+    status, output = run_doctor(capsys, "--corpus", str(tmp_path / "nothing"), "--runs", str(tmp_path))
+    assert status == 1 and "bad   corpus" in output and "nothing: no file is stored there" in output
     (tmp_path / "file").write_text("")
-    status, told = checked(capsys, "--corpus", scenes, "--runs", str(tmp_path / "file"))
-    assert status == 1 and "bad   storage" in told and "mend: " in told
-    assert "another place" not in told
-    assert "index fresh" in told or "without an index" in told  # all else is said too
+    status, output = run_doctor(capsys, "--corpus", scenes, "--runs", str(tmp_path / "file"))
+    assert status == 1 and "bad   storage" in output and "fix: " in output
+    assert "another directory" not in output
+    assert "index fresh" in output or "without an index" in output  # all other checks are reported, too
 
 
-def test_a_cluster_without_a_token_or_with_one_that_others_read_is_told(tmp_path, monkeypatch):
+def test_a_missing_token_or_one_that_others_can_read_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert doctor.token(local=False).state == "warn" and doctor.token(local=True).state == "ok"
+    assert doctor.check_token(local=False).state == "warn" and doctor.check_token(local=True).state == "ok"
     path = tmp_path / "token"
     path.write_text("secret")
     path.chmod(0o644)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
-    assert doctor.token(local=False).mend == f"chmod 600 {path}"
+    assert doctor.check_token(local=False).fix == f"chmod 600 {path}"
     path.chmod(0o600)
-    assert doctor.token(local=False) == doctor.Finding("token", "ok", "on")
+    assert doctor.check_token(local=False) == doctor.Check("token", "ok", "on")
 
 
 @pytest.mark.parametrize("workers", ["2", "2:4"])
 def test_workers_that_can_never_start_are_bad(workers, monkeypatch):
     monkeypatch.setattr(doctor.cluster, "capacity", lambda: {"CPU": 4.0})
-    assert doctor._room(Resources(workers=workers)).state == "ok"
-    finding = doctor._room(Resources(workers=workers, gpus_per_worker=1))
-    assert finding.state == "bad" and "workers=2 with 1 GPU each can never start" in finding.found
+    assert doctor._check_workers(ResourceConfig(workers=workers)).state == "ok"
+    check = doctor._check_workers(ResourceConfig(workers=workers, gpus_per_worker=1))
+    assert check.state == "bad" and "workers=2 with 1 GPU each can never start" in check.finding
 
 
-def test_a_cluster_that_grows_counts_what_it_may_come_to_hold(monkeypatch):
+def test_the_capacity_of_an_autoscaled_cluster_is_what_it_can_grow_to(monkeypatch):
     monkeypatch.setattr(doctor.cluster.ray, "cluster_resources", lambda: {"CPU": 0.0})
-    monkeypatch.setenv(doctor.cluster.MOST, "CPU=640,GPU=32")
+    monkeypatch.setenv(doctor.cluster.AUTOSCALER_LIMITS, "CPU=640,GPU=32")
     assert doctor.cluster.capacity() == {"CPU": 640.0, "GPU": 32.0}
-    assert doctor._room(Resources(workers=8)).found.startswith("8 with 1 CPU, 1 GPU each")
+    assert doctor._check_workers(ResourceConfig(workers=8)).finding.startswith("8 with 1 CPU, 1 GPU each")

@@ -1,35 +1,35 @@
-"""A dry run says what would be run with what, refuses what the run would refuse, and leaves nothing behind."""
+"""A dry run describes the job, raises the errors of the job, and writes nothing."""
 
 import json
 import os
 
 import pytest
 
-from jobs import adapt, arguments, demo, doctor, embed, evaluate, export, inspect, pretrain, report
+from jobs import arguments, classify, demo, doctor, embed, evaluate, export, inspect, pretrain, report
 from xmodal.data.synthetic.clips import write_clips
 from xmodal.errors import CheckpointError, ConfigError, StorageError
 
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch):
-    """No cluster is known, and none is reached."""
+    """Make reaching a cluster an error."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("pipelines.runtime.cluster.connect", lambda *_, **__: pytest.fail("a cluster was reached"))
 
 
 def dry(job, words, capsys):
-    """What a job prints with --dry-run."""
-    if job in (pretrain, adapt):
+    """Return what a job prints with --dry-run."""
+    if job in (pretrain, classify):
         job.run([*words, "--dry-run"])
     else:
-        arguments.begin(job.parse([*words, "--dry-run"]), job.run, job.preview)
+        arguments.run_or_preview(job.parse([*words, "--dry-run"]), job.run, job.preview)
     return json.loads(capsys.readouterr().out)
 
 
-def test_of_pretraining_it_shows_model_batch_shares_and_corpora(scenes, tmp_path, capsys):
+def test_the_preview_of_pretraining_has_the_model_the_workers_and_the_corpora(scenes, tmp_path, capsys):
     words = ["vit-tiny", "--corpus", scenes, "--runs", str(tmp_path), "--batch-size", "96"]
     shown = dry(pretrain, [*words, "--workers", "2"], capsys)
-    assert shown["config"]["optim"]["batch_size"] == 96 and shown["config"]["name"] == "vit-tiny"
+    assert shown["config"]["optim"]["batch_size"] == 96 and shown["config"]["run"]["name"] == "vit-tiny"
     assert shown["resources"]["workers"] == [2] and shown["resources"]["rows_per_worker"] == [48]
     assert shown["resources"]["where"] == "a Ray of its own on this machine"
     assert shown["model"]["parameters"] == sum(shown["model"]["towers"].values()) + 1  # and the temperature
@@ -42,7 +42,7 @@ def test_of_pretraining_it_shows_model_batch_shares_and_corpora(scenes, tmp_path
         dry(pretrain, [*words, "--workers", "5"], capsys)
 
 
-def test_of_embedding_it_shows_the_checkpoint_and_the_encoders(untrained, scenes, tmp_path, capsys):
+def test_the_preview_of_embedding_has_the_checkpoint_and_the_encoders(untrained, scenes, tmp_path, capsys):
     words = [untrained, scenes, "--to", str(tmp_path / "vectors")]
     shown = dry(embed, words, capsys)
     assert shown["checkpoint"]["step"] == 7 and shown["checkpoint"]["bytes"] > 1000
@@ -55,7 +55,7 @@ def test_of_embedding_it_shows_the_checkpoint_and_the_encoders(untrained, scenes
         dry(embed, [str(tmp_path / "no-run"), *words[1:]], capsys)
 
 
-def test_of_evaluation_it_shows_the_figures_and_where_they_are_computed(untrained, scenes, capsys):
+def test_the_preview_of_evaluation_has_the_metrics_and_where_they_are_computed(untrained, scenes, capsys):
     shown = dry(evaluate, [untrained, scenes], capsys)
     assert shown["figures"] == ["retrieval"] and shown["resources"] == {"where": "this process"}
     words = [untrained, scenes, "--label", "cls", "--probe-train", scenes, "--workers", "2"]
@@ -64,18 +64,18 @@ def test_of_evaluation_it_shows_the_figures_and_where_they_are_computed(untraine
     assert shown["resources"]["encoders"] == 2
 
 
-def test_of_adaptation_it_shows_the_model_the_workers_and_the_corpora(tmp_path, capsys):
+def test_the_preview_of_classification_has_the_model_the_workers_and_the_corpora(tmp_path, capsys):
     write_clips(str(tmp_path / "clips"), 4, 0, seconds=0.2, size=16, rows_per_shard=4)
     words = ["grid-digit", "--corpus", str(tmp_path / "clips"), "--runs", str(tmp_path / "runs"), "--batch-size", "64"]
-    shown = dry(adapt, [*words, "--workers", "2"], capsys)
+    shown = dry(classify, [*words, "--workers", "2"], capsys)
     assert shown["resources"]["rows_per_worker"] == [32] and shown["model"]["parameters"] > 10_000
     assert len(shown["config"]["model"]["classes"]) == 10 and shown["corpora"][0]["shards"] == 1
     with pytest.raises(ConfigError, match="batch_size=64 cannot be divided by workers=3"):
-        dry(adapt, [*words, "--workers", "3"], capsys)
+        dry(classify, [*words, "--workers", "3"], capsys)
     assert not (tmp_path / "runs").exists()
 
 
-def test_of_what_runs_in_this_process_it_shows_what_will_be_read(untrained, scenes, tmp_path, capsys):
+def test_the_preview_of_a_local_job_has_what_it_will_read(untrained, scenes, tmp_path, capsys):
     here = {"where": "this process"}
     shown = dry(export, [untrained, "--to", str(tmp_path / "model"), "--onnx"], capsys)
     assert shown["checkpoint"]["step"] == 7 and shown["config"]["onnx"] and shown["resources"] == here
@@ -85,7 +85,7 @@ def test_of_what_runs_in_this_process_it_shows_what_will_be_read(untrained, scen
     assert (shown["corpora"][0]["format"], shown["corpora"][0]["shards"]) == ("tar", 4) and shown["resources"] == here
     assert "one on each node" in dry(doctor, ["--corpus", scenes], capsys)["resources"]["tasks"]
     shown = dry(demo, ["--runs", str(tmp_path), "--workers", "4"], capsys)
-    assert set(shown["found"].values()) == {"new"} and shown["adaptation"]["domain"]["loss"] == "dann"
+    assert set(shown["found"].values()) == {"new"} and shown["adaptation"]["domain"]["loss"] == "mmd"
     assert shown["resources"]["workers"] == [4]
     assert not list(tmp_path.iterdir())
     with pytest.raises((CheckpointError, StorageError)):

@@ -1,4 +1,4 @@
-"""A run taken elsewhere: transformers and onnxruntime give the run's own vectors; what cannot be is refused first."""
+"""Tests of the export of a run: transformers and onnxruntime reproduce its embeddings; mistakes are refused first."""
 
 import io
 import json
@@ -15,9 +15,9 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, CLIPModel, CLIPProcessor
 
 from jobs import export as job
-from pipelines.config.export import Config
+from pipelines.config.export import ExportConfig
 from pipelines.results import export
-from support.export_fixtures import committed, model_of, tokenizer
+from support.export_fixtures import commit_run, model_of, tokenizer
 from xmodal import storage
 from xmodal.batch import Batch
 from xmodal.checkpoint import commit
@@ -38,8 +38,8 @@ EVALUATED = {
 
 
 def run_of(kind: str, folder: Path) -> str:
-    """A run with a record and one evaluation."""
-    run = committed(model_of(kind, folder / "hub"), folder / "first", record=json.dumps(RECORD))
+    """Create a run with a record and one evaluation; return its URI."""
+    run = commit_run(model_of(kind, folder / "hub"), folder / "first", record=json.dumps(RECORD))
     (folder / "first" / "evaluations").mkdir()
     (folder / "first" / "evaluations" / "held-out-step-7.json").write_text(json.dumps(EVALUATED))
     return run
@@ -51,28 +51,28 @@ def clip_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def others_run(tmp_path_factory):
+def custom_run(tmp_path_factory):
     return run_of("conv-bag", tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
-def exported(clip_run, tmp_path_factory):
-    """The CLIP-shaped run."""
-    to = tmp_path_factory.mktemp("exported") / "model"
-    result = export.run(Config(checkpoint=clip_run, to=str(to)))
+def export_folder(clip_run, tmp_path_factory):
+    """The export_folder directory of the CLIP-shaped run."""
+    to = tmp_path_factory.mktemp("export_folder") / "model"
+    result = export.run(ExportConfig(checkpoint=clip_run, to=str(to)))
     assert result.step == 7 and set(result.files) | {"export.json"} == {
         path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()
     }
     return to
 
 
-def picture(size: int, seed: int = 0) -> Image.Image:
-    """A scene as it is stored."""
-    return Image.open(io.BytesIO(next(iter(synthetic.samples("photo", 1, seed, size=size)))[1]["jpg"]))
+def scene_image(size: int, seed: int = 0) -> Image.Image:
+    """Return a scene of the synthetic corpus as it is stored."""
+    return Image.open(io.BytesIO(next(iter(synthetic.scene_samples("photo", 1, seed, size=size)))[1]["jpg"]))
 
 
-def ours(run: str, image: Image.Image) -> np.ndarray:
-    """The embedding of a picture, decoded and resized as in training and evaluation."""
+def own_embedding(run: str, image: Image.Image) -> np.ndarray:
+    """Return the run's embedding of an image that is decoded and resized as in training and evaluation."""
     encoded = io.BytesIO()
     image.save(encoded, "PNG")
     out = {"image": np.empty((32, 32, 3), np.uint8)}
@@ -83,41 +83,41 @@ def ours(run: str, image: Image.Image) -> np.ndarray:
         return DualEncoder.from_pretrained(checkpoint).eval().encode("image", batch).numpy()
 
 
-def test_transformers_gives_the_vectors_of_the_run(exported, clip_run):
-    model, processor = CLIPModel.from_pretrained(exported).eval(), CLIPProcessor.from_pretrained(exported)
+def test_transformers_reproduces_the_runs_embeddings(export_folder, clip_run):
+    model, processor = CLIPModel.from_pretrained(export_folder).eval(), CLIPProcessor.from_pretrained(export_folder)
     for size, tolerance in ((32, 1e-5), (96, 0.02), (150, 0.02), (20, 0.02)):
         with torch.no_grad():
-            pixels = processor(images=picture(size).convert("RGB"), return_tensors="pt")
-            found = torch.nn.functional.normalize(model.get_image_features(**pixels).pooler_output).numpy()
-        assert found == pytest.approx(ours(clip_run, picture(size)), abs=tolerance), size
+            pixels = processor(images=scene_image(size).convert("RGB"), return_tensors="pt")
+            embedding = torch.nn.functional.normalize(model.get_image_features(**pixels).pooler_output).numpy()
+        assert embedding == pytest.approx(own_embedding(clip_run, scene_image(size)), abs=tolerance), size
 
 
-def test_the_directory_is_of_the_kind_that_auto_classes_know(exported):
-    assert type(AutoModel.from_pretrained(exported)).__name__ == "CLIPModel"
-    assert type(AutoProcessor.from_pretrained(exported)).__name__ == "CLIPProcessor"
-    assert AutoTokenizer.from_pretrained(exported).model_max_length == 32
-    settings = json.loads((exported / "preprocessor_config.json").read_text())
+def test_the_auto_classes_of_transformers_load_the_directory(export_folder):
+    assert type(AutoModel.from_pretrained(export_folder)).__name__ == "CLIPModel"
+    assert type(AutoProcessor.from_pretrained(export_folder)).__name__ == "CLIPProcessor"
+    assert AutoTokenizer.from_pretrained(export_folder).model_max_length == 32
+    settings = json.loads((export_folder / "preprocessor_config.json").read_text())
     assert settings["size"] == {"shortest_edge": 32} and settings["crop_size"] == {"height": 32, "width": 32}
-    assert not list(exported.glob("*.bin")) and not list(exported.glob("optimizer*"))
+    assert not list(export_folder.glob("*.bin")) and not list(export_folder.glob("optimizer*"))
 
 
-@pytest.mark.parametrize("run", ["clip_run", "others_run"])
+@pytest.mark.parametrize("run", ["clip_run", "custom_run"])
 def test_every_example_of_the_card_runs(run, request, tmp_path, monkeypatch, capsys):
     to = tmp_path / "model"
-    export.run(Config(checkpoint=request.getfixturevalue(run), to=str(to), onnx=run == "others_run"))
-    picture(60).save(to / "picture.jpg")
+    export.run(ExportConfig(checkpoint=request.getfixturevalue(run), to=str(to), onnx=run == "custom_run"))
+    scene_image(60).save(to / "image.jpg")
     monkeypatch.chdir(to)
     blocks = re.findall(r"```python\n(.*?)```", (to / "README.md").read_text(), re.S)
-    assert len(blocks) == 2 + (run == "others_run")
+    assert len(blocks) == 2 + (run == "custom_run")
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
     assert "cat" in capsys.readouterr().out
 
 
-def test_the_card_tells_what_was_measured_and_what_it_was_trained_on(exported):
-    card = ModelCard.load(exported / "README.md")
+def test_the_card_has_the_results_and_the_training_data(export_folder):
+    card = ModelCard.load(export_folder / "README.md")
     assert card.data.library_name == "transformers" and "clip" in card.data.tags
-    assert [(one.metric_type, one.metric_value) for one in card.data.eval_results] == [("recall@10", 0.4219)]
+    assert [(result.metric_type, result.metric_value) for result in card.data.eval_results] == [("recall@10", 0.4219)]
     for words in (
         "# first",
         "| text → image R@10 | 42.2 % | 38.0 % to 46.0 % |",
@@ -127,24 +127,24 @@ def test_the_card_tells_what_was_measured_and_what_it_was_trained_on(exported):
         assert words in card.text, words
 
 
-def test_a_checkpoint_alone_and_one_without_a_record_are_exported_too(clip_run, tmp_path):
+def test_single_checkpoints_and_runs_without_a_record_are_exported(clip_run, tmp_path):
     (checkpoint,) = Path(clip_run).glob("checkpoints/step-*")
-    export.run(Config(checkpoint=str(checkpoint), to=str(tmp_path / "a")))
+    export.run(ExportConfig(checkpoint=str(checkpoint), to=str(tmp_path / "a")))
     assert "# first" in (tmp_path / "a" / "README.md").read_text()
-    bare = committed(model_of("vit-tiny", tmp_path), tmp_path / "bare")
-    export.run(Config(checkpoint=bare, to=str(tmp_path / "b")))
+    bare = commit_run(model_of("vit-tiny", tmp_path), tmp_path / "bare")
+    export.run(ExportConfig(checkpoint=bare, to=str(tmp_path / "b")))
     text = (tmp_path / "b" / "README.md").read_text()
-    assert "# b\n" in text and "not known here" in text and "Nothing was measured" in text
+    assert "# b\n" in text and "training data are unknown" in text and "was not evaluated" in text
 
 
-def test_the_newest_step_is_exported_and_older_evaluations_are_named(others_run, tmp_path, capsys):
+def test_the_newest_step_is_exported_and_evaluations_of_other_steps_are_named(custom_run, tmp_path, capsys):
     run = tmp_path / "first"
-    shutil.copytree(others_run, run)
-    committed(model_of("conv-bag", tmp_path), run, step=9, record=json.dumps(RECORD))
-    job.run(Config(checkpoint=str(run), to=str(tmp_path / "to")))
-    said = capsys.readouterr().out
-    assert "exported  step 9 to" in said and "evaluations of step 7 are left out" in said
-    assert "loads     its towers (xmodal-conv and xmodal-bag) are no CLIP" in said
+    shutil.copytree(custom_run, run)
+    commit_run(model_of("conv-bag", tmp_path), run, step=9, record=json.dumps(RECORD))
+    job.run(ExportConfig(checkpoint=str(run), to=str(tmp_path / "to")))
+    output = capsys.readouterr().out
+    assert "exported  step 9 to" in output and "evaluations of step 7 are left out" in output
+    assert "loads     its towers (xmodal-conv and xmodal-bag) are no CLIP" in output
     assert "42.2 %" not in (tmp_path / "to" / "README.md").read_text()
 
 
@@ -162,7 +162,9 @@ def test_the_newest_step_is_exported_and_older_evaluations_are_named(others_run,
         ({"to": "gs://bucket/model"}, StorageError, "scheme 'gs' is not supported"),
     ],
 )
-def test_a_mistake_is_one_sentence_before_anything_is_read(clip_run, change, kind, words, tmp_path, monkeypatch):
+def test_mistakes_are_reported_in_one_sentence_before_anything_is_read(
+    clip_run, change, kind, words, tmp_path, monkeypatch
+):
     parent = tmp_path / "runs"
     parent.mkdir()
     (parent / "first").symlink_to(clip_run)
@@ -176,11 +178,11 @@ def test_a_mistake_is_one_sentence_before_anything_is_read(clip_run, change, kin
     change = {name: value.format(**fill) if isinstance(value, str) else value for name, value in change.items()}
     before = sorted(path for path in parent.rglob("*"))
     with pytest.raises(kind, match=words) as refused:
-        export.run(replace(Config(checkpoint=str(parent / "first"), to=str(tmp_path / "to")), **change))
+        export.run(replace(ExportConfig(checkpoint=str(parent / "first"), to=str(tmp_path / "to")), **change))
     assert "\n" not in str(refused.value) and sorted(parent.rglob("*")) == before and not (tmp_path / "to").exists()
 
 
-def test_a_directory_that_differs_from_the_model_is_not_written(clip_run, tmp_path, monkeypatch):
+def test_a_directory_whose_embeddings_differ_is_not_written(clip_run, tmp_path, monkeypatch):
     write = export.write_image_processor
 
     def wrong(directory, pixels):
@@ -190,41 +192,43 @@ def test_a_directory_that_differs_from_the_model_is_not_written(clip_run, tmp_pa
 
     monkeypatch.setattr(export, "write_image_processor", wrong)
     with pytest.raises(CheckpointError, match="the pixels of the image processor differ by"):
-        export.run(Config(checkpoint=clip_run, to=str(tmp_path / "to")))
+        export.run(ExportConfig(checkpoint=clip_run, to=str(tmp_path / "to")))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_checkpoint_that_is_damaged_or_has_no_tokenizer_is_refused(tmp_path):
-    run = committed(model_of("vit-tiny", tmp_path), tmp_path / "run")
+def test_checkpoints_that_are_damaged_or_lack_a_tokenizer_are_refused(tmp_path):
+    run = commit_run(model_of("vit-tiny", tmp_path), tmp_path / "run")
     (weights,) = Path(run).glob("checkpoints/step-*/model.safetensors")
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
     with pytest.raises(CheckpointError, match=r"model.safetensors does not match its SHA-256"):
-        export.run(Config(checkpoint=run, to=str(tmp_path / "to")))
+        export.run(ExportConfig(checkpoint=run, to=str(tmp_path / "to")))
     files = tmp_path / "files"
     model_of("vit-tiny", tmp_path).save_pretrained(files)
     commit(files, str(tmp_path / "bare" / "checkpoints"), step=1, attempt=1, run_id="a")
     with pytest.raises(XmodalError, match="holds no tokenizer"):
-        export.run(Config(checkpoint=str(tmp_path / "bare"), to=str(tmp_path / "to")))
+        export.run(ExportConfig(checkpoint=str(tmp_path / "bare"), to=str(tmp_path / "to")))
     assert not (tmp_path / "to").exists()
 
 
-def test_onnx_without_its_packages_is_one_sentence(clip_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("xmodal.export.onnx.NEEDED", ("no_such_package",))
+def test_onnx_without_its_packages_is_refused_with_the_command_to_install_them(clip_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("xmodal.export.onnx.REQUIRED_PACKAGES", ("no_such_package",))
     with pytest.raises(ConfigError, match=r"pip install 'xmodal\[onnx\]'"):
-        export.run(Config(checkpoint=clip_run, to=str(tmp_path / "to"), onnx=True))
+        export.run(ExportConfig(checkpoint=clip_run, to=str(tmp_path / "to"), onnx=True))
 
 
 @pytest.mark.s3
-def test_from_s3_to_s3(clip_run, s3_root, tmp_path):
+def test_a_run_on_s3_is_exported_to_s3(clip_run, s3_root, tmp_path):
     for path in Path(clip_run).rglob("*"):
         if path.is_file():
             storage.upload(str(path), f"{s3_root}/runs/first/{path.relative_to(clip_run).as_posix()}")
     for overwrite in (False, True):
-        result = export.run(Config(checkpoint=f"{s3_root}/runs/first", to=f"{s3_root}/model", overwrite=overwrite))
+        result = export.run(
+            ExportConfig(checkpoint=f"{s3_root}/runs/first", to=f"{s3_root}/model", overwrite=overwrite)
+        )
     stored = {entry.uri.removeprefix(f"{s3_root}/model/") for entry in storage.list_files(f"{s3_root}/model")}
     assert stored == {*result.files, "export.json"}
     with pytest.raises(ConfigError, match="lies inside the run"):
-        export.run(Config(checkpoint=f"{s3_root}/runs/first", to=f"{s3_root}/runs/first/model"))
+        export.run(ExportConfig(checkpoint=f"{s3_root}/runs/first", to=f"{s3_root}/runs/first/model"))
     assert storage.read(f"{s3_root}/model/tokenizer.json").decode() == tokenizer()

@@ -1,4 +1,4 @@
-"""An adaptation that cannot be what it says is refused in one sentence with the mend, before a worker starts."""
+"""An adaptation that cannot work is rejected in one sentence with the fix, before a worker starts."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from jobs import adapt as job
 from pipelines.stages import adapt
 from pipelines.stream import domain_corpora
-from support.refused_runs import Started, one_line, without_workers
+from support.refused_runs import WorkersStarted, expect_one_line_error, forbid_workers
 from xmodal import checkpoint
 from xmodal.checkpoint import commit
 from xmodal.data import synthetic
@@ -25,11 +25,11 @@ def sketches(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_workers(monkeypatch):
-    without_workers(monkeypatch)
+    forbid_workers(monkeypatch)
 
 
 def words(runs, start, source, target, *flags):
-    return ["clip", "--name", "a", "--runs", str(runs), "--start-from", start, "--corpus", source, "--target", target,
+    return ["--name", "a", "--runs", str(runs), "--start-from", start, "--corpus", source, "--target", target,
             "--batch-size", "12", "--steps", "4", *flags]  # fmt: skip
 
 
@@ -40,17 +40,17 @@ WRONG = {
     "a place that is not known": (["--domain.placement", "imgae"], "'imgae'", "did you mean 'image'?"),
     "a schedule": (["--domain.schedule", "rmap"], "unknown domain.schedule 'rmap'", "did you mean 'ramp'?"),
     "a place of another model": (["--domain.placement", "audio"], "the model has image and text"),
-    "a place without rows": (["--domain.placement", "text"], "the target has not", "--target.protocol unpaired"),
+    "a place without rows": (["--domain.placement", "text"], "not read of the target", "--target.protocol unpaired"),
     "joint without texts": (["--domain.placement", "joint"], "needs both modalities", "--target.protocol unpaired"),
     "texts where none are read": (
         ["--target.texts", "elsewhere"],
-        "reads pictures alone",
+        "reads images alone",
         "--target.protocol unpaired",
     ),
-    "smoothing without a critic": (["--domain.loss", "mmd", "--domain.smoothing", "0.1"], "mmd has none"),
+    "smoothing without a critic": (["--domain.loss", "mmd", "--domain.smoothing", "0.1"], "mmd does not"),
     "smoothing to nothing": (["--domain.smoothing", "0.5"], "domain.smoothing=0.5 must lie in [0, 0.5)"),
     "no critic steps": (["--domain.critic-steps", "0"], "domain.critic_steps=0 must be at least 1"),
-    "a bank for nobody": (["--domain.bank", "words.txt"], "only cdan, mcc, bnm ask a bank"),
+    "a bank for nobody": (["--domain.bank", "words.txt"], "only cdan, mcc, bnm use a bank"),
     "a bank that is not there": (["--domain.loss", "mcc", "--domain.bank", "/no/words.txt"], "no file /no/words.txt"),
     "a target of one row a step": (["--target.batch-size", "1"], "target.batch_size=1 must be at least 2"),
     "a share that workers cannot have": (["--target.batch-size", "9", "--workers", "2"], "batch_size=9", "workers=2"),
@@ -75,7 +75,7 @@ WRONG = {
         "label.modality=audio: the model has image and text",
     ),
     "a label that no row has": (["--label.field", "clas", "--label.classes", "a", "b"], "label=clas matches nothing"),
-    "nothing to balance": (["--method", "mmpareto"], "nothing to balance", "--label.field"),
+    "nothing to combine": (["--method", "mmpareto"], "nothing to combine", "--label.field"),
     "a balance without losses": (["--method", "joint"], "another --method than joint"),
     "a balance of parameters": (["--method", "mmpareto", "--space", "parameters"], "leave --space"),
     "a loss that the model cannot have": (["--objective", "sigmoid"], "a model with a logit bias"),
@@ -83,100 +83,109 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_value_is_refused(name, untrained, scenes, sketches, tmp_path, capsys):
+def test_a_wrong_value_is_rejected(name, untrained, scenes, sketches, tmp_path, capsys):
     flags, *parts = WRONG[name]
-    one_line(words(tmp_path, untrained, scenes, sketches, *flags), capsys, *parts)
+    expect_one_line_error(words(tmp_path, untrained, scenes, sketches, *flags), capsys, *parts)
 
 
-def test_the_source_is_no_target(untrained, scenes, tmp_path, capsys):
-    one_line(words(tmp_path, untrained, scenes, scenes), capsys, "is the source", "name the other domain")
+def test_the_source_is_rejected_as_the_target(untrained, scenes, tmp_path, capsys):
+    expect_one_line_error(words(tmp_path, untrained, scenes, scenes), capsys, "is the source", "name the other domain")
 
 
-def test_pairs_of_the_target_validate_nothing(untrained, scenes, sketches, tmp_path, capsys):
+def test_validation_on_pairs_of_the_target_is_rejected(untrained, scenes, sketches, tmp_path, capsys):
     flags = ("--validation.corpus", sketches)
-    one_line(words(tmp_path, untrained, scenes, sketches, *flags), capsys, "pairs of the target", "jobs.compare")
+    expect_one_line_error(
+        words(tmp_path, untrained, scenes, sketches, *flags), capsys, "pairs of the target", "jobs.compare"
+    )
 
 
-def test_an_empty_target_is_named(untrained, scenes, tmp_path, capsys):
+def test_an_error_names_an_empty_target(untrained, scenes, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.md").write_text("nothing")
-    one_line(words(tmp_path / "runs", untrained, scenes, str(tmp_path / "empty")), capsys, str(tmp_path / "empty"))
+    expect_one_line_error(
+        words(tmp_path / "runs", untrained, scenes, str(tmp_path / "empty")), capsys, str(tmp_path / "empty")
+    )
 
 
-def test_a_target_of_another_kind_is_named_with_what_it_has(untrained, scenes, tmp_path, capsys):
+def test_an_error_names_a_target_of_other_modalities_with_its_fields(untrained, scenes, tmp_path, capsys):
     write_clips(str(tmp_path / "clips"), 8, 0, seconds=0.6, size=32, rows_per_shard=8)
     target = str(tmp_path / "clips")
-    one_line(words(tmp_path / "runs", untrained, scenes, target), capsys, f"the target {target}", "image", "mp4")
+    expect_one_line_error(
+        words(tmp_path / "runs", untrained, scenes, target), capsys, f"the target {target}", "image", "mp4"
+    )
 
 
-def test_a_checkpoint_that_is_no_dual_encoder_is_refused(scenes, sketches, tmp_path, capsys):
+def test_a_checkpoint_that_is_no_dual_encoder_is_rejected(scenes, sketches, tmp_path, capsys):
     files = tmp_path / "files"
     files.mkdir()
     (files / "config.json").write_text(json.dumps({"model_type": "xmodal-multimodal-classifier"}))
     commit(files, str(tmp_path / "other" / "checkpoints"), step=3, attempt=1, run_id="a")
     start = str(tmp_path / "other")
-    one_line(words(tmp_path / "runs", start, scenes, sketches), capsys, "not a dual encoder", f"{start}/checkpoints")
+    expect_one_line_error(
+        words(tmp_path / "runs", start, scenes, sketches), capsys, "not a dual encoder", f"{start}/checkpoints"
+    )
 
 
 @pytest.mark.parametrize("protocol", ["images", "unpaired"])
-def test_what_the_protocol_makes_of_captions_is_said(protocol, untrained, scenes, sketches, tmp_path):
-    """A corpus of pairs as the target is no mistake; that its pairs are not used must not go without saying."""
-    news = []
+def test_a_note_says_that_captions_or_their_pairing_are_not_used(protocol, untrained, scenes, sketches, tmp_path):
+    """A corpus of pairs may be meant as a target; the run says that its pairs are not used."""
+    events = []
     config = job.parse(words(tmp_path, untrained, scenes, sketches, "--target.protocol", protocol))
-    with pytest.raises(Started):
-        adapt.run(config, news.append)
-    said = " ".join(message.get("text", "") for message in news)
-    assert {"images": "does not read them", "unpaired": "read in two orders"}[protocol] in said
+    with pytest.raises(WorkersStarted):
+        adapt.run(config, events.append)
+    notes = " ".join(getattr(event, "text", "") for event in events)
+    assert {"images": "does not read them", "unpaired": "read in two orders"}[protocol] in notes
 
 
-def test_pictures_and_texts_of_the_target_come_in_orders_of_their_own(untrained, scenes, sketches, tmp_path):
-    """No row of a batch says which text belongs to which picture: not by its place, and not by its number."""
+def test_images_and_texts_of_the_target_have_different_orders(untrained, scenes, sketches, tmp_path):
+    """Neither the position of a row in a batch nor its number tells which text belongs to which image."""
     config, start, model = adapt.check(
         job.parse(words(tmp_path, untrained, scenes, sketches, "--target.protocol", "unpaired"))
     )
-    opened = domain_corpora.open_corpora(config, lambda message: None)
-    streams = adapt.streams_of(config, opened, model, start.tokenizer)
+    opened = domain_corpora.open_domains(config, lambda message: None)
+    streams = adapt.build_streams(config, opened, model, start.tokenizer)
     assert [stream.role for stream in streams] == ["source", "target", "target_text"]
     images, texts = ([task.permutation().tolist() for task in stream.plan.tasks(0, 4)] for stream in streams[1:])
     assert images != texts and sorted(images[0]) == sorted(texts[0])
     assert len({stream.number for stream in streams}) == 3
 
 
-def test_a_resume_from_another_checkpoint_is_refused(untrained, scenes, sketches, tmp_path, capsys):
-    with pytest.raises(Started):
+def test_a_resume_with_other_settings_is_rejected(untrained, scenes, sketches, tmp_path, capsys):
+    with pytest.raises(WorkersStarted):
         adapt.run(job.parse(words(tmp_path, untrained, scenes, sketches)))
     other = [*words(tmp_path, untrained, scenes, sketches), "--resume", "--domain.strength", "0.9"]
-    one_line(other, capsys, "domain.strength is 0.3 there and 0.9 here")
+    expect_one_line_error(other, capsys, "domain.strength is 0.3 there and 0.9 here")
 
 
-def test_a_run_goes_on_without_what_it_started_from(untrained, scenes, sketches, tmp_path, capsys):
-    """Retention of the first run may have removed it; the adapted run's own checkpoints have all that it needs."""
+def test_a_run_resumes_after_the_checkpoint_it_started_from_is_gone(untrained, scenes, sketches, tmp_path, capsys):
+    """Retention of the first run may have removed it; the adapted run's own checkpoints hold all that it needs."""
     start = tmp_path / "start"
     shutil.copytree(untrained, start)
     place = checkpoint.resolve(str(start)).uri
     asked = words(tmp_path, place, scenes, sketches)
-    with pytest.raises(Started):
+    with pytest.raises(WorkersStarted):
         adapt.run(job.parse(asked))
     shutil.copytree(checkpoint.resolve(untrained).uri, tmp_path / "files")
     (tmp_path / "files" / "COMMITTED.json").unlink()
     commit(tmp_path / "files", str(tmp_path / "a" / "checkpoints"), step=2, attempt=1, run_id="a")
     shutil.rmtree(start)
-    with pytest.raises(Started):
+    with pytest.raises(WorkersStarted):
         adapt.run(job.parse([*asked, "--resume"]))
-    one_line([*asked, "--name", "b"], capsys, "no file is stored there")
+    expect_one_line_error([*asked, "--name", "b"], capsys, "no file is stored there")
 
 
 def test_a_preview_names_both_domains(untrained, scenes, sketches, tmp_path, capsys):
     job.run([*words(tmp_path, untrained, scenes, sketches, "--target.protocol", "unpaired"), "--dry-run"])
-    told = json.loads(capsys.readouterr().out)
-    assert told["target"][0]["uri"] == told["target_texts"][0]["uri"] == sketches
+    preview = json.loads(capsys.readouterr().out)
+    assert preview["target"][0]["uri"] == preview["target_texts"][0]["uri"] == sketches
     assert (
-        told["model"]["starts_from"].endswith("step-000000007.attempt-1") and told["config"]["domain"]["loss"] == "dann"
+        preview["model"]["starts_from"].endswith("step-000000007.attempt-1")
+        and preview["config"]["domain"]["loss"] == "dann"
     )
 
 
-def test_a_strength_is_checked_also_where_no_command_line_is(untrained):
-    from pipelines.config.domain import Domain
+def test_a_strength_is_also_checked_in_python(untrained):
+    from pipelines.config.domain import DomainConfig
 
     with pytest.raises(ConfigError, match=r"domain\.strength=nan"):
-        Domain(strength=float("nan"))
+        DomainConfig(strength=float("nan"))

@@ -1,4 +1,4 @@
-"""A configuration that cannot work is refused in one sentence with the mend, before Ray or any worker starts."""
+"""A configuration that cannot work is rejected in one sentence with the fix, before Ray or a worker starts."""
 
 import io
 import json
@@ -11,30 +11,29 @@ import pytest
 
 from jobs import console
 from jobs import pretrain as job
+from pipelines.config.architectures import model_config
 from pipelines.models import dual_encoder
 from pipelines.runtime import cluster
 from pipelines.runtime.cluster import Cluster
-from pipelines.stages import pretrain, training_job
+from pipelines.stages import caption_tokenizer, pretrain, training_job
 from pipelines.stream import corpora
+from support.model_flags import TINY, model_flags
 from xmodal.data.decode.tokenizer import save_tokenizer, train_tokenizer
 from xmodal.errors import ConfigError
 from xmodal.run import create_run
 
-TINY = ("image_size=32", "patch_size=8", "width=32", "depth=1", "heads=2",
-        "text_width=32", "text_depth=1", "text_heads=2", "context=16", "dim=32")  # fmt: skip
-
 
 class Started(Exception):
-    """Ray or a worker would have started: the configuration was not refused."""
+    """Ray or a worker would have started: the configuration was accepted."""
 
 
 def base(runs, corpus):
-    return ["vit-tiny", "--name", "a", "--runs", str(runs), "--corpus", str(corpus), "--arguments", *TINY,
+    return ["vit-tiny", "--name", "a", "--runs", str(runs), "--corpus", str(corpus), *model_flags(),
             "--vocab-size", "600", "--batch-size", "24", "--steps", "4"]  # fmt: skip
 
 
 def refusal(arguments, capsys):
-    """What stands on stderr, after the note of the stage, and the exit code."""
+    """Return what the job prints on stderr, without its notes, and its exit code."""
     with pytest.raises(SystemExit) as exit:
         console.main(lambda: job.run(arguments))
     stderr = capsys.readouterr().err
@@ -43,7 +42,7 @@ def refusal(arguments, capsys):
 
 
 def one_line(arguments, capsys, *parts):
-    """Refused with exit code 2 and one line that has all of `parts`."""
+    """Check that the job fails with exit code 2 and one line that has all of `parts`."""
     stderr, code = refusal(arguments, capsys)
     lines = [line for line in stderr.splitlines() if not line.startswith("[pretrain]")]
     assert code == 2 and len(lines) == 1 and lines[0].startswith("error: "), stderr
@@ -52,7 +51,7 @@ def one_line(arguments, capsys, *parts):
 
 @pytest.fixture
 def no_ray(monkeypatch):
-    """Connecting is a mistake."""
+    """Make connecting to Ray an error."""
 
     def connect(resources):
         raise Started
@@ -62,23 +61,35 @@ def no_ray(monkeypatch):
 
 @pytest.fixture
 def no_workers(monkeypatch):
-    """A cluster in name only: shards are indexed here, and starting workers is a mistake."""
+    """Index shards in this process, and make starting workers an error."""
 
     def launch(*arguments):
         raise Started
 
     monkeypatch.setattr(cluster, "connect", lambda resources: Cluster(tuple(resources.sizes), {"CPU": 1.0}, True))
-    monkeypatch.setattr(corpora, "on_cluster", map)
+    monkeypatch.setattr(corpora, "map_on_cluster", map)
     monkeypatch.setattr(training_job, "launch", launch)
 
 
 WRONG = {
-    "model argument": (["--arguments", "widht=3"], "no argument 'widht'", "did you mean 'width'?"),
-    "model argument without value": (["--arguments", "width:3"], "'width:3' is not NAME=VALUE"),
-    "a word for a size": (["--arguments", "width=wide"], "width='wide' must be a whole number"),
-    "a negative size": (["--arguments", "width=-64"], "width=-64 must be a whole number, at least 1"),
-    "a size that does not divide": (["--arguments", "width=33"], "width=33 does not divide into 2 heads"),
-    "activation": (["--arguments", "activation=gelo"], "unknown activation 'gelo'", "did you mean 'gelu'"),
+    "option of a model": (
+        ["--model.widht", "3"],
+        "vit-tiny has no option --model.widht",
+        "did you mean '--model.width'",
+    ),
+    "option of another model": (
+        ["--model.hidden-sizes", "64"],
+        "vit-tiny has no option --model.hidden-sizes (an option of conv-tiny, resnet50-bert)",
+        "did you mean '--model.image-size'?",
+    ),
+    "options in the former spelling": (
+        ["--arguments", "width=64", "hidden_sizes=8,16", "--seed", "1"],
+        "--arguments is gone",
+        "write --model.width 64 --model.hidden-sizes 8 16",
+    ),
+    "a negative size": (["--model.width", "-64"], "width=-64 must be a whole number, at least 1"),
+    "a size that does not divide": (["--model.width", "33"], "width=33 does not divide into 2 heads"),
+    "activation": (["--model.activation", "gelo"], "unknown activation 'gelo'", "did you mean 'gelu'"),
     "architecture": (["--architecture", "vit-b-23"], "unknown architecture 'vit-b-23'", "'vit-b-32'"),
     "patch dropout": (["--patch-dropout", "1.5"], "patch_dropout=1.5"),
     "vocabulary": (["--vocab-size", "10"], "vocab_size=10 must be at least"),
@@ -87,7 +98,7 @@ WRONG = {
     "field": (["--fields", "image=jpg", "txet=txt"], "unknown field 'txet'", "did you mean 'text'?"),
     "workers": (["--workers", "5"], "batch_size=24", "workers=5", "counts that fit: 1, 2, 3, 4, 6, 8, 12, 24"),
     "no workers": (["--workers", "0"], "workers must be at least 1"),
-    "a word for workers": (["--workers", "many"], "workers='many' is no number of workers: write 4, or 2:8"),
+    "a word for workers": (["--workers", "many"], "workers='many' is not a number of workers: write 4, or 2:8"),
     "an empty range of workers": (["--workers", "4:2"], "not 4:2: write 4, or 2:8"),
     "a range that never fits": (["--workers", "9:11"], "batch_size=24", "workers=9:11", "counts that fit: 1, 2, 3"),
     "batch of one": (["--batch-size", "1"], "batch_size=1 must be at least 2"),
@@ -120,7 +131,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_value_is_refused_before_ray_starts(name, no_ray, scenes, tmp_path, capsys):
+def test_a_wrong_value_is_rejected_before_ray_starts(name, no_ray, scenes, tmp_path, capsys):
     flags, *parts = WRONG[name]
     one_line([*base(tmp_path, scenes), *flags], capsys, *parts)
 
@@ -139,19 +150,20 @@ def test_an_unknown_preset_names_the_nearest(no_ray, capsys):
     [
         (["--corpsu", "x"], "--corpus"),
         (["--batch-size", "many"], "--batch-size"),
+        (["--model.width", "wide"], "--model.width"),
         (["--precision", "fp16"], "bf16"),
     ],
 )
-def test_a_wrong_flag_is_explained_with_what_was_meant(flags, part, no_ray, scenes, tmp_path, capsys):
+def test_an_error_suggests_the_flag_that_was_meant(flags, part, no_ray, scenes, tmp_path, capsys):
     stderr, code = refusal([*base(tmp_path, scenes), *flags], capsys)
     assert code == 2 and flags[0] in stderr and part in stderr and "--help" in stderr
 
 
-def test_an_empty_folder_is_no_corpus(no_ray, tmp_path, capsys):
+def test_an_empty_folder_is_rejected(no_ray, tmp_path, capsys):
     one_line(base(tmp_path / "runs", tmp_path), capsys, f"{tmp_path}: no file is stored there")
 
 
-def test_a_folder_without_shards_names_what_it_has(no_workers, tmp_path, capsys):
+def test_an_error_names_the_files_of_a_folder_without_shards(no_workers, tmp_path, capsys):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "readme.md").write_text("x")
     one_line(base(tmp_path, tmp_path / "c"), capsys, "holds no .tar or .parquet shards", "readme.md")
@@ -161,7 +173,7 @@ def test_a_folder_without_shards_names_what_it_has(no_workers, tmp_path, capsys)
     ("flags", "parts"),
     [
         (["--fields", "image=jpge", "text=txt"], ["image=jpge", "did you mean 'jpg'?", "json:captions", "txt"]),
-        (["--fields", "image=jpg"], ["nothing of text", "text=NAME", "json:captions"]),
+        (["--fields", "image=jpg"], ["does not name text", "text=NAME", "json:captions"]),
         (["--fields", "image=jpg", "text=json:captoin"], ["text=json:captoin", "did you mean 'json:captions'?"]),
     ],
 )
@@ -169,7 +181,7 @@ def test_a_field_map_that_does_not_fit_names_the_fields_that_exist(flags, parts,
     one_line([*base(tmp_path, scenes), *flags], capsys, *parts)
 
 
-def test_a_corpus_of_other_modalities_is_refused_with_its_fields(no_workers, tmp_path, capsys):
+def test_a_corpus_of_other_modalities_is_rejected_with_its_fields(no_workers, tmp_path, capsys):
     corpus = tmp_path / "sounds"
     corpus.mkdir()
     with tarfile.open(corpus / "0.tar", "w") as tar:
@@ -186,19 +198,19 @@ def tokenizer_directory(folder):
     return folder
 
 
-def test_shares_of_a_mixture_that_do_not_divide_are_refused(no_workers, scenes, tmp_path, capsys):
+def test_shares_of_a_mixture_that_no_number_of_workers_divides_are_rejected(no_workers, scenes, tmp_path, capsys):
     tokenizer = str(tokenizer_directory(tmp_path / "t"))
     flags = ["--corpus", scenes, scenes, "--weights", "1", "3", "--workers", "5", "--tokenizer", tokenizer]
     one_line([*base(tmp_path, scenes), *flags], capsys, "batch_size=24", "workers=5", "worker counts that fit: 1, 2")
 
 
-def test_a_warm_up_longer_than_the_run_is_refused(no_workers, scenes, tmp_path, capsys):
+def test_a_warm_up_longer_than_the_run_is_rejected(no_workers, scenes, tmp_path, capsys):
     tokenizer = str(tokenizer_directory(tmp_path / "t"))
     flags = ["--warmup-steps", "9", "--tokenizer", tokenizer]
     one_line([*base(tmp_path, scenes), *flags], capsys, "warmup_steps=9", "total_steps=4")
 
 
-def test_a_tokenizer_without_its_special_tokens_is_refused(no_ray, scenes, tmp_path, capsys):
+def test_a_tokenizer_without_special_tokens_is_rejected(no_ray, scenes, tmp_path, capsys):
     folder = tokenizer_directory(tmp_path / "t")
     stored = json.loads((folder / "tokenizer.json").read_text())
     stored["post_processor"] = None
@@ -211,30 +223,29 @@ def test_a_tokenizer_without_its_special_tokens_is_refused(no_ray, scenes, tmp_p
 def checkpoint(tmp_path):
     """A dual encoder of the tiny sizes, as a directory."""
     tokenizer = train_tokenizer(["a red circle"], 600)
-    chosen = dual_encoder.Model(arguments=TINY)
-    dual_encoder.build_model(chosen, dual_encoder.Loss(), tokenizer, 0).save_pretrained(
+    chosen = model_config("vit-tiny", **TINY)
+    dual_encoder.build_model(chosen, dual_encoder.LossConfig(), tokenizer, 0).save_pretrained(
         tmp_path / "m", tokenizer_json=tokenizer
     )
     return tmp_path / "m"
 
 
-def test_weights_of_the_same_model_may_be_started_from(no_ray, checkpoint, scenes, tmp_path):
+def test_a_run_may_start_from_weights_of_the_same_model(no_ray, checkpoint, scenes, tmp_path):
     with pytest.raises(Started):
         job.run([*base(tmp_path, scenes), "--start-from", str(checkpoint)])
 
 
-def test_weights_of_another_model_are_refused(no_ray, checkpoint, scenes, tmp_path, capsys):
-    other = ["width=64" if argument == "width=32" else argument for argument in TINY]
-    flags = ["--start-from", str(checkpoint), "--arguments", *other]
+def test_weights_of_another_model_are_rejected(no_ray, checkpoint, scenes, tmp_path, capsys):
+    flags = ["--start-from", str(checkpoint), "--model.width", "64"]
     one_line([*base(tmp_path, scenes), *flags], capsys, "is a checkpoint of another model", "expected [64")
 
 
-def test_weights_that_are_not_there_are_called_what_they_are(no_ray, scenes, tmp_path, capsys):
+def test_an_error_says_that_weights_are_missing(no_ray, scenes, tmp_path, capsys):
     flags = ["--start-from", str(tmp_path / "gone")]
     one_line([*base(tmp_path, scenes), *flags], capsys, "start_from: '", "gone' is neither a directory")
 
 
-def test_weights_that_are_no_dual_encoder_are_refused(no_ray, checkpoint, scenes, tmp_path, capsys):
+def test_weights_that_are_no_dual_encoder_are_rejected(no_ray, checkpoint, scenes, tmp_path, capsys):
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
     flags = ["--start-from", str(checkpoint)]
@@ -242,40 +253,40 @@ def test_weights_that_are_no_dual_encoder_are_refused(no_ray, checkpoint, scenes
 
 
 @pytest.fixture
-def known(scenes, tmp_path):
-    """A run "a" that has been started with `base`, and not come far."""
-    config = pretrain._anchored(job.parse(base(tmp_path, scenes)))
+def existing(scenes, tmp_path):
+    """Start a run "a" with the flags of `base`, without any step."""
+    config = pretrain._with_absolute_paths(job.parse(base(tmp_path, scenes)))
     create_run(str(tmp_path), "a", config=config, corpora={scenes: "0123456789abcdef"})
-    (tmp_path / "a" / pretrain.TOKENIZER).write_text(train_tokenizer(["a red circle"], 600))
+    (tmp_path / "a" / caption_tokenizer.FILE).write_text(train_tokenizer(["a red circle"], 600))
     return base(tmp_path, scenes)
 
 
-def test_a_run_that_exists_is_refused_without_resume(no_ray, known, capsys):
-    one_line(known, capsys, "the run 'a' exists already", "--resume continues it", "another --name")
+def test_an_existing_run_is_rejected_without_resume(no_ray, existing, capsys):
+    one_line(existing, capsys, "the run 'a' exists already", "--resume continues it", "another --name")
 
 
-def test_resuming_a_run_that_does_not_exist_names_the_nearest(no_ray, known, capsys):
-    one_line([*known, "--name", "b", "--resume"], capsys, "no run 'b'", "valid: a", "leave --resume out")
+def test_resuming_a_run_that_does_not_exist_names_the_nearest(no_ray, existing, capsys):
+    one_line([*existing, "--name", "b", "--resume"], capsys, "no run 'b'", "valid: a", "leave --resume out")
 
 
-def test_a_resume_with_other_values_lists_every_one_of_them(no_ray, known, capsys, tmp_path):
+def test_an_error_lists_every_value_that_a_resume_changes(no_ray, existing, capsys, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "0.tar").write_bytes(b"x")
-    flags = ["--resume", "--batch-size", "12", "--seed", "7", "--arguments", *TINY[:-1], "dim=64",
+    flags = ["--resume", "--batch-size", "12", "--seed", "7", "--model.dim", "64",
              "--corpus", str(tmp_path / "other")]  # fmt: skip
     one_line(
-        [*known, *flags], capsys, "seed is 0 there and 7 here", "optim.batch_size is 24 there and 12 here",
-        "model.arguments is", "dim=64", "data.corpus is", "Resume it with the recorded values",
+        [*existing, *flags], capsys, "seed is 0 there and 7 here", "optim.batch_size is 24 there and 12 here",
+        "model.dim is 32 there and 64 here", "data.corpus is", "Resume it with the recorded values",
     )  # fmt: skip
 
 
-def test_a_resume_on_a_corpus_that_has_changed_is_refused(no_workers, known, capsys):
-    one_line([*known, "--resume"], capsys, "the corpora of the run 'a' have changed", "was 0123456789abcdef, is ")
+def test_a_resume_on_a_changed_corpus_is_rejected(no_workers, existing, capsys):
+    one_line([*existing, "--resume"], capsys, "the corpora of the run 'a' have changed", "was 0123456789abcdef, is ")
 
 
-def test_what_may_change_on_a_resume_does_not_stop_it(no_ray, known):
+def test_a_resume_may_change_what_does_not_affect_the_weights(no_ray, existing):
     with pytest.raises(Started):
-        job.run([*known, "--resume", "--workers", "2", "--max-bad-fraction", "0.5", "--checkpoint-every", "7"])
+        job.run([*existing, "--resume", "--workers", "2", "--max-bad-fraction", "0.5", "--checkpoint-every", "7"])
 
 
 @pytest.mark.ray
@@ -286,21 +297,23 @@ def test_what_may_change_on_a_resume_does_not_stop_it(no_ray, known):
         (["--workers", "2", "--cpus-per-worker", "64"], ["workers=2 with 64 CPU", "enough for 0", "--cpus-per-worker"]),
     ],
 )
-def test_more_than_the_cluster_can_ever_hold_is_refused(flags, parts, ray_here, scenes, tmp_path, capsys, monkeypatch):
+def test_workers_that_the_cluster_can_never_hold_are_rejected(
+    flags, parts, ray_here, scenes, tmp_path, capsys, monkeypatch
+):
     def no_indexing(*arguments, **keywords):
         raise Started
 
-    monkeypatch.setattr(corpora, "open_all", no_indexing)
+    monkeypatch.setattr(corpora, "open_corpora", no_indexing)
     if "GPU" in parts[0] and "GPU" in __import__("ray").cluster_resources():
         pytest.skip("this machine has a GPU")
     one_line([*base(tmp_path, scenes), *flags], capsys, *parts)
 
 
-def test_a_cluster_that_does_not_answer_is_refused_at_once(monkeypatch):
+def test_a_cluster_that_does_not_answer_is_an_error_at_once(monkeypatch):
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"):
         with pytest.raises(ConfigError, match=f"no Ray cluster answers at address={address} .*ray start"):
-            cluster.connect(cluster.Resources(address=address))
+            cluster.connect(cluster.ResourceConfig(address=address))
 
 
 @pytest.mark.parametrize(
@@ -319,27 +332,26 @@ def test_a_cluster_that_does_not_answer_is_refused_at_once(monkeypatch):
         ),
     ],
 )
-def test_a_cluster_that_refuses_or_does_not_start_is_one_line(monkeypatch, address, error, message):
+def test_a_cluster_that_rejects_us_or_does_not_start_is_a_one_line_error(monkeypatch, address, error, message):
     def refuse(**_):
         raise error
 
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(cluster.ray, "init", refuse)
     with pytest.raises(ConfigError, match=message) as refused:
-        cluster.connect(cluster.Resources(address=address))
+        cluster.connect(cluster.ResourceConfig(address=address))
     assert "\n" not in str(refused.value)
 
 
-def test_bf16_trains_on_a_cpu(scenes, monkeypatch):
-    """`--precision bf16` is not refused without a GPU: the step works and stays finite."""
+def test_bf16_trains_on_a_cpu(scenes):
+    """`--precision bf16` works without a GPU, with finite losses."""
     import torch
 
     from xmodal.batch import Batch
     from xmodal.training.engine.step import train_step
 
-    monkeypatch.setattr(pretrain.ray, "get", lambda value: value)
     config = job.parse([*base("runs", scenes), "--precision", "bf16"])
-    state = pretrain.make_state(config, train_tokenizer(["a red circle"], 600), 4, torch.device("cpu"))
+    state = pretrain.make_state(config, 4, train_tokenizer(["a red circle"], 600), torch.device("cpu"))
     draw = torch.Generator().manual_seed(0)
     text = torch.randint(0, 500, (8, 16), generator=draw, dtype=torch.int32)
     fields = {
@@ -356,7 +368,7 @@ def test_bf16_trains_on_a_cpu(scenes, monkeypatch):
 
 def test_a_process_ends_with_one_line_and_exit_code_2(scenes, tmp_path):
     command = [sys.executable, "-m", "jobs.pretrain", *base(tmp_path, scenes), "--learning-rate", "-1"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert found.returncode == 2 and found.stdout == ""
-    assert found.stderr == "error: learning_rate=-1.0 must lie in (0, 1)\n"
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: learning_rate=-1.0 must lie in (0, 1)\n"
     assert not list(Path(tmp_path).iterdir())

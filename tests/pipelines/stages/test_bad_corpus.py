@@ -1,4 +1,4 @@
-"""Damaged and odd samples on a real run: delivered, or quarantined with the reason; none stops it, none vanishes."""
+"""On a real run every damaged or odd sample is delivered, or quarantined with the reason; none stops the run."""
 
 import os
 import threading
@@ -9,29 +9,29 @@ import pytest
 
 from jobs import console
 from jobs import pretrain as job
+from pipelines.runtime.events import RunStart, WorkerGroupStart
 from pipelines.stages import pretrain
 from support import corrupt_corpus
+from support.model_flags import model_flags
 from xmodal import checkpoint
 from xmodal.errors import CorpusError, TooManyBadRows
 from xmodal.run import read_metrics, read_quarantine
 
 pytestmark = [pytest.mark.ray]
 
-TINY = ("image_size=32", "patch_size=8", "width=32", "depth=1", "heads=2",
-        "text_width=32", "text_depth=1", "text_heads=2", "context=16", "dim=32")  # fmt: skip
 READER_LIMIT = 800  # MiB; the bomb would take 1,200 decoded, a megabyte caption in full as much again
 
 
 def arguments(runs, *corpora, steps, batch=24, workers=1, flags=()):
     return [
-        "vit-tiny", "--name", "a", "--runs", str(runs), "--corpus", *map(str, corpora), "--arguments", *TINY,
+        "vit-tiny", "--name", "a", "--runs", str(runs), "--corpus", *map(str, corpora), *model_flags(),
         "--vocab-size", "600", "--batch-size", str(batch), "--steps", str(steps), "--rows-per-task", "64",
         "--log-every", "5", "--workers", str(workers), "--address", "local", *flags,
     ]  # fmt: skip
 
 
 class Memory:
-    """The largest resident set, in MiB, that any reading process of this test's Ray has ever had."""
+    """Measures the largest resident set, in MiB, of the reading processes of this test's Ray."""
 
     def __enter__(self):
         self.peak, self._over = 0, threading.Event()
@@ -70,7 +70,7 @@ def _is_descendant(pid):
 
 def expected_faults(format):
     """{key: (field, reason)} of a corpus of this format."""
-    faults = {key: (sample.field, sample.reason) for key, sample in corrupt_corpus.bad().items()}
+    faults = {key: (sample.field, sample.reason) for key, sample in corrupt_corpus.bad_samples().items()}
     return faults | ({"no-text": ("text", "no_caption")} if format == "parquet" else {})  # the column is there, as null
 
 
@@ -84,30 +84,30 @@ def ledger(run_uri):
 
 
 def row_of(key):
-    return list(corrupt_corpus.samples()).index(key)
+    return list(corrupt_corpus.all_samples()).index(key)
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """The same pairs as tar and as Parquet."""
+    """Write the same pairs as tar and as Parquet."""
     folder = tmp_path_factory.mktemp("nasty")
-    corrupt_corpus.write_tar(folder / "tar", corrupt_corpus.samples())
-    corrupt_corpus.write_parquet(folder / "parquet", corrupt_corpus.samples())
+    corrupt_corpus.write_tar(folder / "tar", corrupt_corpus.all_samples())
+    corrupt_corpus.write_parquet(folder / "parquet", corrupt_corpus.all_samples())
     return folder / "tar", folder / "parquet"
 
 
-def test_every_bad_row_of_both_formats_is_quarantined_once_an_epoch_and_nothing_else(both, ray_here, tmp_path):
-    rows, epochs = len(corrupt_corpus.samples()), 2
+def test_exactly_the_bad_rows_of_both_formats_are_quarantined_once_an_epoch(both, ray_here, tmp_path):
+    rows, epochs = len(corrupt_corpus.all_samples()), 2
     per_epoch = -(-rows // 16)  # sixteen rows of each corpus a step
-    news = []
+    events = []
     config = job.parse(
         arguments(tmp_path, *both, steps=epochs * per_epoch, batch=32, workers=2, flags=["--max-bad-fraction", "0.5"])
     )
     with Memory() as memory:
-        result = pretrain.run(config, news.append)
+        result = pretrain.run(config, events.append)
     records = quarantine(result.run.uri)
-    found = Counter((r["corpus"], r["key"], r["field"], r["reason"], r["epoch"]) for r in records)
-    assert found == {
+    faults = Counter((r["corpus"], r["key"], r["field"], r["reason"], r["epoch"]) for r in records)
+    assert faults == {
         (str(corpus), key, *fault, epoch): 1
         for corpus in both
         for key, fault in expected_faults(corpus.name).items()
@@ -118,23 +118,23 @@ def test_every_bad_row_of_both_formats_is_quarantined_once_an_epoch_and_nothing_
         assert record["row"] == row
         suffix = "tar" if record["corpus"].endswith("tar") else "parquet"
         assert record["shard"] == f"{row // -(-rows // corrupt_corpus.SHARDS):02}.{suffix}"
-    bad = len(both) * epochs * len(corrupt_corpus.bad())
+    bad = len(both) * epochs * len(corrupt_corpus.bad_samples())
     planned = len(both) * epochs * rows
     padding = 32 * epochs * per_epoch - planned
     assert ledger(result.run.uri) == {
         "planned": planned, "delivered": planned - bad, "quarantined": bad, "padding": padding
     }  # fmt: skip
     assert 100 < memory.peak < READER_LIMIT, f"{memory.peak} MiB"
-    notes = " ".join(message.get("text", "") for message in news)
+    notes = " ".join(getattr(event, "text", "") for event in events)
     assert "duplicate_key 3" in notes  # the repeated keys of the tars are told at indexing and belong to no row
 
 
-def test_too_many_bad_rows_stop_the_run_with_exit_code_3_and_it_goes_on_from_there(both, ray_here, tmp_path, capsys):
+def test_too_many_bad_rows_stop_the_run_with_exit_code_3_and_it_resumes_from_there(both, ray_here, tmp_path, capsys):
     command = arguments(tmp_path, both[0], steps=12)
     with pytest.raises(SystemExit) as stopped:
         console.main(lambda: job.run(command))
     assert stopped.value.code == 3
-    bad, rows = len(corrupt_corpus.bad()), len(corrupt_corpus.samples())
+    bad, rows = len(corrupt_corpus.bad_samples()), len(corrupt_corpus.all_samples())
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     for part in (f"{bad} of {rows} rows", "max_bad_fraction=0.01", "no_caption (text)", "quarantine.parquet",
                  "raise --max-bad-fraction and --resume"):  # fmt: skip
@@ -143,23 +143,23 @@ def test_too_many_bad_rows_stop_the_run_with_exit_code_3_and_it_goes_on_from_the
     assert {r["key"]: (r["field"], r["reason"]) for r in quarantine(run_uri)} == expected_faults("tar")
     epoch = -(-rows // 24)
     assert checkpoint.resolve(run_uri).step == epoch  # judged, and saved, when the whole corpus had been seen once
-    news = []
-    result = pretrain.run(job.parse([*command, "--resume", "--max-bad-fraction", "0.5"]), news.append)
-    assert [message["step"] for message in news if message["kind"] == "start"] == [epoch]
+    events = []
+    result = pretrain.run(job.parse([*command, "--resume", "--max-bad-fraction", "0.5"]), events.append)
+    assert [event.step for event in events if isinstance(event, WorkerGroupStart)] == [epoch]
     assert result.step == 12
     first = [r["key"] for r in quarantine(run_uri) if r["epoch"] == 0]
-    assert sorted(first) == sorted(corrupt_corpus.bad())  # none twice, though the run has stopped and gone on
+    assert sorted(first) == sorted(corrupt_corpus.bad_samples())  # none twice, though the run has stopped and gone on
 
 
-def test_shards_that_change_behind_the_index_cost_their_rows_and_no_others(ray_here, tmp_path):
-    """Cut, replaced, deleted and emptied between the index and the first read: every row is accounted for."""
+def test_of_shards_that_change_after_indexing_only_the_changed_rows_are_lost(ray_here, tmp_path):
+    """Shards are cut, replaced, deleted and emptied between indexing and the first read; every row is accounted for."""
     corpus = tmp_path / "shards"
-    pairs = {f"s{seed:04}": corrupt_corpus.sound(seed) for seed in range(150)}
+    pairs = {f"s{seed:04}": corrupt_corpus.valid_sample(seed) for seed in range(150)}
     corrupt_corpus.write_tar(corpus, pairs, shards=5)
     shards = sorted(corpus.glob("*.tar"))
 
-    def damage(message):
-        if message["kind"] == "opening":
+    def damage(event):
+        if isinstance(event, RunStart):
             os.truncate(shards[0], shards[0].stat().st_size // 2)
             shards[1].write_bytes(shards[4].read_bytes())
             shards[2].unlink()
@@ -170,13 +170,13 @@ def test_shards_that_change_behind_the_index_cost_their_rows_and_no_others(ray_h
     records = quarantine(result.run.uri)
     assert sorted(r["row"] for r in records) == list(range(120))
     reasons = {shard: {r["reason"] for r in records if r["shard"] == shard} for shard in ("00.tar", "01.tar", "03.tar")}
-    assert all(found <= {"shard_changed", "extent_short"} and found for found in reasons.values()), reasons
+    assert all(kinds and kinds <= {"shard_changed", "extent_short"} for kinds in reasons.values()), reasons
     assert {r["reason"] for r in records if r["shard"] == "02.tar"} == {"shard_missing"}
     assert ledger(result.run.uri) == {"planned": 150, "delivered": 30, "quarantined": 120, "padding": 0}
 
 
 @pytest.mark.parametrize("content", [b"", bytes(20_480), b"<html>503 Slow Down</html>"], ids=["empty", "zeros", "html"])
-def test_a_corpus_without_one_sound_sample_is_refused_before_any_worker_starts(content, ray_here, tmp_path):
+def test_a_corpus_without_a_valid_sample_is_rejected_before_a_worker_starts(content, ray_here, tmp_path):
     corpus = tmp_path / "shards"
     corpus.mkdir()
     for name in ("0.tar", "1.tar"):
@@ -186,7 +186,7 @@ def test_a_corpus_without_one_sound_sample_is_refused_before_any_worker_starts(c
     assert not (tmp_path / "a").exists()
 
 
-def test_sound_shards_of_nothing_but_bad_images_stop_the_run(ray_here, tmp_path):
+def test_intact_shards_of_bad_images_alone_stop_the_run(ray_here, tmp_path):
     corpus = tmp_path / "shards"
     corrupt_corpus.write_tar(
         corpus, {f"s{i}": corrupt_corpus.Sample(b"<html>", f"caption {i}".encode()) for i in range(40)}, shards=2

@@ -1,4 +1,4 @@
-"""A classifier of clips as a user trains it: two workers, deaths and resumes that leave no trace, then measured."""
+"""A classifier of clips as a user trains it: two workers, killed and resumed runs, evaluation."""
 
 import json
 import sys
@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 import ray
 
-from jobs import adapt as job
+from jobs import classify as job
 from jobs import console
 from jobs import evaluate as evaluate_job
-from pipelines.config.classify import Config
-from pipelines.config.evaluate import Config as Evaluate
-from pipelines.config.logging import Cadence
-from pipelines.config.resources import Resources
+from pipelines.config.classify import ClassifyConfig
+from pipelines.config.evaluate import EvaluateConfig
+from pipelines.config.logging import CheckpointConfig, LoggingConfig
+from pipelines.config.resources import ResourceConfig
 from pipelines.inference import evaluate
+from pipelines.runtime.events import WorkerGroupStart
 from pipelines.stages import classify
-from support.worker_kills import Killer, same, weights
+from support.worker_kills import RankKiller, read_weights, same_tensors
 from xmodal import checkpoint
 from xmodal.data.synthetic.clips import PITCHES, write_clips
 from xmodal.encoders.classifier_files import load_classifier
@@ -40,11 +41,11 @@ def clips(tmp_path_factory):
     return str(folder)
 
 
-def config(runs, corpus, *flags) -> Config:
+def config(runs, corpus, *flags) -> ClassifyConfig:
     words = ["clips", "--corpus", str(corpus), "--runs", str(runs), "--classes", *PITCHES, *FIELDS, *SMALL]
     parsed = job.parse([*words, "--name", "a", "--steps", str(STEPS), "--batch-size", "16", *flags])
-    cadence = Cadence(log_every=4, checkpoint_every=6)
-    return replace(parsed, cadence=cadence, resources=Resources(workers=2, address="local"))
+    every = {"logging": LoggingConfig(log_every=4), "checkpoints": CheckpointConfig(checkpoint_every=6)}
+    return replace(parsed, **every, resources=ResourceConfig(workers=2, address="local"))
 
 
 @pytest.fixture(scope="module")
@@ -54,23 +55,23 @@ def undisturbed(clips, ray_here, tmp_path_factory):
     return result.run.uri
 
 
-def test_a_killed_worker_leaves_no_trace_in_the_weights(undisturbed, clips, ray_here, tmp_path):
-    """Nor do audits: the run that is killed has some, the undisturbed one has none."""
-    killer = Killer(step=12, rank=1)
+def test_a_run_with_a_killed_worker_yields_identical_weights(undisturbed, clips, ray_here, tmp_path):
+    """Nor do audits change them: the run that is killed has some, the uninterrupted one has none."""
+    killer = RankKiller(step=12, rank=1)
     result = classify.run(config(tmp_path, clips, "--audit-every", "5"), killer)
     assert len(killer.starts) == 2 and killer.starts[1] >= 6
-    assert same(weights(result.run.uri), weights(undisturbed))
+    assert same_tensors(read_weights(result.run.uri), read_weights(undisturbed))
     audited = [line for line in read_metrics(result.run.uri) if "audit/audio/same_sign" in line]
     # the lines after the audits of steps 5, 10, 15 and 20; the first may lie before the checkpoint that it went on from
     assert [line["step"] for line in audited][-3:] == [12, 16, 20]
     for line in audited:
         assert line["audit/video/same_sign"] in (0, 1) and 0 <= line["audit/video/angle_degrees"] <= 180
     again = classify.run(config(tmp_path, clips, "--resume"))
-    assert again.found_finished and again.checkpoint == result.checkpoint
+    assert again.already_finished and again.checkpoint == result.checkpoint
 
 
 def forgetful(make_state, *given):
-    """A state whose backward no reduction follows."""
+    """Make a state whose gradients are never averaged over the ranks."""
     state = make_state(*given)
     state.ddp = None
     return state
@@ -88,7 +89,7 @@ def test_gradients_that_are_never_averaged_stop_the_run_at_once_with_exit_code_5
     assert not list(tmp_path.rglob("COMMITTED.json"))
 
 
-def test_the_metrics_tell_what_each_encoder_was_asked_for(undisturbed):
+def test_the_metrics_contain_the_gradients_of_each_encoder(undisturbed):
     lines = read_metrics(undisturbed)
     assert [line["step"] for line in lines] == list(range(4, STEPS + 1, 4))
     for name in ("audio", "video"):
@@ -99,20 +100,20 @@ def test_the_metrics_tell_what_each_encoder_was_asked_for(undisturbed):
     assert lines[-1]["loss"] < lines[0]["loss"]
 
 
-def test_it_is_measured_beside_chance_and_kept(undisturbed, clips, capsys):
-    result = evaluate.run(Evaluate(checkpoint=undisturbed, corpus=clips))
+def test_a_classifier_is_evaluated_against_chance_and_the_result_is_stored(undisturbed, clips, capsys):
+    result = evaluate.run(EvaluateConfig(checkpoint=undisturbed, corpus=clips))
     assert set(result.metrics) == {f"accuracy/{name}" for name in ("multimodal", "audio", "video", "ensemble")}
     assert result.rows == 96 and result.chance["accuracy/audio"] == pytest.approx(1 / 6)
-    stored = json.loads(Path(result.stored).read_text())
+    stored = json.loads(Path(result.result_uri).read_text())
     assert stored["metrics"] == dict(result.metrics) and stored["settings"]["classes"] == 6
     low, high = result.interval["accuracy/multimodal"]
     assert low <= result.metrics["accuracy/multimodal"] <= high
     assert "ensemble" in evaluate_job.table(result)
     with pytest.raises(ConfigError, match="--label is for dual encoders"):
-        evaluate.run(Evaluate(checkpoint=undisturbed, corpus=clips, label="cls"))
+        evaluate.run(EvaluateConfig(checkpoint=undisturbed, corpus=clips, label="cls"))
 
 
-def test_the_checkpoint_is_a_described_directory(undisturbed):
+def test_the_checkpoint_is_a_directory_with_a_description(undisturbed):
     model, classes = load_classifier(Path(checkpoint.resolve(undisturbed).uri))
     assert classes == tuple(PITCHES) and model.modalities == ("audio", "video")
 
@@ -132,14 +133,15 @@ def test_the_checkpoint_is_a_described_directory(undisturbed):
         (("--resume",), ConfigError, "no run 'a'"),
     ],
 )
-def test_mistakes_are_named_before_a_worker_starts(flags, error, message, clips, ray_here, tmp_path):
+def test_mistakes_are_reported_before_a_worker_starts(flags, error, message, clips, ray_here, tmp_path):
     with pytest.raises(error, match=message):
         classify.run(
-            config(tmp_path, clips, *flags), lambda news: pytest.fail(news) if news["kind"] == "start" else None
+            config(tmp_path, clips, *flags),
+            lambda event: pytest.fail(str(event)) if isinstance(event, WorkerGroupStart) else None,
         )
 
 
-def test_a_preset_is_named_with_its_nearest():
+def test_an_unknown_preset_is_reported_with_the_nearest_one():
     with pytest.raises(ConfigError, match="no preset 'grid-leter': did you mean 'grid-letter'"):
         job.parse(["grid-leter", "--corpus", "x"])
     assert job.parse(["grid-letter", "--corpus", "x"]).data.fields[0] == "video=mp4@json:words.4"

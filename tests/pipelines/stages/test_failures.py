@@ -1,10 +1,10 @@
-"""Of a failed run, the sentence that a person can act on comes through, whatever Ray has wrapped around it."""
+"""The error of a failed run is the sentence that a person can act on, whatever Ray has wrapped around it."""
 
 import pytest
 from ray.exceptions import RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 
-from pipelines.loop.train import _root
+from pipelines.loop.launch import _root_cause
 from xmodal.errors import CheckpointError, StorageError
 
 STORE = "s3://b/k: these credentials may not do this (AccessDenied); use others"
@@ -14,7 +14,7 @@ TRACE = (
 
 
 def task_error() -> Exception:
-    """As Ray Data delivers it, with its advice added to the message of the cause itself."""
+    """Make an error as Ray Data raises it, with its advice added to the message of the cause."""
     return RayTaskError("read", TRACE, StorageError(f"{STORE}\nTo change retry attempts, ...")).as_instanceof_cause()
 
 
@@ -35,9 +35,9 @@ def checkpoint_error() -> Exception:
         ({}, "worker group failed"),
     ],
 )
-def test_the_cause_is_found(failures: dict[int, Exception], expected: str) -> None:
-    assert _root(WorkerGroupError("some text\nworker group failed", failures)) == expected
+def test_the_error_of_a_failed_run_is_its_root_cause(failures: dict[int, Exception], expected: str) -> None:
+    assert _root_cause(WorkerGroupError("some text\nworker group failed", failures)) == expected
 
 
-def test_a_failure_of_the_controller_is_found() -> None:
-    assert _root(ControllerError(task_error())) == STORE
+def test_the_root_cause_behind_a_failure_of_the_controller_is_found() -> None:
+    assert _root_cause(ControllerError(task_error())) == STORE

@@ -1,6 +1,6 @@
-"""The whole way on a real S3 server: prepare, index, pretrain, kill, resume, evaluate, with a faulty store in between.
+"""Prepare, index, pretrain, kill, resume and evaluate on an S3 server, with faults of the store.
 
-A run on S3, also one that was killed and one whose requests failed, ends with the bytes of a run on local disk.
+A run on S3 ends with the bytes of a run on local disk, also when it was killed or its requests failed.
 """
 
 import contextlib
@@ -18,7 +18,8 @@ import pytest
 
 from jobs import evaluate, prepare, pretrain
 from support import fork_server
-from support.in_process_job import Done, call
+from support.in_process_job import JobResult, run_job
+from support.model_flags import model_flags
 from support.s3 import S3Server
 from xmodal import checkpoint, storage
 from xmodal.data import synthetic
@@ -29,22 +30,21 @@ pytestmark = [pytest.mark.ray, pytest.mark.s3]
 
 ROWS, SHARDS, STEPS = 96, 6, 12  # 24 rows a step: three epochs
 TINY = (
-    "--arguments", "image_size=32", "patch_size=8", "width=32", "depth=1", "heads=2", "text_width=32", "text_depth=1",
-    "text_heads=2", "context=16", "dim=32", "--vocab-size", "600", "--batch-size", "24", "--steps", str(STEPS),
+    *model_flags(), "--vocab-size", "600", "--batch-size", "24", "--steps", str(STEPS),
     "--rows-per-task", "32", "--log-every", "4", "--checkpoint-every", "4",
 )  # fmt: skip
 
 
-def train(corpus: str, runs: str, *flags: str, name: str = "a") -> Done:
-    return call(pretrain, "vit-tiny", "--corpus", corpus, "--runs", runs, "--name", name, *TINY, *flags)
+def train(corpus: str, runs: str, *flags: str, name: str = "a") -> JobResult:
+    return run_job(pretrain, "vit-tiny", "--corpus", corpus, "--runs", runs, "--name", name, *TINY, *flags)
 
 
 def result(run: str) -> dict[str, bytes]:
-    """What training is about: weights, optimizer, and the account of rows at the last step."""
-    found = checkpoint.resolve(run)
-    assert found.step == STEPS
+    """Return the weights, the optimizer state and the row counts of the last step."""
+    newest = checkpoint.resolve(run)
+    assert newest.step == STEPS
     names = ("model.safetensors", "optimizer.safetensors", "state.json", "tokenizer.json")
-    return {name: storage.read(storage.join(found.uri, name)) for name in names}
+    return {name: storage.read(storage.join(newest.uri, name)) for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def bucket(s3_server: S3Server) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures with their captions beside them."""
+    """Write a folder of images with captions beside them."""
     folder = tmp_path_factory.mktemp("pictures")
     synthetic.write_corpus(str(folder / "tar"), "photo", ROWS, 0, size=32)
     corpus = open_corpus(str(folder / "tar"))
@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(folder: Path, bucket: str) -> str:
-    done = call(prepare, str(folder), f"{bucket}/corpus", "--rows-per-shard", str(ROWS // SHARDS), "--workers", "1")
+    done = run_job(prepare, str(folder), f"{bucket}/corpus", "--rows-per-shard", str(ROWS // SHARDS), "--workers", "1")
     assert done.code == 0, done.err
     assert f"rows     {ROWS} written, 0 refused" in done.out
     assert storage.exists(f"{bucket}/corpus/_xmodal_index.parquet")
@@ -78,11 +78,11 @@ def corpus(folder: Path, bucket: str) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory, ray_here: object) -> dict[str, bytes]:
-    """The end of a run on local disk, of which every path is relative to the directory that it was started in."""
+    """Train on local disk, with paths relative to the directory that the run is started in; return its result."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        assert call(prepare, str(folder), "corpus", "--rows-per-shard", "16", "--workers", "1").code == 0
+        assert run_job(prepare, str(folder), "corpus", "--rows-per-shard", "16", "--workers", "1").code == 0
         done = train("corpus", "runs")
     assert done.code == 0, done.err
     assert {path.name for path in (home / "runs" / "a").iterdir()} >= {"run.json", "metrics.jsonl", "checkpoints"}
@@ -98,7 +98,7 @@ def test_a_run_on_s3_equals_one_on_disk_and_can_be_evaluated(
     assert [line["step"] for line in read_metrics(f"{bucket}/plain/a")] == [4, 8, 12]
     for name in ("run.json", "metrics.jsonl"):
         assert os.environ["AWS_SECRET_ACCESS_KEY"].encode() not in storage.read(f"{bucket}/plain/a/{name}")
-    measured = call(evaluate, f"{bucket}/plain/a", f"{corpus}/*.tar")
+    measured = run_job(evaluate, f"{bucket}/plain/a", f"{corpus}/*.tar")
     assert measured.code == 0, measured.err
     assert f"{ROWS} rows of" in measured.out and "text -> image" in measured.out
 
@@ -118,15 +118,15 @@ HELD_UPLOAD = {
 }
 
 
-def test_a_run_killed_during_an_upload_and_resumed_through_faults_equals_an_undisturbed_one(
+def test_a_run_killed_during_an_upload_and_resumed_through_faults_equals_an_uninterrupted_one(
     corpus: str, bucket: str, undisturbed: dict[str, bytes], s3_server: S3Server, ray_here: object
 ) -> None:
-    """SIGKILL to all of the first start while it uploads the checkpoint of step 8; then `--resume`."""
+    """SIGKILL ends the first start while it uploads the checkpoint of step 8; then `--resume`."""
     runs = f"{bucket}/killed"
     with s3_server.faults([HELD_UPLOAD, *FAULTS]) as faults:
         kill_when(lambda: faults.fired[0] > 0, corpus, runs)
         assert faults.fired[1:] == [3, 3, 3]
-    assert [found.step for found in checkpoint.scan(f"{runs}/a/checkpoints")] == [4]
+    assert [ref.step for ref in checkpoint.scan(f"{runs}/a/checkpoints")] == [4]
     refused = train(corpus, runs)
     assert refused.code == 2 and "--resume continues it" in refused.error
     with s3_server.faults([*FAULTS, STALL]) as faults:
@@ -140,7 +140,7 @@ def test_a_run_killed_during_an_upload_and_resumed_through_faults_equals_an_undi
 
 
 def kill_when(it_is_time: Callable[[], bool], corpus: str, runs: str) -> None:
-    """Start a run with a Ray of its own; SIGKILL its process group; return when nothing of it lives."""
+    """Start a run with a Ray of its own, kill its process group, and return when all its processes have ended."""
     mark = uuid.uuid4().hex
     words = ["vit-tiny", "--corpus", corpus, "--runs", runs, "--name", "a", *TINY, "--address", "local"]
     driver = subprocess.Popen(
@@ -161,22 +161,22 @@ def kill_when(it_is_time: Callable[[], bool], corpus: str, runs: str) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
-    while living := marked(mark):
+    while living := processes_with(mark):
         assert time.monotonic() < deadline, f"processes outlive their run: {living}"
         time.sleep(0.05)
 
 
-def marked(mark: str) -> list[int]:
-    """The processes that were started with this mark in their environment, and still run."""
-    found = []
+def processes_with(mark: str) -> list[int]:
+    """Return the running processes that were started with this mark in their environment."""
+    pids = []
     for environment in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it ended just now, or is another user's
             if mark.encode() in environment.read_bytes():
-                found.append(int(environment.parent.name))
-    return found
+                pids.append(int(environment.parent.name))
+    return pids
 
 
-def test_a_shard_that_vanishes_stops_the_run_or_is_quarantined_as_told(
+def test_a_missing_shard_stops_the_run_or_is_quarantined_as_configured(
     corpus: str, bucket: str, s3_server: S3Server, ray_here: object
 ) -> None:
     runs, gone = f"{bucket}/gone", "*/corpus/00003.tar"
@@ -195,10 +195,10 @@ def test_a_shard_that_vanishes_stops_the_run_or_is_quarantined_as_told(
     assert len({(record["epoch"], record["row"]) for record in records}) == len(records) == 48
 
 
-def test_a_store_that_fails_for_good_is_named_in_one_sentence(
+def test_a_store_that_keeps_failing_is_a_one_line_error(
     corpus: str, bucket: str, s3_server: S3Server, ray_here: object
 ) -> None:
-    """The right to read one shard is taken away while the run goes."""
+    """The permission to read one shard is removed during the run."""
     with s3_server.faults([{"kind": "forbidden", "method": "GET", "key": "*/corpus/00004.tar", "skip": 1}]):
         done = train(corpus, f"{bucket}/refused", "--restarts", "0")
     assert done.code == 1, done.err
@@ -223,7 +223,7 @@ WRONG = "a-secret-that-is-not-the-secret"
     ],
     ids=["endpoint", "secret", "key id", "no credentials", "bucket of the runs", "bucket of a pattern", "folder"],
 )
-def test_wrong_storage_is_one_clear_error_before_any_worker(
+def test_wrong_storage_is_a_one_line_error_before_any_worker_starts(
     environment: dict[str, str | None], corpus_uri: str, runs: str, expected: str, bucket: str, monkeypatch
 ) -> None:
     for name, value in environment.items():

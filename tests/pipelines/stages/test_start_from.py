@@ -1,13 +1,13 @@
-"""A classifier whose encoders begin with the towers of a contrastively trained checkpoint. No Ray is needed."""
+"""The encoders of a classifier start with the towers of a pretrained checkpoint. No Ray is needed."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from jobs.adapt import parse
-from pipelines.config.classifier import Classifier
-from pipelines.models.classifier import build_classifier, weights_to_start_from
+from jobs.classify import parse
+from pipelines.config.classifier import ClassifierConfig
+from pipelines.models.classifier import build_classifier, initial_encoder_weights
 from pipelines.stages import classify
 from xmodal.checkpoint import commit
 from xmodal.encoders.dual_encoder import DualEncoder
@@ -15,7 +15,7 @@ from xmodal.errors import CheckpointError, StorageError
 from xmodal.storage import StorageOptions
 
 SIZES = {"frames": 2, "size": 32, "bands": 16, "widths": (8, 16), "seconds": 0.5}
-CHOSEN = Classifier(classes=("a", "b", "c"), **SIZES)
+CHOSEN = ClassifierConfig(classes=("a", "b", "c"), **SIZES)
 
 
 def run_of(folder, **changes) -> str:
@@ -28,15 +28,15 @@ def run_of(folder, **changes) -> str:
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    """Of other seconds and another number of frames, which convolutions do not know."""
+    """Write a checkpoint for other seconds and another number of frames, which convolutions do not depend on."""
     return run_of(tmp_path_factory.mktemp("pretrained"), seconds=0.8, frames=3, audio_grid=(2, 2))
 
 
 def start(uri, **changes):
-    return weights_to_start_from(replace(CHOSEN, start_from=uri, **changes), StorageOptions())
+    return initial_encoder_weights(replace(CHOSEN, start_from=uri, **changes), StorageOptions())
 
 
-def test_the_encoders_begin_with_the_towers_and_the_rest_with_the_seed(pretrained):
+def test_encoders_start_with_the_weights_of_the_towers_and_the_rest_from_the_seed(pretrained):
     weights = start(pretrained)
     towers = DualEncoder.from_pretrained(f"{pretrained}/../files")
     fresh, model = build_classifier(CHOSEN, 0), build_classifier(CHOSEN, 0, weights)
@@ -62,18 +62,18 @@ def test_without_a_checkpoint_nothing_is_loaded():
         ({"rate": 8000}, "audio rate is 16000, here 8000"),
     ],
 )
-def test_a_tower_that_is_no_such_encoder_is_refused_by_its_sizes(changes, message, pretrained):
+def test_a_tower_of_other_sizes_is_rejected(changes, message, pretrained):
     with pytest.raises(CheckpointError, match=message) as refusal:
         start(pretrained, **changes)
     assert "Give the same sizes to both" in str(refusal.value)
 
 
-def test_a_checkpoint_of_pictures_and_captions_is_refused(untrained):
+def test_a_checkpoint_of_images_and_captions_is_rejected(untrained):
     with pytest.raises(CheckpointError, match="pairs image and text: it has no tower for audio and video"):
         start(untrained)
 
 
-def test_the_job_refuses_before_it_starts(pretrained, tmp_path):
+def test_the_job_rejects_weights_before_it_starts(pretrained, tmp_path):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "0.tar").touch()
     words = ["clips", "--corpus", str(tmp_path / "clips"), "--runs", str(tmp_path / "runs"), "--classes", "a", "b", "c"]
@@ -85,6 +85,6 @@ def test_the_job_refuses_before_it_starts(pretrained, tmp_path):
         classify.check(asked)
 
 
-def test_a_place_without_a_checkpoint_is_refused(tmp_path):
+def test_a_location_without_a_checkpoint_is_rejected(tmp_path):
     with pytest.raises((CheckpointError, StorageError), match="nothing"):
         start(str(tmp_path / "nothing"))

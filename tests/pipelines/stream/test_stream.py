@@ -1,4 +1,4 @@
-"""The promise of the stream on a real Ray: global batches do not depend on workers, deaths, or where it starts."""
+"""On a real Ray, global batches do not depend on the number of workers, on their deaths, or on the first step."""
 
 import json
 import os
@@ -20,13 +20,15 @@ from ray.data._internal.execution.operators.input_data_buffer import InputDataBu
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from pipelines.runtime import ray_compat
 from pipelines.runtime.rank import Rank
 from pipelines.stream import corpora, ingest, source
-from pipelines.stream.corpora import Data
+from pipelines.stream.corpora import DataConfig
 from xmodal.data.decode.augment import Augment
 from xmodal.data.decode.image import ImageField
 from xmodal.data.decode.text import TextField
 from xmodal.data.decode.tokenizer import train_tokenizer
+from xmodal.data.index import field_maps
 from xmodal.data.index.corpus import open_corpus
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
@@ -36,15 +38,15 @@ BATCH, STEPS = 24, 25  # 240 rows: ten steps an epoch, so the stream crosses two
 
 
 def make_streams(uris, *, batch=BATCH, weights=(), workers=1, rows_per_task=48):
-    data = Data(corpus=tuple(uris), weights=weights, rows_per_task=rows_per_task)
+    data = DataConfig(corpus=tuple(uris), weights=weights, rows_per_task=rows_per_task)
     opened = [open_corpus(uri) for uri in uris]
-    maps = [corpora.field_map(corpus, (), ("image", "text")) for corpus in opened]
+    maps = [field_maps.field_map(corpus, (), ("image", "text")) for corpus in opened]
     tokenizer = train_tokenizer(["a red circle", "a blue square"], 520)
     fields = (
         ImageField(size=16, augment=Augment(scale=(0.5, 1.0), jitter=0.5, brightness=0.2)),
         TextField(tokenizer_json=tokenizer, length=12),
     )
-    return corpora.streams(data, opened, maps, fields, batch_size=batch, workers=[workers], seed=5)
+    return corpora.build_streams(data, opened, maps, fields, batch_size=batch, workers=[workers], seed=5)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Killing:
 
 
 def worker(config):
-    """Write down every delivered row with a checksum of its pixels and tokens; restart where all ranks have been."""
+    """Log every row of a rank with a checksum of its data; continue after the last step that all ranks logged."""
     rank = Rank.here()
     log = Path(config["log"])
     start = 0
@@ -66,7 +68,7 @@ def worker(config):
     start = rank.share(start)
     out = (log / f"{rank.index}.{os.getpid()}").open("w", buffering=1)
     streams = ray.get(config["streams"])
-    deliveries = ingest.deliver(
+    deliveries = ingest.step_batches(
         streams,
         start,
         config["steps"],
@@ -118,7 +120,7 @@ def global_batches(folder, streams, world, *, killing=Killing(), most_tasks=4096
 
 @pytest.fixture(scope="module")
 def expected(scenes, ray_here, tmp_path_factory):
-    """The stream of one worker."""
+    """Log the stream of one worker, which the others are compared with."""
     return global_batches(tmp_path_factory.mktemp("one"), make_streams([scenes]), 1)
 
 
@@ -144,7 +146,9 @@ def test_global_batches_do_not_depend_on_the_workers(expected, scenes, ray_here,
     assert global_batches(tmp_path, streams, world, killing=killing, most_tasks=most_tasks) == expected
 
 
-def test_a_mixture_keeps_its_shares_and_every_corpus_its_own_epochs(scenes, ray_here, tmp_path):
+def test_every_batch_of_a_mixture_has_each_corpus_at_its_share_and_each_corpus_has_its_own_epochs(
+    scenes, ray_here, tmp_path
+):
     small = tmp_path / "small"
     small.mkdir()
     with tarfile.open(Path(scenes) / "photo-00000.tar") as tar:
@@ -164,21 +168,21 @@ def test_a_mixture_keeps_its_shares_and_every_corpus_its_own_epochs(scenes, ray_
 
 
 def test_blocks_cross_the_store_unchanged(scenes):
-    """The columns of a block are the same arrays behind Arrow."""
+    """Arrow returns the columns of a block as the same arrays."""
     from pipelines.stream.source import from_table, to_table
     from xmodal.data.stream import blocks
 
     (stream,) = make_streams([scenes])
-    task = next(blocks.read_tasks(stream.corpus, stream.plan, 0, 1, 12))
-    for block in blocks.read(task, stream.recipe):
-        (back,) = from_table(to_table(block), stream.recipe.columns)
+    task = next(blocks.block_tasks(stream.corpus, stream.plan, 0, 1, 12))
+    for block in blocks.read_blocks(task, stream.decoder):
+        (back,) = from_table(to_table(block), stream.decoder.columns)
         assert back.keys() == block.keys()
         assert all(np.array_equal(back[name], block[name]) for name in block)
-        assert sum(column.nbytes for column in to_table(block).columns) == 12 * stream.recipe.row_bytes
+        assert sum(column.nbytes for column in to_table(block).columns) == 12 * stream.decoder.row_bytes
 
 
 def test_a_changed_order_of_reuse_would_show(scenes):
-    """`read` fills every cell of a block that it is handed, whatever was in it before."""
+    """`read` fills every cell of a block that it is given, whatever was in it before."""
     from xmodal.data.stream import blocks
 
     (stream,) = make_streams([scenes])
@@ -189,25 +193,29 @@ def test_a_changed_order_of_reuse_would_show(scenes):
             array.view(np.uint8)[...] = 1
         return block
 
-    task = next(blocks.read_tasks(stream.corpus, stream.plan, 9, 10, 8))
+    task = next(blocks.block_tasks(stream.corpus, stream.plan, 9, 10, 8))
     for clean, dirty in zip(
-        blocks.read(task, stream.recipe), blocks.read(task, stream.recipe, new_block=garbage), strict=True
+        blocks.read_blocks(task, stream.decoder),
+        blocks.read_blocks(task, stream.decoder, new_block=garbage),
+        strict=True,
     ):
         assert all(np.array_equal(clean[name], dirty[name]) for name in clean)
 
 
-def test_the_scheduling_loop_rests_where_it_is_ahead_of_its_consumer_and_not_where_it_works(monkeypatch):
-    rests = []
-    monkeypatch.setattr(source.time, "sleep", rests.append)
-    assert source.Rested in source._context(100, {}).execution_callback_classes
+def test_the_scheduling_loop_sleeps_only_while_it_is_ahead_of_its_consumer(monkeypatch):
+    sleeps = []
+    monkeypatch.setattr(ray_compat.time, "sleep", sleeps.append)
+    throttle_class = ray_compat.backpressure_throttle()
+    assert throttle_class in source._context(100, {}).execution_callback_classes
     busy, full = (InputDataBuffer(DataContext.get_current(), []) for _ in range(2))
     full.notify_in_task_output_backpressure(True)
-    loop, level, ahead = source.Rested(), SimpleNamespace(_topology={busy: None}), {busy: None, full: None}
-    loop.on_execution_step(level)
-    assert rests == []
+    throttle, level, ahead = throttle_class(), SimpleNamespace(_topology={busy: None}), {busy: None, full: None}
+    throttle.on_execution_step(level)
+    assert sleeps == []
     for _ in range(9):
-        loop.on_execution_step(SimpleNamespace(_topology=ahead))
-    assert rests == sorted(rests) and (rests[0], rests[-1]) == (source.SHORTEST_REST_S, source.LONGEST_REST_S)
-    loop.on_execution_step(level)
-    loop.on_execution_step(SimpleNamespace(_topology=ahead))
-    assert rests[-1] == source.SHORTEST_REST_S and len(rests) == 10
+        throttle.on_execution_step(SimpleNamespace(_topology=ahead))
+    limits = (ray_compat.SHORTEST_SLEEP_S, ray_compat.LONGEST_SLEEP_S)
+    assert sleeps == sorted(sleeps) and (sleeps[0], sleeps[-1]) == limits
+    throttle.on_execution_step(level)
+    throttle.on_execution_step(SimpleNamespace(_topology=ahead))
+    assert sleeps[-1] == ray_compat.SHORTEST_SLEEP_S and len(sleeps) == 10

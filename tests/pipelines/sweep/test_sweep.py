@@ -15,14 +15,15 @@ import pytest
 from jobs import arguments
 from jobs import sweep as job
 from pipelines import sweep
-from pipelines.config.sweep import Config
+from pipelines.config.run import RunOptions
+from pipelines.config.sweep import SweepConfig
 from pipelines.sweep import results, sealed_oracle
 from pipelines.sweep.plan import outline
 from support import fake_trials
 from xmodal.errors import ConfigError
 from xmodal.report.search_comparison import best_so_far
-from xmodal.search.config_fields import changed
-from xmodal.search.objective import Objective
+from xmodal.search.config_fields import with_values
+from xmodal.search.objective import SearchObjective
 from xmodal.search.trial import BASELINE, CLONE, FAILED, FINALIST, FINISHED, REJECTED, STOPPED
 
 RATE = "optim.learning_rate=loguniform(1e-5,1e-1)"
@@ -30,7 +31,12 @@ RATE = "optim.learning_rate=loguniform(1e-5,1e-1)"
 
 def config(runs, **more):
     given = {"search": (RATE,), "metric": ("score",), "scheduler": "fifo", "trials": 6, "finalists": 0, "concurrent": 2}
-    return Config(run=fake_trials.Config(), runs=str(runs), command=("planted",), **given | more)
+    named = RunOptions(name=more.pop("name", "sweep"), runs=str(runs), resume=more.pop("resume", False))
+    return SweepConfig(run=fake_trials.Config(), sweep=named, command=("planted",), **given | more)
+
+
+def resumed(asked):
+    return replace(asked, sweep=replace(asked.sweep, resume=True))
 
 
 def values(result, status=FINISHED):
@@ -61,7 +67,7 @@ def test_all_trials_end_the_baseline_is_one_and_the_best_is_found(tmp_path):
     assert f"--learning-rate {result.trials[result.chosen.trial].values['optim.learning_rate']}" in told.command
     assert list(tmp_path.glob("sweep/tensorboard/trial-*/**/events*"))
     assert "oracle" not in page  # nobody asked for the regret
-    asked = sweep.run(replace(config(tmp_path, finalists=2, seeds=3), resume=True, regret="sealed"), news.append)
+    asked = sweep.run(config(tmp_path, finalists=2, seeds=3, resume=True, regret="sealed"), news.append)
     assert results.write(asked).regret.startswith("oracle/accuracy: ")
 
 
@@ -70,11 +76,11 @@ def test_another_search_stands_beside_with_what_it_found_for_how_much_work(tmp_p
     results.write(few)
     more = sweep.run(config(tmp_path, trials=4, concurrent=1, beside="few", regret="sealed"))
     page = Path(results.write(more).page).read_text()
-    assert "Beside another search" in page and "Best score so far" in page and "chosen: oracle accuracy" in page
+    assert "Compared with another search" in page and "Best score so far" in page and "chosen: oracle accuracy" in page
     ours, theirs = sealed_oracle.beside(more, sealed_oracle.judge(more, more.uri, more.trials))
-    assert (ours.work, theirs.work) == (5, 3) and theirs.chosen == few.chosen.trial
-    assert theirs.sealed["oracle/accuracy"] == -few.trials[few.chosen.trial].last("score")
-    line = best_so_far(theirs, Objective(metric="score"))
+    assert (ours.full_runs, theirs.full_runs) == (5, 3) and theirs.chosen == few.chosen.trial
+    assert theirs.oracle_metrics["oracle/accuracy"] == -few.trials[few.chosen.trial].last("score")
+    line = best_so_far(theirs, SearchObjective(metric="score"))
     assert [spent for spent, _ in line] == [1, 2, 3] and line[-1][1] == max(t.last("score") for t in few.trials)
     with pytest.raises(ConfigError, match="there is no sweep 'none'"):
         sweep.run(config(tmp_path, name="b", beside="none"))
@@ -162,13 +168,13 @@ def test_a_killed_driver_takes_its_trials_along_and_is_resumed_with_the_same_one
     _until(lambda: not _processes(str(tmp_path)), None)
     with pytest.raises(ConfigError, match="--resume continues it"):
         sweep.run(slow(tmp_path / "runs"))
-    result = sweep.run(replace(slow(tmp_path / "runs"), resume=True))
+    result = sweep.run(resumed(slow(tmp_path / "runs")))
     assert {name: (records / name).read_text() for name in done} == done  # no finished trial ran again
     assert len(result.trials) == 5 and all(t.status == FINISHED for t in result.trials)
     assert all(whole(t) and t.reports[-1].step == 12 for t in result.trials)
     assert values(result) == {t.number: t.values["optim.learning_rate"] for t in _undisturbed(slow(tmp_path / "other"))}
     with pytest.raises(ConfigError, match="was started with something else: seed is 0 there and 3 here"):
-        sweep.run(replace(slow(tmp_path / "runs"), resume=True, seed=3))
+        sweep.run(replace(resumed(slow(tmp_path / "runs")), seed=3))
 
 
 def _until(holds, driver):
@@ -224,7 +230,7 @@ def test_a_dry_run_shows_the_space_its_first_trials_and_the_run_and_makes_nothin
         f"--preset pretrain-default --runs {tmp_path} --dry-run -- jobs.pretrain vit-tiny --corpus {scenes} --steps 40"
     )
     start = job.parse([*words.split(), "--validation.corpus", scenes])
-    arguments.begin(start, job.run, job.preview)
+    arguments.run_or_preview(start, job.run, job.preview)
     shown = json.loads(capsys.readouterr().out)
     assert shown["trials"] == {"drawn": 24, "in_all": 33} and shown["rungs"] == [0.25, 0.75]
     assert [one["kind"] for one in shown["first"]][:2] == ["baseline", "search"]
@@ -244,11 +250,11 @@ def test_a_dry_run_shows_the_space_its_first_trials_and_the_run_and_makes_nothin
             {"optim.learning_rate": 0.0012345678901, "loss.learnable_temperature": False, "optim.max_grad_norm": None},
         ),
         (
-            "jobs.adapt clips --corpus c --classes a b --rescale 2 3 --method pcgrad",
+            "jobs.classify clips --corpus c --classes a b --rescale 2 3 --method pcgrad",
             {"balance.rescale": (1.5, 3.25), "balance.method": "mmpareto", "balance.gamma": 1.75},
         ),
         (
-            "jobs.adapt clip --corpus c --target t --start-from s --domain.strength=0.5",
+            "jobs.adapt --corpus c --target t --start-from s --domain.strength=0.5",
             {"domain.strength": 0.0, "domain.loss": "mmd", "optim.learning_rate": 1e-05},
         ),
     ],
@@ -257,4 +263,4 @@ def test_the_command_that_is_printed_gives_the_trials_configuration(words, value
     run = job.run_of(words.split())
     command = results.command_of(words.split(), run, values)
     assert command.startswith("python -m jobs.")
-    assert job.run_of(command.split()[2:]) == changed(run, values)
+    assert job.run_of(command.split()[2:]) == with_values(run, values)

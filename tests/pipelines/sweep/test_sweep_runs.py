@@ -20,21 +20,17 @@ from pipelines.sweep import results
 from pipelines.sweep.clone import clone
 from pipelines.sweep.cluster import checked
 from pipelines.sweep.plan import outline
-from support.worker_kills import same, weights
+from support.model_flags import model_flags
+from support.worker_kills import read_weights, same_tensors
 from xmodal.errors import ConfigError
 from xmodal.storage import StorageOptions
 
 pytestmark = [pytest.mark.ray]
 
-TINY = (
-    "image_size=32", "patch_size=8", "width=32", "depth=1", "heads=2",
-    "text_width=32", "text_depth=1", "text_heads=2", "context=16", "dim=32",
-)  # fmt: skip
-
 
 def words(runs, corpus, *more):
     address = ray.get_runtime_context().gcs_address
-    run = f"""jobs.pretrain vit-tiny --corpus {corpus} --arguments {" ".join(TINY)} --vocab-size 600 --batch-size 24
+    run = f"""jobs.pretrain vit-tiny --corpus {corpus} {" ".join(model_flags())} --vocab-size 600 --batch-size 24
         --steps 24 --learning-rate 0.001 --log-every 4 --checkpoint-every 12 --address {address}
         --cpus-per-worker 0.5 --cache {runs}/cache"""
     search = f"""--search optim.learning_rate=choice(0.001,1e-9) --algorithm grid --metric loss --mode min --runs {runs}
@@ -45,11 +41,11 @@ def words(runs, corpus, *more):
 def test_a_submitted_sweep_asks_for_a_place_that_lasts_once_and_not_again_for_its_trials(
     ray_here, scenes, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(output_path, "in_a_copy", lambda: True)
+    monkeypatch.setattr(output_path, "in_submitted_job", lambda: True)
     config = job.parse(words(tmp_path, scenes)).config
-    assert checked(config.run, config.runs).runs == os.path.abspath("runs")
+    assert checked(config.run, config.sweep.runs).run.runs == os.path.abspath("runs")
     with pytest.raises(ConfigError, match="--runs elsewhere is relative"):
-        outline(replace(config, runs="elsewhere"))
+        outline(replace(config, sweep=replace(config.sweep, runs="elsewhere")))
 
 
 def groups():
@@ -84,17 +80,24 @@ def test_trials_of_a_cluster_end_early_die_with_their_driver_and_are_resumed(sce
     assert result.trials[2].share < 1 and "others were ahead (loss" in result.trials[2].why
     until(lambda: len(groups()) == len(before) and free_cpus() == free)
     one, other = (f"{result.uri}/trials/trial-00{number}" for number in (0, 1))
-    assert same(weights(one), weights(other))  # killed and resumed, and undisturbed: the same configuration
+    assert same_tensors(
+        read_weights(one), read_weights(other)
+    )  # killed and resumed, and undisturbed: the same configuration
     told = results.write(result)
     assert json.loads((tmp_path / "sweep/sweep.json").read_text())["chosen"]["trial"] == result.chosen.trial
     pasted = pretrain_job.parse(told.command.split()[3:])
     assert pasted.optim.learning_rate == 0.001 and pasted.optim.steps == 24
 
-    again = sweep.run(config, lambda message: pytest.fail(message) if message["kind"] == "started" else None)
-    assert [trial.plain() for trial in again.trials] == [trial.plain() for trial in result.trials]
+    again = sweep.run(
+        config,
+        lambda message: (
+            pytest.fail(str(message)) if isinstance(message, dict) and message["kind"] == "started" else None
+        ),
+    )
+    assert [trial.to_plain() for trial in again.trials] == [trial.to_plain() for trial in result.trials]
 
     run = result.plan.config_of(result.trials[1], str(tmp_path))
-    copy = replace(run, name="copy", resume=False)
+    copy = replace(run, run=replace(run.run, name="copy", resume=False))
     clone(other, 12, copy, StorageOptions())
-    ended = pretrain.run(replace(copy, resume=True))
-    assert same(weights(ended.run.uri), weights(other)) and ended.step == 24
+    ended = pretrain.run(replace(copy, run=replace(copy.run, resume=True)))
+    assert same_tensors(read_weights(ended.run.uri), read_weights(other)) and ended.step == 24

@@ -7,22 +7,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.config.data import Data
-from pipelines.config.pretrain import Config
+from pipelines.config.data import DataConfig
+from pipelines.config.pretrain import PretrainConfig
+from pipelines.config.run import RunOptions
 from pipelines.sweep.searchers import check_algorithm, propose
 from pipelines.sweep.stopping import verdict
 from xmodal.errors import ConfigError
-from xmodal.search.objective import Objective, objectives
+from xmodal.search.objective import SearchObjective, objectives
 from xmodal.search.proposals import random_units
 from xmodal.search.rungs import Rungs
 from xmodal.search.space import parse_space
-from xmodal.search.trial import FAILED, FINALIST, FINISHED, REJECTED, RUNNING, SEARCH, Report, Trial
+from xmodal.search.trial import FAILED, FINALIST, FINISHED, REJECTED, RUNNING, SEARCH, Trial, TrialReport
 
 SPACE = parse_space(
     ["optim.learning_rate=loguniform(1e-5,1e-1)", "optim.weight_decay=uniform(0,0.99)"],
-    Config(name="a", data=Data(corpus=("c",))),
+    PretrainConfig(run=RunOptions(name="a"), data=DataConfig(corpus=("c",))),
 )
-BY = (Objective(metric="score"),)
+BY = (SearchObjective(metric="score"),)
 RUNGS = Rungs(grace=0.2, reduction=3)
 REPORTS = 10
 
@@ -30,7 +31,7 @@ REPORTS = 10
 def trial(number, *scores, status=FINISHED, units=None, **more):
     """Its n-th score after n tenths of its budget."""
     reports = tuple(
-        Report(step=100 * (k + 1), steps=100 * REPORTS, seconds=1.0, metrics={"score": score})
+        TrialReport(step=100 * (k + 1), steps=100 * REPORTS, seconds=1.0, metrics={"score": score})
         for k, score in enumerate(scores)
     )
     values = {} if units is None else SPACE.decode(units)
@@ -146,7 +147,7 @@ def test_a_rung_lets_the_best_go_on_says_how_many_were_ahead_and_hears_no_reject
     repeat = trial(60, 1e6, 1e6, kind=FINALIST)
     assert verdict("asha", RUNGS, me, [*others, *splendid, repeat], BY[0]) == why
     mirrored = [trial(k + 1, -score, -score) for k, score in enumerate(scores)]
-    lowest = verdict("asha", RUNGS, trial(99, -own, -own), mirrored, Objective(metric="score", sign=-1))
+    lowest = verdict("asha", RUNGS, trial(99, -own, -own), mirrored, SearchObjective(metric="score", sign=-1))
     assert (lowest is None) == (why is None)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints and run directories on a real S3 server, with refusals, cut bodies and changed bytes in between."""
+"""Checkpoints and run directories on an S3 server that refuses requests, cuts answers and has damaged objects."""
 
 import random
 import uuid
@@ -32,7 +32,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def root(s3_server: S3Server) -> str:
-    """A place in the bucket where nothing is stored yet."""
+    """Return a prefix of the bucket under which nothing is stored yet."""
     return f"{s3_server.bucket_uri}/{uuid.uuid4().hex[:8]}"
 
 
@@ -50,9 +50,9 @@ def save(root: str, tmp_path: Path, *steps: int, keep: int = 2, attempt: int = 1
             writer.save(step, fill)
 
 
-def latest(root: str, tmp_path: Path, messages: list[str] | None = None) -> checkpoint.Restored | None:
+def fetch_latest(root: str, tmp_path: Path, messages: list[str] | None = None) -> checkpoint.RestoredCheckpoint | None:
     notify = (messages if messages is not None else []).append
-    return checkpoint.latest(f"{root}/checkpoints", tmp_path / "into", run_id="run", notify=notify)
+    return checkpoint.fetch_latest(f"{root}/checkpoints", tmp_path / "into", run_id="run", notify=notify)
 
 
 def content(directory: Path) -> dict[str, bytes]:
@@ -60,18 +60,18 @@ def content(directory: Path) -> dict[str, bytes]:
     return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
 
 
-def test_saves_are_pruned_and_the_newest_comes_back(root: str, tmp_path: Path) -> None:
-    assert latest(root, tmp_path) is None
+def test_saves_are_pruned_and_the_newest_is_restored(root: str, tmp_path: Path) -> None:
+    assert fetch_latest(root, tmp_path) is None
     save(root, tmp_path, 100, 200, 300)
-    assert [found.step for found in checkpoint.scan(f"{root}/checkpoints")] == [300, 200]
-    restored = latest(root, tmp_path)
+    assert [ref.step for ref in checkpoint.scan(f"{root}/checkpoints")] == [300, 200]
+    restored = fetch_latest(root, tmp_path)
     (tmp_path / "expected").mkdir()
     fill(tmp_path / "expected")
     assert content(restored.path) == content(tmp_path / "expected")
     assert checkpoint.resolve(root).step == checkpoint.resolve(f"{root}/checkpoints/").step == 300
 
 
-def test_refused_and_cut_answers_cost_no_checkpoint(root: str, s3_server: S3Server, tmp_path: Path) -> None:
+def test_refused_requests_and_cut_answers_are_retried(root: str, s3_server: S3Server, tmp_path: Path) -> None:
     rules = [
         {"kind": "slow_down", "key": "*/model.safetensors", "first": 3},
         {"kind": "slow_down", "key": "*/COMMITTED.json", "first": 2},
@@ -79,48 +79,48 @@ def test_refused_and_cut_answers_cost_no_checkpoint(root: str, s3_server: S3Serv
     ]
     with s3_server.faults(rules) as faults:
         save(root, tmp_path, 100, 200)
-        assert latest(root, tmp_path).found.step == 200
+        assert fetch_latest(root, tmp_path).checkpoint.step == 200
         assert faults.fired == [3, 2, 2]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer/vocab é.json", "COMMITTED.json"])
-def test_changed_bytes_are_found_and_the_previous_one_restored(name: str, root: str, tmp_path: Path) -> None:
+def test_changed_bytes_fall_back_to_the_previous_checkpoint(name: str, root: str, tmp_path: Path) -> None:
     save(root, tmp_path, 100, 200)
     uri = f"{root}/checkpoints/step-000000200.attempt-1/{name}"
     data = bytearray(storage.read(uri))
     data[len(data) // 2] ^= 1
     storage.write(uri, bytes(data))
     messages: list[str] = []
-    assert latest(root, tmp_path, messages).found.step == 100
+    assert fetch_latest(root, tmp_path, messages).checkpoint.step == 100
     assert name in messages[0]
 
 
-def test_a_missing_object_is_named_and_the_previous_one_restored(root: str, tmp_path: Path) -> None:
+def test_missing_object_is_named_and_the_previous_checkpoint_restored(root: str, tmp_path: Path) -> None:
     save(root, tmp_path, 100, 200)
     storage.delete(f"{root}/checkpoints/step-000000200.attempt-1/optimizer.safetensors")
     messages: list[str] = []
-    assert latest(root, tmp_path, messages).found.step == 100
+    assert fetch_latest(root, tmp_path, messages).checkpoint.step == 100
     assert "optimizer.safetensors is missing" in messages[0]
 
 
-def test_a_server_that_is_down_is_no_reason_to_fall_back(
+def test_unreachable_server_raises_instead_of_falling_back(
     root: str, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(root, tmp_path, 100)
-    monkeypatch.setattr(retry, "ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "MAX_ATTEMPTS", 2)
     with s3_server.down(), pytest.raises(StorageError):
-        latest(root, tmp_path)
-    assert latest(root, tmp_path).found.step == 100
+        fetch_latest(root, tmp_path)
+    assert fetch_latest(root, tmp_path).checkpoint.step == 100
 
 
-def test_a_bucket_that_does_not_exist_is_no_place_for_a_run(s3_server: S3Server) -> None:
+def test_missing_bucket_raises_with_its_name(s3_server: S3Server) -> None:
     with pytest.raises(StorageError, match="xmodal-no-such-bucket"):
         create_run("s3://xmodal-no-such-bucket", "demo", config={})
     with pytest.raises(ConfigError, match="xmodal-no-such-bucket"):
         open_run("s3://xmodal-no-such-bucket", "demo", config={})
 
 
-def test_a_run_directory_on_s3_is_continued(root: str, tmp_path: Path) -> None:
+def test_run_directory_on_s3_is_resumed(root: str, tmp_path: Path) -> None:
     run = create_run(root, "demo", config={"lr": 0.1}, corpora={"train": "ab"})
     with pytest.raises(ConfigError, match="--resume"):
         create_run(root, "demo", config={})
@@ -129,8 +129,8 @@ def test_a_run_directory_on_s3_is_continued(root: str, tmp_path: Path) -> None:
         for step in (1, 2, 3):
             log.log(step, {"loss": 1 / step})
     Quarantine(run.uri).sync()
-    again = open_run(root, "demo", config={"lr": 0.1}, corpora={"train": "ab"})
-    assert again.id == run.id
+    resumed = open_run(root, "demo", config={"lr": 0.1}, corpora={"train": "ab"})
+    assert resumed.id == run.id
     with MetricsLog(run.uri, after_step=2) as log:
         log.log(3, {"loss": 9.0})
         log.sync()
@@ -142,20 +142,20 @@ def test_a_run_directory_on_s3_is_continued(root: str, tmp_path: Path) -> None:
         open_run(root, "demp")
 
 
-def test_a_replaced_attempt_is_fenced_off_by_the_claim(root: str, tmp_path: Path) -> None:
+def test_superseded_attempt_cannot_write_after_a_new_claim(root: str, tmp_path: Path) -> None:
     run = create_run(root, "demo", config={})
     first = claim_attempt(run.uri)
-    asleep = CheckpointWriter(
+    suspended = CheckpointWriter(
         run.checkpoints_uri,
         run_id=run.id,
         attempt=first,
         newest_attempt=lambda: newest_attempt(run.uri),
         scratch=tmp_path,
     )
-    asleep.save(100, fill)
-    asleep.wait()
+    suspended.save(100, fill)
+    suspended.wait()
     claim_attempt(run.uri)
-    asleep.save(200, fill)
-    with pytest.raises(checkpoint.Replaced):
-        asleep.close()
+    suspended.save(200, fill)
+    with pytest.raises(checkpoint.SupersededAttempt):
+        suspended.close()
     assert checkpoint.resolve(run.uri).step == 100

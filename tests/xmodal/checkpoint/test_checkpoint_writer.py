@@ -1,4 +1,4 @@
-"""Saving in the background: one writer at a time, failures surface, a kill at any moment leaves a verified latest."""
+"""The checkpoint writer: one upload at a time, failures are raised, a kill at any moment leaves a valid checkpoint."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from xmodal import checkpoint, storage
-from xmodal.checkpoint import CheckpointWriter, Replaced, Retention
+from xmodal.checkpoint import CheckpointWriter, Retention, SupersededAttempt
 from xmodal.errors import CheckpointError, StorageError
 
 
@@ -31,7 +31,7 @@ def writer(base: Path, *, attempt: int = 1, messages: list[str] | None = None, *
 
 
 def steps(base: Path) -> list[int]:
-    return [found.step for found in checkpoint.scan(str(base / "checkpoints"))]
+    return [ref.step for ref in checkpoint.scan(str(base / "checkpoints"))]
 
 
 def scratch_is_empty(base: Path) -> bool:
@@ -47,37 +47,39 @@ def test_saves_are_committed_verified_and_pruned(tmp_path: Path) -> None:
     assert scratch_is_empty(tmp_path)
 
 
-def test_a_step_is_written_once(tmp_path: Path) -> None:
+def test_saving_a_step_twice_writes_it_once(tmp_path: Path) -> None:
     calls: list[Path] = []
 
-    def counted(directory: Path) -> None:
+    def count_and_fill(directory: Path) -> None:
         calls.append(directory)
         fill(directory)
 
     with writer(tmp_path) as saves:
-        saves.save(100, counted)
-        saves.save(100, counted)  # the last step, and the end of the run
+        saves.save(100, count_and_fill)
+        saves.save(100, count_and_fill)  # the last step, and the end of the run
     assert len(calls) == 1
 
 
 class Gate:
-    """Uploads wait until it is opened; counts how many are inside at once."""
+    """Makes uploads wait until it is opened, and counts how many run at the same time."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
-        self.inside = 0
-        self.most = 0
+        self.running = 0
+        self.max_running = 0
         self._upload = storage.upload
 
     def __call__(self, local_path: str, uri: str, **options: object) -> None:
-        self.inside += 1
-        self.most = max(self.most, self.inside)
+        self.running += 1
+        self.max_running = max(self.max_running, self.running)
         self.open.wait(10)
         self._upload(local_path, uri, **options)
-        self.inside -= 1
+        self.running -= 1
 
 
-def test_save_returns_before_the_upload_and_the_next_one_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_returns_before_the_upload_and_the_next_save_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = Gate()
     monkeypatch.setattr(storage, "upload", gate)
     with writer(tmp_path) as saves:
@@ -86,11 +88,11 @@ def test_save_returns_before_the_upload_and_the_next_one_waits(tmp_path: Path, m
         threading.Timer(0.1, gate.open.set).start()
         saves.save(200, fill)
         assert saves.last.step == 100
-    assert gate.most == 1
+    assert gate.max_running == 1
     assert steps(tmp_path) == [200, 100]
 
 
-def test_what_changes_after_save_is_not_in_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_after_save_are_not_in_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
     monkeypatch.setattr(storage, "upload", gate)
     weights = bytearray(b"step 100")
@@ -102,12 +104,12 @@ def test_what_changes_after_save_is_not_in_the_checkpoint(tmp_path: Path, monkey
 
 
 def failing(error: Exception, *, times: int) -> Callable[..., None]:
-    """`storage.upload` that fails `times` times in the middle of a checkpoint, then works again."""
-    upload, left = storage.upload, [times]
+    """Return a `storage.upload` that fails `times` times in the middle of a checkpoint, then works again."""
+    upload, remaining = storage.upload, [times]
 
     def upload_or_fail(local_path: str, uri: str, **options: object) -> None:
-        if left[0] and uri.endswith("part-1.safetensors"):
-            left[0] -= 1
+        if remaining[0] and uri.endswith("part-1.safetensors"):
+            remaining[0] -= 1
             raise error
         upload(local_path, uri, **options)
 
@@ -118,7 +120,7 @@ DISK_FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize("error", [DISK_FULL, StorageError("s3://bucket: 507 from the server")])
-def test_a_full_disk_keeps_the_previous_and_the_run_goes_on(
+def test_failed_saves_are_reported_and_the_previous_checkpoint_stays(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     messages: list[str] = []
@@ -129,18 +131,18 @@ def test_a_full_disk_keeps_the_previous_and_the_run_goes_on(
         for step in (200, 300, 400):
             saves.save(step, fill)
             saves.wait()
-            assert checkpoint.latest(str(tmp_path / "checkpoints"), tmp_path / "into", run_id="run") is not None
+            assert checkpoint.fetch_latest(str(tmp_path / "checkpoints"), tmp_path / "into", run_id="run") is not None
     assert steps(tmp_path) == [400, 100]
     assert [message.split(" could")[0] for message in messages] == [
         "the checkpoint of step 200",
         "the checkpoint of step 300",
     ]
     assert "step-000000100.attempt-1 stays the newest" in messages[0]
-    assert not (tmp_path / "checkpoints" / "step-000000200.attempt-1").exists()  # frees what it took
+    assert not (tmp_path / "checkpoints" / "step-000000200.attempt-1").exists()  # its space is freed
     assert scratch_is_empty(tmp_path)
 
 
-def test_more_failures_in_a_row_than_tolerated_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_failures_in_a_row_than_tolerated_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saves = writer(tmp_path, tolerate=1)
     saves.save(100, fill)
     saves.wait()
@@ -155,7 +157,7 @@ def test_more_failures_in_a_row_than_tolerated_stop_the_run(tmp_path: Path, monk
     assert scratch_is_empty(tmp_path)
 
 
-def test_a_last_save_that_failed_is_an_error_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_raises_if_the_last_save_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "upload", failing(DISK_FULL, times=1))
     saves = writer(tmp_path)
     saves.save(100, fill)
@@ -163,7 +165,7 @@ def test_a_last_save_that_failed_is_an_error_at_the_end(tmp_path: Path, monkeypa
         saves.close()
 
 
-def test_a_full_local_disk_while_filling_is_tolerated_too(tmp_path: Path) -> None:
+def test_full_local_disk_in_fill_is_tolerated(tmp_path: Path) -> None:
     def no_space(directory: Path) -> None:
         (directory / "half").write_bytes(b"half")
         raise RuntimeError('IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })')
@@ -177,18 +179,16 @@ def test_a_full_local_disk_while_filling_is_tolerated_too(tmp_path: Path) -> Non
     assert scratch_is_empty(tmp_path)
 
 
-def test_a_mistake_in_fill_is_raised_at_once(tmp_path: Path) -> None:
-    def mistaken(directory: Path) -> None:
+def test_other_errors_of_fill_are_raised_at_once(tmp_path: Path) -> None:
+    def raise_key_error(directory: Path) -> None:
         raise KeyError("optimizer")
 
     with writer(tmp_path) as saves, pytest.raises(KeyError):
-        saves.save(100, mistaken)
+        saves.save(100, raise_key_error)
     assert scratch_is_empty(tmp_path)
 
 
-def test_a_mistake_in_the_background_is_raised_at_the_next_save(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_background_errors_are_raised_at_the_next_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "upload", failing(TypeError("a bug"), times=1))
     saves = writer(tmp_path)
     saves.save(100, fill)
@@ -197,7 +197,7 @@ def test_a_mistake_in_the_background_is_raised_at_the_next_save(
     saves.close()
 
 
-def test_the_runs_own_error_is_not_hidden_by_a_failing_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_save_does_not_hide_an_error_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "upload", failing(DISK_FULL, times=9))
     messages: list[str] = []
     with pytest.raises(ZeroDivisionError), writer(tmp_path, messages=messages) as saves:
@@ -206,71 +206,71 @@ def test_the_runs_own_error_is_not_hidden_by_a_failing_save(tmp_path: Path, monk
     assert messages[-1].startswith("while ending: the last checkpoint")
 
 
-def test_a_damaged_upload_is_noticed_before_anything_older_goes(
+def test_damaged_upload_is_detected_before_older_checkpoints_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store accepted the bytes and kept others."""
+    """The server accepts an upload but stores other bytes."""
     upload = storage.upload
 
-    def rotten(local_path: str, uri: str, **options: object) -> None:
+    def corrupting_upload(local_path: str, uri: str, **options: object) -> None:
         upload(local_path, uri, **options)
         if "step-000000300" in uri and uri.endswith("part-1.safetensors"):
             Path(uri).write_bytes(bytes(100_000))
 
-    monkeypatch.setattr(storage, "upload", rotten)
+    monkeypatch.setattr(storage, "upload", corrupting_upload)
     messages: list[str] = []
     with writer(tmp_path, messages=messages) as saves:
         for step in (100, 200, 300, 400):
             saves.save(step, fill)
     assert "part-1.safetensors does not match" in messages[0]
-    assert steps(tmp_path) == [400, 300, 200]  # 300 does not count as kept
+    assert steps(tmp_path) == [400, 300, 200]  # 300 does not count towards keep
 
 
-def test_a_replaced_attempt_writes_nothing(tmp_path: Path) -> None:
-    """A stopped process that wakes up after another attempt took over."""
+def test_superseded_attempt_writes_nothing(tmp_path: Path) -> None:
+    """A suspended process wakes up after another attempt has taken over."""
     newest = [1]
     saves = writer(tmp_path, newest_attempt=lambda: newest[0])
     saves.save(100, fill)
     saves.wait()
     newest[0] = 2
     saves.save(200, fill)
-    with pytest.raises(Replaced, match="attempt 2 of this run has taken over from attempt 1"):
+    with pytest.raises(SupersededAttempt, match="attempt 2 of this run has taken over from attempt 1"):
         saves.close()
     assert steps(tmp_path) == [100]
     assert scratch_is_empty(tmp_path)
 
 
-def test_an_attempt_replaced_during_its_upload_sets_no_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempt_superseded_during_its_upload_writes_no_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     newest, upload = [1], storage.upload
 
-    def replaced_meanwhile(local_path: str, uri: str, **options: object) -> None:
+    def upload_and_supersede(local_path: str, uri: str, **options: object) -> None:
         upload(local_path, uri, **options)
         newest[0] = 2
 
-    monkeypatch.setattr(storage, "upload", replaced_meanwhile)
+    monkeypatch.setattr(storage, "upload", upload_and_supersede)
     saves = writer(tmp_path, newest_attempt=lambda: newest[0])
     saves.save(100, fill)
-    with pytest.raises(Replaced):
+    with pytest.raises(SupersededAttempt):
         saves.wait()
     assert steps(tmp_path) == []
 
 
-def test_a_failed_deletion_costs_space_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(uri: str, **options: object) -> None:
+def test_failed_deletion_is_only_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid_deletion(uri: str, **options: object) -> None:
         raise StorageError(f"{uri}: deletion is forbidden")
 
     messages: list[str] = []
     with writer(tmp_path, messages=messages) as saves:
         saves.save(100, fill)
         saves.wait()
-        monkeypatch.setattr(storage, "delete", forbidden)
+        monkeypatch.setattr(storage, "delete", forbid_deletion)
         for step in (200, 300):
             saves.save(step, fill)
     assert steps(tmp_path) == [300, 200, 100]
     assert "could not be removed" in messages[0]
 
 
-def test_leftovers_of_a_killed_attempt_are_removed_by_the_next(tmp_path: Path) -> None:
+def test_next_attempt_removes_temporary_directories_of_killed_ones(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     for name in ("xmodal-run-attempt-1-abc", "xmodal-run-attempt-3-abc", "xmodal-other-attempt-1-abc"):
         (scratch / name).mkdir(parents=True)
@@ -284,8 +284,8 @@ def save_until_killed(base: Path, attempt: int, first: int) -> None:
             saves.save(step, fill)
 
 
-def test_killed_at_any_moment_a_verified_latest_remains(tmp_path: Path) -> None:
-    """15 processes are killed with SIGKILL after a random time of saving without pause."""
+def test_kill_at_any_moment_leaves_a_valid_newest_checkpoint(tmp_path: Path) -> None:
+    """15 processes save without pause and are killed with SIGKILL after a random time."""
     draw = random.Random(7)
     with writer(tmp_path) as saves:
         saves.save(1, fill)
@@ -300,13 +300,13 @@ def test_killed_at_any_moment_a_verified_latest_remains(tmp_path: Path) -> None:
         time.sleep(draw.uniform(0.0, 0.4))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        restored = checkpoint.latest(str(tmp_path / "checkpoints"), tmp_path / "into", run_id="run")
+        restored = checkpoint.fetch_latest(str(tmp_path / "checkpoints"), tmp_path / "into", run_id="run")
         assert restored is not None
-        assert restored.found.step >= step
+        assert restored.checkpoint.step >= step
         assert not any("SHA-256" in reason for reason in restored.skipped)
-        step = restored.found.step
+        step = restored.checkpoint.step
     assert step > 5  # the processes did save
     with writer(tmp_path, attempt=99) as saves:
         saves.save(10_000, fill)
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 2  # nothing of the killed ones is left
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2  # leftovers of killed processes are deleted
     assert scratch_is_empty(tmp_path)

@@ -1,4 +1,4 @@
-"""A corpus on S3 is the same corpus: addresses, index, staleness, and faults of the store."""
+"""A corpus on S3 behaves as a local one: URIs, index, changed shards, and storage faults."""
 
 import pytest
 
@@ -14,16 +14,16 @@ pytestmark = [pytest.mark.s3, pytest.mark.usefixtures("short_waits")]
 
 def put(root: str, number: int, letter: str, format: str = "tar") -> None:
     samples = ((f"{letter}{key}", members) for key, members in some_samples().items())
-    list(write_shards(samples, root, format=format, first=number))  # type: ignore[arg-type]
+    list(write_shards(samples, root, format=format, first_number=number))  # type: ignore[arg-type]
 
 
 def outcome(corpus: Corpus) -> list[str]:
-    """Key or fault of every row."""
+    """Return the key or the fault of every row."""
     rows = [row for extent in range(len(corpus.extents)) for row in read_extent(corpus, extent)]
     return [row.fault.reason if row.fault else row.key for row in rows]
 
 
-def test_addresses_index_and_staleness_on_s3(s3_root: str) -> None:
+def test_uris_index_and_changed_shards_on_s3(s3_root: str) -> None:
     for number, letter in enumerate("abc"):
         put(s3_root, number, letter)
     keys = [letter + key for letter in "abc" for key in some_samples()]
@@ -49,7 +49,9 @@ def test_replaced_and_deleted_objects_become_faults(s3_root: str, format: str) -
     assert outcome(corpus) == ["shard_changed"] * 6 + ["shard_missing"] * 6 + keys
 
 
-def test_an_outage_is_an_error_and_passing_faults_are_not_seen(s3_server: S3Server, s3_root: str, monkeypatch) -> None:
+def test_an_outage_is_an_error_and_transient_faults_are_invisible(
+    s3_server: S3Server, s3_root: str, monkeypatch
+) -> None:
     put(s3_root, 0, "a")
     corpus = open_corpus(s3_root)
     plan: list[dict[str, object]] = [
@@ -59,6 +61,6 @@ def test_an_outage_is_an_error_and_passing_faults_are_not_seen(s3_server: S3Serv
     with s3_server.faults(plan) as faults:
         assert outcome(corpus) == [f"a{key}" for key in some_samples()]
         assert faults.fired == [2, 2]
-    monkeypatch.setattr("xmodal.storage.retry.ATTEMPTS", 2)
+    monkeypatch.setattr("xmodal.storage.retry.MAX_ATTEMPTS", 2)
     with s3_server.down(), pytest.raises(StorageError):
         outcome(corpus)

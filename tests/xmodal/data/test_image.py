@@ -1,4 +1,4 @@
-"""A sound picture of any format becomes the RGB square that the reference transform gives."""
+"""A valid image of any format becomes the same RGB square as with the reference transform."""
 
 import io
 import itertools
@@ -13,27 +13,27 @@ from PIL import Image, ImageOps
 from support.encoded_images import encode, jpeg, photograph, png_16_bit_colour, png_16_bit_grey
 from xmodal.data.decode import jpeg as jpeg_codec
 from xmodal.data.decode.augment import Augment
-from xmodal.data.decode.fields import allocate, row_of
+from xmodal.data.decode.fields import allocate_columns, row_views
 from xmodal.data.decode.image import ImageField
 from xmodal.errors import ConfigError
 
 
 def decode(encoded: bytes, field: ImageField, seed: int = 0) -> np.ndarray:
-    block = allocate([field], 1)
-    field.decode(encoded, np.random.default_rng(seed), row_of(block, 0))
+    block = allocate_columns([field], 1)
+    field.decode(encoded, np.random.default_rng(seed), row_views(block, 0))
     return block["image"][0]
 
 
-def reference(picture: Image.Image, size: int, fit: str = "crop") -> np.ndarray:
-    """Pillow's antialiased bicubic, CLIP's own preprocessing, with `squash` and `pad` beside it."""
-    picture = ImageOps.exif_transpose(picture).convert("RGB")
+def reference(image: Image.Image, size: int, fit: str = "crop") -> np.ndarray:
+    """Return Pillow's antialiased bicubic: CLIP's own preprocessing, and the same for `squash` and `pad`."""
+    image = ImageOps.exif_transpose(image).convert("RGB")
     if fit == "crop":
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     elif fit == "squash":
-        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
     else:
-        picture = ImageOps.pad(picture, (size, size), Image.Resampling.BICUBIC, color="white")
-    return np.asarray(picture)
+        image = ImageOps.pad(image, (size, size), Image.Resampling.BICUBIC, color="white")
+    return np.asarray(image)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -63,7 +63,7 @@ def test_each_kind_of_jpeg_decodes(options: dict) -> None:
     assert distance(decode(encoded, ImageField(size=96)), reference(Image.open(io.BytesIO(encoded)), 96)) < 3.0
 
 
-def test_scaled_decode_reads_less_than_the_full_picture() -> None:
+def test_jpeg_is_decoded_at_the_smallest_sufficient_scale() -> None:
     encoded = jpeg(1600, 1200)
     header = jpeg_codec.read_header(encoded)
     assert header is not None
@@ -88,14 +88,14 @@ def test_big_endian_and_little_endian_exif_give_the_same_orientation() -> None:
     big = b"MM\0*" + (8).to_bytes(4, "big") + b"\0\1\1\x12\0\3\0\0\0\1\0\6\0\0"
     for tiff in (little, big):
         body = b"Exif\0\0" + tiff
-        assert jpeg_codec.orientation(b"\xff\xd8\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body) == 6
+        assert jpeg_codec.exif_orientation(b"\xff\xd8\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body) == 6
 
 
 @given(st.binary(max_size=200))
 @settings(max_examples=200, deadline=None)
 def test_any_exif_gives_an_orientation_between_1_and_8(junk: bytes) -> None:
     for body in (junk, b"Exif\0\0" + junk, b"Exif\0\0II*\0\x08\0\0\0" + junk):
-        assert 1 <= jpeg_codec.orientation(b"\xff\xd8\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body) <= 8
+        assert 1 <= jpeg_codec.exif_orientation(b"\xff\xd8\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body) <= 8
 
 
 def test_transparency_is_composited_on_white() -> None:
@@ -123,14 +123,14 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK"])
 def test_grey_bilevel_palette_and_cmyk_become_rgb(mode: str) -> None:
-    picture = photograph(120, 80).convert(mode, dither=Image.Dither.NONE)
+    image = photograph(120, 80).convert(mode, dither=Image.Dither.NONE)
     format = "JPEG" if mode in ("L", "CMYK") else "PNG"
-    encoded = encode(picture, format)
+    encoded = encode(image, format)
     assert distance(decode(encoded, ImageField(size=32)), reference(Image.open(io.BytesIO(encoded)), 32)) < 3.0
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_the_first_frame_of_several_is_taken(format: str) -> None:
+def test_the_first_frame_of_an_animation_is_used(format: str) -> None:
     red, blue, green = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue", "green"))
     options = {"lossless": True} if format == "WEBP" else {}
     encoded = encode(red, format, save_all=True, append_images=[blue, green], **options)
@@ -149,10 +149,10 @@ sizes = st.integers(1, 300)
     seed=sizes,
 )
 @settings(max_examples=60, deadline=None)
-def test_any_picture_within_the_limits_fills_the_whole_square(
+def test_any_image_within_the_limits_fills_the_whole_square(
     width: int, height: int, fit: str, random: bool, seed: int
 ) -> None:
-    everything = Augment(
+    all_augmentations = Augment(
         scale=(0.05, 1.0),
         mirror=0.5,
         rotate=20.0,
@@ -162,26 +162,26 @@ def test_any_picture_within_the_limits_fills_the_whole_square(
         contrast=0.4,
         greyscale=0.2,
     )
-    field = ImageField(size=33, fit=fit, augment=everything if random else None)
+    field = ImageField(size=33, fit=fit, augment=all_augmentations if random else None)
     white = encode(Image.new("RGB", (width, height), "white"), "JPEG" if seed % 2 else "PNG")
     block = {"image": np.zeros((2, 33, 33, 3), np.uint8)}
     if max(width, height) <= 200 * min(width, height):
-        field.decode(white, np.random.default_rng(seed), row_of(block, 0))
-        assert block["image"][0].min() >= 250  # white everywhere: no pixel was left unwritten
-    assert not block["image"][1].any()  # and no other row was touched
+        field.decode(white, np.random.default_rng(seed), row_views(block, 0))
+        assert block["image"][0].min() >= 250  # white everywhere: every pixel was written
+    assert not block["image"][1].any()  # and no other row changed
 
 
-def test_a_view_is_decided_by_the_generator_alone() -> None:
+def test_augmentation_depends_on_the_generator_alone() -> None:
     encoded = jpeg(640, 480)
     field = ImageField(size=64, augment=Augment(scale=(0.1, 1.0), mirror=0.5, jitter=1.0, brightness=0.4, rotate=10.0))
-    again = pickle.loads(pickle.dumps(field))
-    keyed = [decode(encoded, field, seed) for seed in range(6)]
-    assert all(np.array_equal(a, decode(encoded, again, seed)) for seed, a in enumerate(keyed))
-    assert all(distance(a, b) > 1 for a, b in itertools.pairwise(keyed))
+    copy = pickle.loads(pickle.dumps(field))
+    squares = [decode(encoded, field, seed) for seed in range(6)]
+    assert all(np.array_equal(a, decode(encoded, copy, seed)) for seed, a in enumerate(squares))
+    assert all(distance(a, b) > 1 for a, b in itertools.pairwise(squares))
 
 
-def test_a_random_crop_shows_the_same_part_at_any_decode_scale() -> None:
-    """Red is x and green is y, so the colour says where a pixel came from: within half a pixel of a 1/8 decode."""
+def test_a_random_crop_shows_the_same_region_at_any_decode_scale() -> None:
+    """Red is x and green is y, so the colour gives the position of a pixel: within half a pixel of a 1/8 decode."""
     y, x = np.mgrid[:1200, :1600]
     ramps = Image.fromarray(np.round(255 * np.stack([x / 1599, y / 1199, 0 * x], axis=-1)).astype(np.uint8))
     as_jpeg, as_png = encode(ramps, "JPEG", quality=98), encode(ramps, "PNG", compress_level=1)
@@ -199,6 +199,6 @@ def test_bytearray_and_memoryview_are_read_like_bytes() -> None:
     assert np.array_equal(decode(memoryview(encoded), field), expected)
 
 
-def test_an_unknown_fit_names_the_nearest() -> None:
+def test_the_error_for_an_unknown_fit_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'squash'"):
         ImageField(fit="sqash")

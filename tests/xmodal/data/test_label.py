@@ -1,9 +1,9 @@
-"""Classes by name or by number, and nothing in between."""
+"""Labels are classes by name or by number; everything else is a BadSample."""
 
 import numpy as np
 import pytest
 
-from xmodal.data.decode.fields import Field, allocate, row_of
+from xmodal.data.decode.fields import Field, allocate_columns, row_views
 from xmodal.data.decode.label import LabelField
 from xmodal.errors import BadSample, ConfigError
 
@@ -14,11 +14,11 @@ RNG = np.random.default_rng(0)
     ("raw", "number"),
     [("bus", 1), (b" bus\n", 1), (2, 2), (b"2", 2), ("0", 0), (np.int64(1).item(), 1)],
 )
-def test_a_name_or_a_number_is_a_class(raw: object, number: int) -> None:
+def test_a_class_is_given_by_name_or_by_number(raw: object, number: int) -> None:
     field = LabelField(classes=("tram", "bus", "ferry"))
     assert isinstance(field, Field)
-    block = allocate([field], 2)
-    field.decode(raw, RNG, row_of(block, 1))
+    block = allocate_columns([field], 2)
+    field.decode(raw, RNG, row_views(block, 1))
     assert block["label"].tolist() == [0, number] and block["label"].dtype == np.int64
 
 
@@ -39,6 +39,6 @@ def test_anything_else_is_a_bad_sample(raw: object, reason: str) -> None:
 
 
 @pytest.mark.parametrize("classes", [(), ("one",), ("one", "one")])
-def test_fewer_than_two_classes_are_refused(classes: tuple) -> None:
+def test_fewer_than_two_classes_are_rejected(classes: tuple) -> None:
     with pytest.raises(ConfigError, match="at least two, each once"):
         LabelField(classes=classes)

@@ -1,4 +1,4 @@
-"""The order is a pure function: every row once, no trace of the world size, resume anywhere."""
+"""The order of rows: every row once an epoch, the same for any world size, and resumable at any step."""
 
 from itertools import chain
 
@@ -8,29 +8,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xmodal.data.stream import order
-from xmodal.data.stream.order import Plan
+from xmodal.data.stream.order import StreamPlan
 
 extents = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 5)), min_size=1, max_size=40)
 
 
-def make_plan(spec, seed, batch, wanted=64, *, shuffle=True):
+def make_plan(spec, seed, batch, target_task_rows=64, *, shuffle=True):
     rows, shard = (np.array(column) for column in zip(*spec, strict=True))
-    return Plan(rows, shard, seed, batch, shuffle=shuffle, task_rows_wanted=wanted)
+    return StreamPlan(rows, shard, seed, batch, shuffle=shuffle, target_task_rows=target_task_rows)
 
 
-def delivered(plan, tasks):
-    """The rows of a run of tasks as a reader would deliver them."""
+def rows_of(plan, tasks):
+    """Yield the rows of some tasks in the order of delivery."""
     starts = np.cumsum(plan.extent_rows) - plan.extent_rows
     for task in tasks:
         rows = np.concatenate(
-            [starts[p.extent] + p.first + np.arange(p.rows) for p in task.parts] or [np.empty(0, int)]
+            [starts[p.extent] + p.first + np.arange(p.rows) for p in task.slices] or [np.empty(0, int)]
         )
         for position in task.permutation()[task.skip : task.stop]:
             yield int(rows[position]) if position >= 0 else -1
 
 
 def global_batches(plan, start, stop):
-    rows = list(delivered(plan, plan.tasks(start, stop)))
+    rows = list(rows_of(plan, plan.tasks(start, stop)))
     return [rows[i : i + plan.global_batch] for i in range(0, len(rows), plan.global_batch)]
 
 
@@ -46,7 +46,7 @@ def test_an_epoch_delivers_every_row_once_and_pads_only_its_last_batch(spec, see
 
 
 @given(extents, st.integers(0, 99), st.integers(1, 100), st.data())
-def test_resume_at_any_step_is_the_tail_of_the_run(spec, seed, batch, data):
+def test_resume_at_any_step_yields_the_rest_of_the_run(spec, seed, batch, data):
     plan = make_plan(spec, seed, batch)
     stop = 2 * plan.steps_per_epoch + 1
     step = data.draw(st.integers(0, stop - 1))
@@ -54,18 +54,22 @@ def test_resume_at_any_step_is_the_tail_of_the_run(spec, seed, batch, data):
 
 
 @given(extents, st.integers(0, 99), st.sampled_from([12, 24, 48, 96, 144]), st.integers(100, 4000))
-def test_world_size_only_cuts_the_stream(spec, seed, batch, row_bytes):
+def test_the_world_size_does_not_change_the_global_batches(spec, seed, batch, row_bytes):
     plan = make_plan(spec, seed, batch)
     expected = global_batches(plan, 0, plan.steps_per_epoch)
     for world in (1, 2, 3, 4):
-        size = order.block_rows(batch, world, plan.task_rows, row_bytes, target_bytes=10_000)
+        size = order.choose_block_rows(batch, world, plan.task_rows, row_bytes, target_bytes=10_000)
         assert (batch // world) % size == 0 and plan.task_rows % size == 0
-        rows = list(delivered(plan, plan.tasks(0, plan.steps_per_epoch)))
+        rows = list(rows_of(plan, plan.tasks(0, plan.steps_per_epoch)))
         blocks = [rows[i : i + size] for i in range(0, len(rows), size)]
-        ranks = [list(chain.from_iterable(blocks[rank::world])) for rank in range(world)]  # what the splitter does
+        ranks = [
+            list(chain.from_iterable(blocks[rank::world])) for rank in range(world)
+        ]  # as the splitter distributes them
         share = batch // world
-        for step, whole in enumerate(expected):
-            assert sorted(chain.from_iterable(r[step * share : (step + 1) * share] for r in ranks)) == sorted(whole)
+        for step, batch_rows in enumerate(expected):
+            assert sorted(chain.from_iterable(r[step * share : (step + 1) * share] for r in ranks)) == sorted(
+                batch_rows
+            )
 
 
 @given(extents, st.integers(0, 99), st.integers(1, 50))
@@ -78,13 +82,13 @@ def test_epochs_and_seeds_differ(spec, seed, batch):
     assert first != global_batches(make_plan(spec, seed + 1, batch), 0, plan.steps_per_epoch)
 
 
-def test_without_shuffle_the_corpus_order_is_kept():
+def test_without_shuffle_rows_come_in_the_order_of_the_corpus():
     plan = make_plan([(5, 0), (7, 1), (3, 1)], 0, 4, shuffle=False)
     assert list(chain.from_iterable(global_batches(plan, 0, 4))) == [*range(15), -1]
 
 
-def test_the_order_is_pinned():
-    """Golden rows: a change of this order breaks the resume of every run that exists."""
+def test_the_order_equals_recorded_values():
+    """A change of these recorded rows would break the resume of every existing run."""
     plan = make_plan([(5, 0), (7, 1), (4, 2)], 7, 8)
     assert global_batches(plan, 0, 2) == GOLDEN
 
@@ -94,14 +98,14 @@ GOLDEN = [[12, 0, 14, 2, 13, 15, 3, 4], [11, 6, 9, 1, 8, 7, 10, 5]]
 
 def test_neighbours_come_from_different_shards():
     shard = np.repeat(np.arange(20), 50)
-    spreaded = shard[order.spread(shard, order.philox(0, 1))]
-    distinct = [len(set(spreaded[i : i + 4])) for i in range(0, 1000, 4)]
+    order_of_shards = shard[order.interleave_shards(shard, order.philox(0, 1))]
+    distinct = [len(set(order_of_shards[i : i + 4])) for i in range(0, 1000, 4)]
     assert np.mean(distinct) > 3.6  # a plain permutation gives 3.7 too; sorted shards would give 1
-    windows = [len(set(spreaded[i : i + 40])) for i in range(0, 1000, 40)]
-    assert min(windows) >= 15  # every shard is present all along the epoch
+    windows = [len(set(order_of_shards[i : i + 40])) for i in range(0, 1000, 40)]
+    assert min(windows) >= 15  # every shard occurs throughout the epoch
 
 
-def test_the_row_permutation_is_uniform_enough():
+def test_the_row_permutation_is_close_to_uniform():
     plan = make_plan([(64, 0)], 3, 64)
     first = [global_batches(plan, epoch, epoch + 1)[0][0] for epoch in range(400)]
     assert len(set(first)) > 55  # 400 draws of 64 values miss 0.1 values on average
@@ -112,18 +116,18 @@ def test_the_row_permutation_is_uniform_enough():
 def test_shares_sum_to_the_batch_and_follow_the_weights(batch, weights):
     if batch < len(weights):
         with pytest.raises(ValueError, match="cannot be split"):
-            order.shares(batch, weights)
+            order.split_global_batch(batch, weights)
         return
-    parts = order.shares(batch, weights)
-    assert sum(parts) == batch and min(parts) >= 1
+    shares = order.split_global_batch(batch, weights)
+    assert sum(shares) == batch and min(shares) >= 1
     exact = [batch * weight / sum(weights) for weight in weights]
-    assert all(abs(part - share) <= max(0.05 * share, len(weights)) for part, share in zip(parts, exact, strict=True))
+    assert all(abs(rows - share) <= max(0.05 * share, len(weights)) for rows, share in zip(shares, exact, strict=True))
 
 
 def test_shares_of_round_weights_are_exact():
-    assert order.shares(128, [3, 1]) == [96, 32]
-    assert order.shares(128, [1, 1]) == [64, 64]
-    assert order.shares(24, [1, 1]) == [12, 12]  # not 16 and 8, though 8 divides more worker counts
+    assert order.split_global_batch(128, [3, 1]) == [96, 32]
+    assert order.split_global_batch(128, [1, 1]) == [64, 64]
+    assert order.split_global_batch(24, [1, 1]) == [12, 12]  # not 16 and 8, though 8 divides more worker counts
 
 
 def test_row_randomness_depends_on_seed_epoch_and_row_alone():
@@ -131,5 +135,5 @@ def test_row_randomness_depends_on_seed_epoch_and_row_alone():
     assert len(set(draw.values())) == 4
     random = order.RowRandom(0, 0)
     for row in (5, 1, 2**40, 0, 1):
-        random(row).integers(0, 9, 3, dtype=np.int32)  # half a draw is left over
+        random(row).integers(0, 9, 3, dtype=np.int32)  # leaves half a 64-bit draw in the generator
     assert random(1).random() == draw[0, 0, 1]

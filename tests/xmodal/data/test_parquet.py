@@ -1,4 +1,4 @@
-"""Parquet shards: rows arrive in order with plain values, a damaged file or page is reported, nothing is unpickled."""
+"""Parquet shards: rows come in order with plain values, a damaged file or page is reported, nothing is unpickled."""
 
 import io
 import pickle
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from xmodal import storage
 from xmodal.data.formats import extent_reader, parquet
 from xmodal.data.formats.byte_source import MemorySource, RangeFile
-from xmodal.data.formats.parquet import index_parquet, kind
+from xmodal.data.formats.parquet import column_kind, index_parquet
 from xmodal.data.formats.shard_writer import parquet_shard
 from xmodal.data.index.corpus import Corpus, RawSample, open_corpus, read_extent
 from xmodal.errors import CorpusError, StorageError
@@ -46,10 +46,10 @@ VALUES = {
 @settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.fixed_dictionaries(VALUES), min_size=1, max_size=20), st.booleans())
 def test_the_writer_round_trips(tmp_path, rows, as_files):
-    rows[0] |= {"image": b"", "caption": "", "captions": ["x"]}  # so that no column is null throughout
+    rows[0] |= {"image": b"", "caption": "", "captions": ["x"]}  # so that no column is entirely null
     samples = [(f"schlüssel/{i}", row) for i, row in enumerate(rows)]
-    data = parquet_shard(samples, files=["image"] if as_files else ())
-    assert data == parquet_shard(samples, files=["image"] if as_files else ())
+    data = parquet_shard(samples, file_columns=["image"] if as_files else ())
+    assert data == parquet_shard(samples, file_columns=["image"] if as_files else ())
     (tmp_path / "c").mkdir(exist_ok=True)
     (tmp_path / "c" / "0.parquet").write_bytes(data)
     delivered = rows_of(open_corpus(str(tmp_path / "c"), rebuild=True))
@@ -113,16 +113,16 @@ def test_row_groups_are_split_into_extents_that_cover_every_row(tmp_path):
     assert [s.members["n"] for s in rows_of(corpus)] == list(range(3000))
 
 
-def test_a_large_row_group_stays_whole_and_a_huge_one_is_refused(tmp_path, monkeypatch):
+def test_a_large_row_group_stays_whole_and_a_huge_one_is_rejected(tmp_path, monkeypatch):
     write(tmp_path / "0.parquet", {"n": np.arange(5000)}, compression="none", use_dictionary=False)
-    monkeypatch.setattr(parquet, "LARGEST_SPLIT_GROUP", 10_000)
+    monkeypatch.setattr(parquet, "MAX_SPLIT_GROUP_BYTES", 10_000)
     assert open_corpus(str(tmp_path), rebuild=True).extents.rows.tolist() == [5000]
-    monkeypatch.setattr(parquet, "LARGEST_GROUP", 30_000)
+    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 30_000)
     with pytest.raises(CorpusError, match=r"row_group_too_large.*write row groups of at most"):
         open_corpus(str(tmp_path), rebuild=True)
 
 
-def test_only_the_wanted_columns_are_read(tmp_path, monkeypatch):
+def test_only_the_selected_columns_are_read(tmp_path, monkeypatch):
     write(
         tmp_path / "0.parquet",
         {"large": [bytes(200_000)] * 4, "small": ["a"] * 4},
@@ -130,12 +130,12 @@ def test_only_the_wanted_columns_are_read(tmp_path, monkeypatch):
         use_dictionary=False,
     )
     corpus = open_corpus(str(tmp_path))
-    real, seen = storage.read, []
+    real, lengths = storage.read, []
     monkeypatch.setattr(
-        storage, "read", lambda uri, offset, length, **o: seen.append(length) or real(uri, offset, length, **o)
+        storage, "read", lambda uri, offset, length, **o: lengths.append(length) or real(uri, offset, length, **o)
     )
     assert rows_of(corpus, columns=("small", "absent"))[0].members == {"small": "a"}
-    assert sum(seen) < 100_000
+    assert sum(lengths) < 100_000
 
 
 def test_extents_of_one_row_group_decode_it_once(tmp_path, monkeypatch):
@@ -173,7 +173,7 @@ def test_a_broken_footer_is_reported_and_the_other_files_stay_usable(tmp_path, d
     assert len([s for s in rows_of(corpus) if s.fault is None]) == 9
 
 
-def test_a_bad_page_costs_its_row_group_only(tmp_path):
+def test_a_damaged_page_affects_only_its_row_group(tmp_path):
     data = _file()
     begin = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(1).column(0).data_page_offset
     (tmp_path / "0.parquet").write_bytes(data[:begin] + b"\xff" * 40 + data[begin + 40 :])
@@ -197,21 +197,23 @@ def test_no_flipped_byte_crashes_the_reader_or_loses_count(tmp_path):
 
 
 class _Group:
-    """A row group whose footer lies."""
+    """A row group with false numbers in its footer."""
 
     __class__ = pq.RowGroupMetaData
 
-    def __init__(self, real, **lies):
-        self.real, self.lies = real, lies
+    def __init__(self, real, **overrides):
+        self.real, self.overrides = real, overrides
 
     def __getattr__(self, name):
-        return self.lies.get(name, getattr(self.real, name))
+        return self.overrides.get(name, getattr(self.real, name))
 
 
-@pytest.mark.parametrize("lies", [{"num_rows": 10**9}, {"num_rows": -4}, {"num_rows": 4}, {"total_byte_size": 1 << 50}])
-def test_a_row_group_with_absurd_numbers_is_reported(lies):
+@pytest.mark.parametrize(
+    "overrides", [{"num_rows": 10**9}, {"num_rows": -4}, {"num_rows": 4}, {"total_byte_size": 1 << 50}]
+)
+def test_a_row_group_with_absurd_numbers_is_reported(overrides):
     data = _file()
-    group = _Group(pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0), **lies)
+    group = _Group(pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0), **overrides)
     fault = parquet._group_fault(group, *parquet.group_span(group), len(data))
     assert fault is not None and fault.reason in ("bad_row_group", "row_group_too_large")
 
@@ -253,7 +255,7 @@ def test_schemas_that_differ_without_loss_form_one_corpus(tmp_path, other):
     assert any("'only_here' is missing in 1 shard: 1.parquet" in m for m in messages)
 
 
-def test_schemas_that_contradict_each_other_are_refused_with_both_named(tmp_path):
+def test_the_error_for_incompatible_schemas_names_both(tmp_path):
     write(tmp_path / "0.parquet", {"text": ["x"]})
     write(tmp_path / "1.parquet", {"text": [7]})
     with pytest.raises(
@@ -262,10 +264,12 @@ def test_schemas_that_contradict_each_other_are_refused_with_both_named(tmp_path
         open_corpus(str(tmp_path))
 
 
-def test_kinds_name_what_a_column_delivers():
-    assert kind(pa.struct({"bytes": pa.binary(), "path": pa.string()})) == "bytes"
-    assert kind(pa.list_(pa.large_string())) == "texts" and kind(pa.float16()) == "number"
-    assert kind(pa.dictionary(pa.int8(), pa.string())) == "text" and kind(pa.list_(pa.int8())).startswith("list")
+def test_column_kinds():
+    assert column_kind(pa.struct({"bytes": pa.binary(), "path": pa.string()})) == "bytes"
+    assert column_kind(pa.list_(pa.large_string())) == "texts" and column_kind(pa.float16()) == "number"
+    assert column_kind(pa.dictionary(pa.int8(), pa.string())) == "text" and column_kind(pa.list_(pa.int8())).startswith(
+        "list"
+    )
 
 
 def test_a_hostile_key_is_escaped(tmp_path):
@@ -273,7 +277,7 @@ def test_a_hostile_key_is_escaped(tmp_path):
     assert [s.key for s in rows_of(open_corpus(str(tmp_path)))] == ["'../../x'", "'\\x1b[31m'"]
 
 
-def test_a_storage_outage_is_no_fault_of_the_rows(tmp_path, monkeypatch):
+def test_a_storage_outage_is_raised(tmp_path, monkeypatch):
     write(tmp_path / "0.parquet", {"text": ["a", "b"]})
     corpus = open_corpus(str(tmp_path))
 
@@ -285,8 +289,8 @@ def test_a_storage_outage_is_no_fault_of_the_rows(tmp_path, monkeypatch):
         read_extent(corpus, 0)
 
 
-@pytest.mark.parametrize("error", [storage.NotFound, storage.Changed, storage.ShortRead])
-def test_an_outage_between_footer_and_pages_is_told_apart_from_damage(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize("error", [storage.NotFound, storage.FileChanged, storage.ShortRead])
+def test_a_shard_that_disappears_between_footer_and_pages_is_not_reported_as_damaged(tmp_path, monkeypatch, error):
     write(tmp_path / "0.parquet", {"text": ["a", "b"]})
     corpus = open_corpus(str(tmp_path))
     real = storage.read
@@ -297,7 +301,9 @@ def test_an_outage_between_footer_and_pages_is_told_apart_from_damage(tmp_path, 
         return real(uri, offset, length, **options)
 
     monkeypatch.setattr(storage, "read", fail)
-    expected = {"NotFound": "shard_missing", "Changed": "shard_changed", "ShortRead": "extent_short"}[error.__name__]
+    expected = {"NotFound": "shard_missing", "FileChanged": "shard_changed", "ShortRead": "extent_short"}[
+        error.__name__
+    ]
     assert [s.fault.reason for s in read_extent(corpus, 0)] == [expected] * 2
 
 

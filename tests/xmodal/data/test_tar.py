@@ -1,4 +1,4 @@
-"""Sound tars: what the walker delivers is what was written, and what Python's tarfile reads."""
+"""Valid tars: reading returns the samples that were written, as Python's tarfile does."""
 
 import io
 import tarfile
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.tars import deliver, make_members, make_tar, reasons, some_samples
+from support.tars import damage_reasons, index_and_read, make_members, make_tar, some_samples
 from xmodal.data.formats.byte_source import MemorySource
 from xmodal.data.formats.shard_writer import check_sample, tar_shard
 from xmodal.data.formats.tar import BYTES_PER_EXTENT, ROWS_PER_EXTENT, index_tar, read_tar
@@ -22,7 +22,7 @@ EXTENSION = st.sampled_from(["jpg", "txt", "json", "seg.png", "mp4", "字", "a.b
 SAMPLE = st.dictionaries(EXTENSION, st.binary(max_size=1500), min_size=1, max_size=4)
 
 
-def fits(key: str, members: dict[str, bytes]) -> bool:
+def is_valid(key: str, members: dict[str, bytes]) -> bool:
     try:
         check_sample(key, members)
     except BadSample:
@@ -31,25 +31,25 @@ def fits(key: str, members: dict[str, bytes]) -> bool:
 
 
 SAMPLES = st.dictionaries(KEY, SAMPLE, min_size=1, max_size=8).map(
-    lambda samples: {key: members for key, members in samples.items() if fits(key, members)}
+    lambda samples: {key: members for key, members in samples.items() if is_valid(key, members)}
 )
 FORMATS = [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(SAMPLES, st.sampled_from(FORMATS))
-def test_what_is_written_is_delivered_in_order(samples, format):
-    delivered, index = deliver(make_tar(samples, format=format)[0])
+def test_written_samples_are_read_in_order(samples, format):
+    delivered, index = index_and_read(make_tar(samples, format=format)[0])
     assert delivered == samples and list(delivered) == list(samples)
     assert not index.damage or not samples
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(SAMPLES)
-def test_the_writer_round_trips_and_its_bytes_are_those_of_the_samples_alone(samples):
+def test_the_writer_round_trips_and_its_bytes_depend_on_the_samples_alone(samples):
     data = tar_shard(samples.items())
     assert data == tar_shard(list(samples.items()))
-    assert deliver(data)[0] == samples
+    assert index_and_read(data)[0] == samples
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         names = [f"{key}.{ext}" for key, members in samples.items() for ext in members]
         assert archive.getnames() == names
@@ -61,15 +61,15 @@ def test_tarfile_and_the_walker_agree_on_long_names(format):
     data, _ = make_tar(samples, format=format)
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         by_tarfile = {m.name: archive.extractfile(m).read() for m in archive}
-    delivered, index = deliver(data)
+    delivered, index = index_and_read(data)
     assert {f"{k}.{e}": body for k, members in delivered.items() for e, body in members.items()} == by_tarfile
     assert not index.damage
 
 
-def test_keys_end_at_the_first_dot_of_the_base_name_and_extensions_are_lowered():
+def test_keys_end_at_the_first_dot_of_the_base_name_and_extensions_are_lower_case():
     names = ["v1.0/a.b.JPG", "v1.0/a.Txt", "./c.jpg", "./c.txt", "d.seg.png", "d.txt"]
     data, _ = make_members([("", name, name.encode()) for name in names])
-    assert deliver(data)[0] == {
+    assert index_and_read(data)[0] == {
         "v1.0/a": {"b.jpg": b"v1.0/a.b.JPG", "txt": b"v1.0/a.Txt"},
         "c": {"jpg": b"./c.jpg", "txt": b"./c.txt"},
         "d": {"seg.png": b"d.seg.png", "txt": b"d.txt"},
@@ -83,11 +83,11 @@ def test_an_archive_of_old_format_without_magic_is_read():
             data[at + 257 : at + 265] = bytes(8)
             data[at + 148 : at + 156] = b" " * 8
             data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
-    delivered, index = deliver(bytes(data))
+    delivered, index = index_and_read(bytes(data))
     assert delivered == some_samples(3) and not index.damage
 
 
-def test_members_that_belong_to_no_sample_are_reported_and_break_nothing():
+def test_members_that_belong_to_no_sample_are_reported_and_skipped():
     members = [
         ("", "README", b"x"),
         ("", "a.jpg", b"1"),
@@ -95,12 +95,12 @@ def test_members_that_belong_to_no_sample_are_reported_and_break_nothing():
         ("", "a.txt", b"2"),
         ("", "b.jpg", b"3"),
     ]
-    delivered, index = deliver(make_members([*members, ("", "b.txt", b"4")])[0])
+    delivered, index = index_and_read(make_members([*members, ("", "b.txt", b"4")])[0])
     assert delivered == {"a": {"jpg": b"1", "txt": b"2"}, "b": {"jpg": b"3", "txt": b"4"}}
     assert [d.reason for d in index.damage] == ["not_a_sample"] * 2 and len(index.spans) == 1
 
 
-def test_directories_are_no_damage():
+def test_directories_are_not_damage():
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         folder = tarfile.TarInfo("train")
@@ -109,19 +109,19 @@ def test_directories_are_no_damage():
         info = tarfile.TarInfo("train/a.txt")
         info.size = 1
         archive.addfile(info, io.BytesIO(b"a"))
-    delivered, index = deliver(out.getvalue())
+    delivered, index = index_and_read(out.getvalue())
     assert delivered == {"train/a": {"txt": b"a"}} and not index.damage
 
 
 def test_extents_hold_bounded_runs_that_cover_every_row():
     many, _ = make_tar({f"{i:05d}": {"txt": b"x"} for i in range(2 * ROWS_PER_EXTENT + 1)})
-    assert [rows for _, rows, _, _ in deliver(many)[1].spans] == [ROWS_PER_EXTENT, ROWS_PER_EXTENT, 1]
+    assert [rows for _, rows, _, _ in index_and_read(many)[1].spans] == [ROWS_PER_EXTENT, ROWS_PER_EXTENT, 1]
     third = bytes([7]) * (BYTES_PER_EXTENT // 3)
     large, _ = make_tar({f"{i}": {"bin": third} for i in range(5)} | {"huge": {"bin": third * 4}})
-    assert [rows for _, rows, _, _ in deliver(large)[1].spans] == [2, 2, 1, 1]
+    assert [rows for _, rows, _, _ in index_and_read(large)[1].spans] == [2, 2, 1, 1]
 
 
-def test_only_the_wanted_members_are_returned():
+def test_only_the_selected_members_are_returned():
     data, _ = make_tar(some_samples(2))
     index = index_tar(MemorySource(data), "0.tar")
     ((_, rows, offset, length),) = index.spans
@@ -130,7 +130,7 @@ def test_only_the_wanted_members_are_returned():
     assert index.fields == ("jpg", "txt")
 
 
-def test_an_extent_that_holds_another_number_of_samples_is_not_mixed_in():
+def test_an_extent_with_another_number_of_samples_is_shard_changed():
     data, places = make_tar(some_samples(4))
     for rows in (1, 3):
         with pytest.raises(BadSample, match="shard_changed"):
@@ -150,11 +150,11 @@ def test_pax_records_are_parsed_strictly():
         assert pax_records(bad) is None
 
 
-def test_a_pax_size_replaces_that_of_the_header():
+def test_a_pax_size_overrides_the_header():
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
         info = tarfile.TarInfo("a.txt")
         info.size, info.pax_headers = 3, {"size": "3"}
         archive.addfile(info, io.BytesIO(b"abc"))
-    assert deliver(out.getvalue())[0] == {"a": {"txt": b"abc"}}
-    assert reasons(deliver(out.getvalue())[1]) == set()
+    assert index_and_read(out.getvalue())[0] == {"a": {"txt": b"abc"}}
+    assert damage_reasons(index_and_read(out.getvalue())[1]) == set()

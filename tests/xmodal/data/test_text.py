@@ -1,4 +1,4 @@
-"""Any caption becomes fixed-length ids and a stable identity, or a BadSample; none is costly."""
+"""Any caption becomes ids of fixed length and a stable identity, or a BadSample, at bounded cost."""
 
 import pickle
 import unicodedata
@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xmodal.data.decode import text as text_module
-from xmodal.data.decode.fields import allocate, parse_field_map, row_of
+from xmodal.data.decode.fields import allocate_columns, parse_field_map, row_views
 from xmodal.data.decode.text import MAX_CHARACTERS, TextField, caption_id, choose_caption, clean_caption
-from xmodal.data.decode.tokenizer import SMALLEST_VOCABULARY, special_ids, train_tokenizer
+from xmodal.data.decode.tokenizer import MIN_VOCAB_SIZE, special_ids, train_tokenizer
 from xmodal.errors import BadSample, ConfigError
 
 CAPTIONS = [
@@ -23,21 +23,21 @@ CAPTIONS = [
     "the red hill",
     "two small blue birds on a red house",
 ] * 5
-TOKENIZER = train_tokenizer(CAPTIONS, SMALLEST_VOCABULARY + 60)
+TOKENIZER = train_tokenizer(CAPTIONS, MIN_VOCAB_SIZE + 60)
 SPECIAL = special_ids(TOKENIZER)
 FIELD = TextField(tokenizer_json=TOKENIZER, length=12)
 
 
 def decode(raw: object, field: TextField = FIELD, seed: int = 0) -> dict[str, np.ndarray]:
-    block = allocate([field], 1)
-    field.decode(raw, np.random.default_rng(seed), row_of(block, 0))
+    block = allocate_columns([field], 1)
+    field.decode(raw, np.random.default_rng(seed), row_views(block, 0))
     return {name: column[0] for name, column in block.items()}
 
 
 def reason(raw: object) -> str:
-    block = allocate([FIELD], 1)
+    block = allocate_columns([FIELD], 1)
     with pytest.raises(BadSample) as caught:
-        FIELD.decode(raw, np.random.default_rng(0), row_of(block, 0))
+        FIELD.decode(raw, np.random.default_rng(0), row_views(block, 0))
     assert not any(column.any() for column in block.values())
     return caught.value.reason
 
@@ -57,7 +57,7 @@ def test_ids_are_begin_content_end_padding(text: str) -> None:
 
 
 def clean_printable(text: str) -> str:
-    """What is left of a text without white space and control characters."""
+    """Remove white space and control characters from a text."""
     controls = {*range(0x20), *range(0x7F, 0xA0), 0xFEFF}
     return "".join(c for c in text if not c.isspace() and ord(c) not in controls)
 
@@ -103,7 +103,7 @@ NOT_UTF8 = [
 
 
 @pytest.mark.parametrize("raw", NOT_UTF8)
-def test_bad_utf8_is_refused_never_replaced(raw: object) -> None:
+def test_bad_utf8_is_rejected(raw: object) -> None:
     assert reason(raw) == "bad_utf8"
 
 
@@ -139,20 +139,24 @@ LARGE = {
 
 
 @pytest.mark.parametrize("kind", LARGE)
-def test_of_a_megabyte_only_the_beginning_reaches_what_is_costly(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_beginning_of_a_huge_caption_reaches_the_costly_steps(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected, encoder, lengths = decode(LARGE[kind]), text_module._encoder(TOKENIZER, 12), []
 
-    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+    def record_length(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             lengths.append(len(arguments[-1]))
             return function(*arguments)
 
         return call
 
-    monkeypatch.setattr(text_module, "_encoder", lambda *given: SimpleNamespace(encode=watched(encoder.encode)))
-    monkeypatch.setattr(text_module, "unicodedata", SimpleNamespace(normalize=watched(unicodedata.normalize)))
-    found = decode(LARGE[kind])
-    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    monkeypatch.setattr(
+        text_module, "_encoder", lambda *arguments: SimpleNamespace(encode=record_length(encoder.encode))
+    )
+    monkeypatch.setattr(text_module, "unicodedata", SimpleNamespace(normalize=record_length(unicodedata.normalize)))
+    row = decode(LARGE[kind])
+    assert all(np.array_equal(row[name], expected[name]) for name in expected)
     assert len(lengths) == 3 and max(lengths) <= MAX_CHARACTERS  # cleaned, encoded, hashed
 
 
@@ -167,18 +171,18 @@ def test_a_clean_caption_is_bounded_and_cleaning_is_idempotent(text: str, repeat
     assert clean_caption(clean) == clean
 
 
-def test_one_of_several_captions_is_drawn_each_equally_often_and_empty_ones_never() -> None:
+def test_each_non_empty_caption_of_a_list_is_chosen_equally_often() -> None:
     rng = np.random.default_rng(0)
-    drawn = [choose_caption(["a", "", None, "b", " ", "c"], rng) for _ in range(3000)]
-    assert {text: drawn.count(text) > 850 for text in set(drawn)} == {"a": True, "b": True, "c": True}
+    chosen = [choose_caption(["a", "", None, "b", " ", "c"], rng) for _ in range(3000)]
+    assert {text: chosen.count(text) > 850 for text in set(chosen)} == {"a": True, "b": True, "c": True}
 
 
-def test_the_drawn_caption_depends_on_the_generator_alone() -> None:
+def test_the_chosen_caption_depends_on_the_generator_alone() -> None:
     captions = [f"caption {i}" for i in range(10)]
-    again = pickle.loads(pickle.dumps(FIELD))
-    assert all(decode(captions, FIELD, s)["text_id"] == decode(captions, again, s)["text_id"] for s in range(20))
+    copy = pickle.loads(pickle.dumps(FIELD))
+    assert all(decode(captions, FIELD, s)["text_id"] == decode(captions, copy, s)["text_id"] for s in range(20))
 
 
-def test_a_length_without_room_is_refused() -> None:
+def test_a_length_without_space_for_a_token_is_rejected() -> None:
     with pytest.raises(ConfigError, match="length=2"):
         TextField(tokenizer_json=TOKENIZER, length=2)

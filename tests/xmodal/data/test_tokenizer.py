@@ -1,4 +1,4 @@
-"""One tokenizer JSON means the same ids here, in transformers, and to CLIP's pooling."""
+"""One tokenizer JSON gives the same ids here and in transformers, and suits CLIP's pooling."""
 
 import json
 import random
@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from xmodal.data.decode.fields import allocate, row_of
+from xmodal.data.decode.fields import allocate_columns, row_views
 from xmodal.data.decode.text import TextField, clean_caption
 from xmodal.data.decode.tokenizer import (
-    SMALLEST_VOCABULARY,
+    MIN_VOCAB_SIZE,
     load_directory,
     save_tokenizer,
     special_ids,
@@ -34,22 +34,22 @@ HARD = [
 
 def ids(caption: str, tokenizer_json: str = TOKENIZER, length: int = 24) -> list[int]:
     field = TextField(tokenizer_json=tokenizer_json, length=length)
-    block = allocate([field], 1)
-    field.decode(caption, np.random.default_rng(0), row_of(block, 0))
+    block = allocate_columns([field], 1)
+    field.decode(caption, np.random.default_rng(0), row_views(block, 0))
     return block["text"][0].tolist()
 
 
-def test_training_depends_on_the_captions_not_on_their_order() -> None:
+def test_training_does_not_depend_on_the_order_of_the_captions() -> None:
     shuffled = random.Random(0).sample(CAPTIONS, len(CAPTIONS))
     assert train_tokenizer(shuffled, 540) == TOKENIZER
     assert train_tokenizer(iter(CAPTIONS), 540) == TOKENIZER
 
 
-def test_the_vocabulary_has_the_size_asked_for_and_the_end_token_is_its_last() -> None:
+def test_the_vocabulary_has_the_requested_size_and_ends_with_the_end_token() -> None:
     special = special_ids(TOKENIZER)
     assert (special.pad, special.begin, special.end, special.vocab_size) == (537, 538, 539, 540)
-    assert special_ids(train_tokenizer([], 5000)).vocab_size == SMALLEST_VOCABULARY
-    with pytest.raises(ConfigError, match=str(SMALLEST_VOCABULARY)):
+    assert special_ids(train_tokenizer([], 5000)).vocab_size == MIN_VOCAB_SIZE
+    with pytest.raises(ConfigError, match=str(MIN_VOCAB_SIZE)):
         train_tokenizer(CAPTIONS, 300)
 
 
@@ -60,8 +60,8 @@ def test_frequent_words_become_one_token() -> None:
 
 @given(st.text(min_size=1, max_size=50))
 @settings(max_examples=200, deadline=None)
-def test_every_text_survives_as_bytes(text: str) -> None:
-    """No unknown token: decoding gives the lower-cased text back, spaces apart (words end in `</w>`)."""
+def test_every_text_can_be_decoded_from_its_tokens(text: str) -> None:
+    """There is no unknown token: decoding returns the lower-cased text, except for spaces (words end in `</w>`)."""
     tokenizer = Tokenizer.from_str(TOKENIZER)
     tokenizer.encode_special_tokens = True
     special = special_ids(TOKENIZER)
@@ -90,8 +90,8 @@ def test_transformers_gives_the_same_ids(tmp_path: Path, name: str) -> None:
     assert len(theirs) == special.vocab_size and theirs.model_max_length == 24
 
 
-def test_clip_pools_at_the_end_token_by_either_of_its_rules() -> None:
-    """By eos_token_id, and for configurations from before transformers 4.31 (eos_token_id 2) by the largest id."""
+def test_both_pooling_rules_of_clip_find_the_end_token() -> None:
+    """The rules are eos_token_id and, for configurations before transformers 4.31 (eos_token_id 2), the largest id."""
     special = special_ids(TOKENIZER)
     assert special.end != 2
     for caption in HARD:
@@ -99,14 +99,14 @@ def test_clip_pools_at_the_end_token_by_either_of_its_rules() -> None:
         assert row.index(special.end) == int(np.argmax(row))
 
 
-def test_a_saved_tokenizer_loads_equal(tmp_path: Path) -> None:
+def test_a_saved_tokenizer_loads_unchanged(tmp_path: Path) -> None:
     save_tokenizer(TOKENIZER, tmp_path)
     assert [ids(c, load_tokenizer(str(tmp_path))) for c in HARD] == [ids(c) for c in HARD]
     assert special_ids(load_directory(tmp_path)) == special_ids(TOKENIZER)
 
 
-def foreign(directory: Path, pad: object) -> None:
-    """A BERT-like tokenizer directory whose JSON names no padding, as on the Hub."""
+def write_bert_like(directory: Path, pad: object) -> None:
+    """Write a BERT-like tokenizer whose JSON names no padding, as on the Hub."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "house"]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -118,36 +118,36 @@ def foreign(directory: Path, pad: object) -> None:
 
 
 @pytest.mark.parametrize("pad", ["[PAD]", {"content": "[PAD]", "special": True}, None])
-def test_a_foreign_directory_brings_its_own_special_tokens(tmp_path: Path, pad: object) -> None:
-    foreign(tmp_path, pad)
+def test_a_tokenizer_of_another_family_keeps_its_special_tokens(tmp_path: Path, pad: object) -> None:
+    write_bert_like(tmp_path, pad)
     padding = 0 if pad else 3
     assert ids("a red house", load_tokenizer(str(tmp_path)), length=8) == [2, 4, 5, 6, 3, *[padding] * 3]
     assert ids("a red house a red", load_tokenizer(str(tmp_path)), length=4) == [2, 4, 5, 3]
 
 
-def test_a_foreign_tokenizer_saves_for_transformers(tmp_path: Path) -> None:
+def test_a_tokenizer_of_another_family_is_saved_for_transformers(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    foreign(tmp_path, "[PAD]")
+    write_bert_like(tmp_path, "[PAD]")
     ours = load_tokenizer(str(tmp_path))
     save_tokenizer(ours, tmp_path / "saved", length=8)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert theirs("a red house", padding="max_length")["input_ids"] == ids("a red house", ours, length=8)
 
 
-def test_a_tokenizer_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+def test_errors_name_the_tokenizer_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere.*tokenizer\.json does not exist"):
         load_directory(tmp_path / "nowhere")
     (tmp_path / "tokenizer.json").write_text("{broken")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_tokenizer(str(tmp_path))
-    foreign(tmp_path, "<missing>")
+    write_bert_like(tmp_path, "<missing>")
     with pytest.raises(ConfigError, match="'<missing>' is not in its vocabulary"):
         load_tokenizer(str(tmp_path))
     with pytest.raises(ConfigError, match="names no pad token"):
         special_ids((tmp_path / "tokenizer.json").read_text())
 
 
-def test_an_unknown_name_is_named(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_name_names_the_alternatives(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     with pytest.raises(ConfigError, match="neither a directory with a tokenizer nor a Hub repository"):
         load_tokenizer(str(tmp_path / "no-such-directory"))

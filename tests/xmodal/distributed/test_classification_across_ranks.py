@@ -1,4 +1,4 @@
-"""A classifier's step has the gradients of the global mean, in one piece or in chunks, whatever weighs them."""
+"""A classifier's step has the gradients of the global mean, for any number of ranks and chunks and any weighting."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from support.clip_batches import classifier, clip_batch
 from support.gloo_ranks import run
 from support.toy_encoder import part_of
-from xmodal.distributed.ranks import rank_in, world_size
+from xmodal.distributed.ranks import current_rank, world_size
 from xmodal.gradients import FeatureSplitter, ParameterSpace, Partition, weighting
 from xmodal.training.engine.accumulation import backward
 from xmodal.training.engine.schedule import CosineSchedule
@@ -24,10 +24,11 @@ def state_of(space: str = "none", rule: str = "uniform", *, rows_per_forward=Non
     model = classifier(fusion)
     splitter = FeatureSplitter(weighting(rule)) if space == "features" else None
     objective = ClassificationObjective(model, splitter=splitter)
-    taken = ParameterSpace(Partition.of(objective, model.encoders), weighting(rule)) if space == "parameters" else None
+    partition = Partition.from_module(objective, model.encoders)
+    parameter_space = ParameterSpace(partition, weighting(rule)) if space == "parameters" else None
     options = {"optimizer": "sgd", "momentum": 0.9, **options}
     return TrainState.create(
-        objective, schedule=SCHEDULE, seed=3, space=taken, rows_per_forward=rows_per_forward, **options
+        objective, schedule=SCHEDULE, seed=3, space=parameter_space, rows_per_forward=rows_per_forward, **options
     )
 
 
@@ -35,23 +36,24 @@ def gradients(state: TrainState) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in state.objective.named_parameters() if p.requires_grad}
 
 
-def my_gradients(space: str, rule: str, rows_per_forward: int | None) -> dict[str, torch.Tensor]:
+def rank_gradients(space: str, rule: str, rows_per_forward: int | None) -> dict[str, torch.Tensor]:
     state = state_of(space, rule, rows_per_forward=rows_per_forward)
-    backward(state, part_of(BATCH, rank_in(), world_size()))
+    backward(state, part_of(BATCH, current_rank(), world_size()))
     return gradients(state)
 
 
 def all_gradients() -> dict[tuple[str, int | None], dict[str, torch.Tensor]]:
-    return {(space, rows): my_gradients(space, "uniform", rows) for space in SPACES for rows in (None, 2)}
+    return {(space, rows): rank_gradients(space, "uniform", rows) for space in SPACES for rows in (None, 2)}
 
 
 def reference() -> dict[str, torch.Tensor]:
-    """The definition: the mean of each cross-entropy over the rows that count, added up."""
+    """Return the gradients by definition: those of the sum of mean cross-entropies over the rows that count."""
     model, batch = classifier(), BATCH
     tokens, masks = model.encode(batch)
-    counted = batch.valid & (batch.fields["label"] >= 0)
-    scores = [model.fused(tokens, masks), *(model.alone(name, tokens, masks) for name in model.modalities)]
-    sum(F.cross_entropy(score[counted], batch.fields["label"][counted]) for score in scores).backward()
+    labelled = batch.valid & (batch.fields["label"] >= 0)
+    scores = [model.multimodal_scores(tokens, masks)]
+    scores += [model.unimodal_scores(name, tokens, masks) for name in model.modalities]
+    sum(F.cross_entropy(score[labelled], batch.fields["label"][labelled]) for score in scores).backward()
     return {f"model.{name}": p.grad for name, p in model.named_parameters()}
 
 
@@ -59,40 +61,40 @@ def reference() -> dict[str, torch.Tensor]:
 def test_uniform_gradients_are_those_of_the_global_mean(world: int) -> None:
     expected = reference()
     for of_rank in [all_gradients()] if world == 1 else run(all_gradients, world):
-        for found in of_rank.values():
-            assert found.keys() == expected.keys()
+        for actual in of_rank.values():
+            assert actual.keys() == expected.keys()
             for name in expected:
-                torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6)
+                torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-6)
 
 
 def test_mmpareto_gives_the_same_weights_on_one_rank_and_two() -> None:
-    alone = both_spaces()
-    for found in run(both_spaces, 2):
-        for name, weight in alone.items():
-            torch.testing.assert_close(found[name], weight, rtol=1e-5, atol=1e-7)
+    expected = both_spaces()
+    for actual in run(both_spaces, 2):
+        for name, weight in expected.items():
+            torch.testing.assert_close(actual[name], weight, rtol=1e-5, atol=1e-7)
 
 
 def both_spaces() -> dict[str, torch.Tensor]:
-    return {f"{space}/{name}": w for space in SPACES[1:] for name, w in my_weights(space).items()}
+    return {f"{space}/{name}": w for space in SPACES[1:] for name, w in rank_weights(space).items()}
 
 
-def my_weights(space: str) -> dict[str, torch.Tensor]:
+def rank_weights(space: str) -> dict[str, torch.Tensor]:
     state = state_of(space, "mmpareto", fusion="transformer")
     for step in range(3):
         batch = clip_batch(12, seed=step, masked=(3,))
-        metrics = train_step(state, part_of(batch, rank_in(), world_size()))
+        metrics = train_step(state, part_of(batch, current_rank(), world_size()))
         assert {"audio/cosine", "video/conflict", "audio/accuracy", "multimodal/accuracy"} <= metrics.keys()
     return {name: p.detach().clone() for name, p in state.objective.named_parameters()}
 
 
 def test_parameter_space_decides_once_for_all_chunks() -> None:
-    """The decision is on the whole batch's gradients, however they were accumulated."""
-    whole, chunked = (my_gradients("parameters", "mmpareto", rows) for rows in (None, 4))
+    """The decision is taken on the whole batch's gradients, however they were accumulated."""
+    whole, chunked = (rank_gradients("parameters", "mmpareto", rows) for rows in (None, 4))
     for name in whole:
         torch.testing.assert_close(chunked[name], whole[name], rtol=1e-4, atol=1e-6)
 
 
-def test_the_joint_loss_alone_leaves_the_heads_as_they_are() -> None:
+def test_the_joint_loss_does_not_train_the_unimodal_heads() -> None:
     model = classifier()
     state = TrainState.create(ClassificationObjective(model, unimodal=False), schedule=SCHEDULE, seed=0)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -102,7 +104,7 @@ def test_the_joint_loss_alone_leaves_the_heads_as_they_are() -> None:
         assert name.startswith("heads") == bool(torch.equal(p, before[name]))
 
 
-def test_a_batch_without_a_single_class_moves_nothing_but_decays() -> None:
+def test_a_batch_without_labels_changes_no_weight() -> None:
     state = state_of(weight_decay=0.0)
     before = {name: p.detach().clone() for name, p in state.objective.named_parameters()}
     assert train_step(state, clip_batch(4, unlabelled=(0, 1, 2, 3)))["loss"] == 0
@@ -111,7 +113,7 @@ def test_a_batch_without_a_single_class_moves_nothing_but_decays() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "adamw"}], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("space", SPACES)
-def test_clips_can_be_learned_by_heart(space: str, options: dict) -> None:
+def test_the_classifier_overfits_eight_clips(space: str, options: dict) -> None:
     state = state_of(space, "mmpareto" if space != "none" else "uniform", max_grad_norm=None, **options)
     batch = clip_batch(8, seed=4)
     first = train_step(state, batch)

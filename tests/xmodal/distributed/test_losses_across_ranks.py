@@ -1,4 +1,4 @@
-"""At any world size the step follows the global mean: DDP's gradients equal those of one float64 process."""
+"""DDP's gradients of the contrastive losses equal those of one float64 process, for any number of ranks."""
 
 import math
 
@@ -46,7 +46,7 @@ def masks(name):
 
 
 def reference(case, kind):
-    """Value and gradients of the textbook loss of all rows, in this process."""
+    """Return value and gradients of the textbook loss of all rows, in this process."""
     model = LinearPair(case)
     u, v = model(case["image"], case["text"])
     own_masks = {name: case[name] for name in ("valid", "ids") if name in case}
@@ -96,24 +96,15 @@ def test_float32_ranks_agree_with_float64_at_a_scale_of_100(kind):
         torch.testing.assert_close(answers[3][name].double(), value, rtol=1e-4, atol=tolerance)
 
 
-@WORLDS
-def test_the_gather_returns_all_rows_and_sums_their_gradients(world):
-    x = torch.arange(8.0).view(4, 2)
-    weights = torch.randn(world, 4, 2, generator=torch.Generator().manual_seed(0))
-    answers = run(loss_on_ranks.gather_and_weigh, world, x, weights)
-    assert all(torch.equal(every, x) for every, _ in answers)
-    torch.testing.assert_close(torch.cat([gradient for _, gradient in answers]), weights.sum(0))
-
-
-def test_a_group_bounds_the_world_of_the_loss():
+def test_a_group_limits_the_loss_to_its_ranks():
     case = model_case()
     case["text"] = case["image"] + 1
-    shares = run(loss_on_ranks.own_group_loss, 2, case)
-    for own, share in zip((slice(0, 6), slice(6, 12)), shares, strict=True):
-        torch.testing.assert_close(share, naive_info_nce(case["image"][own], case["text"][own], case["log_scale"]))
+    shares = run(loss_on_ranks.single_rank_group_loss, 2, case)
+    for rows, share in zip((slice(0, 6), slice(6, 12)), shares, strict=True):
+        torch.testing.assert_close(share, naive_info_nce(case["image"][rows], case["text"][rows], case["log_scale"]))
 
 
-def test_ranks_with_unequal_rows_all_get_the_error_that_says_so():
+def test_unequal_rows_raise_the_same_error_on_all_ranks():
     messages = run(loss_on_ranks.unequal_rows, 3, [2, 2, 3])
     assert len(set(messages)) == 1
     assert "equally many rows" in messages[0] and "rank 2: 3 x 4" in messages[0]

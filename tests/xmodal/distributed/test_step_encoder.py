@@ -1,4 +1,4 @@
-"""A step keeps its promises with real towers: chunks, recomputed activations, patch dropout, resume, two ranks."""
+"""Training steps of real towers: chunks, recomputed activations, patch dropout, resume and two ranks."""
 
 import pytest
 import torch
@@ -6,15 +6,15 @@ import torch
 from support.gloo_ranks import run
 from support.toy_encoder import part_of
 from xmodal.batch import Batch
-from xmodal.distributed.ranks import rank_in, world_size
+from xmodal.distributed.ranks import current_rank, world_size
 from xmodal.encoders import DualEncoder
 from xmodal.training.engine.accumulation import backward
 from xmodal.training.engine.compilation import compile_towers
 from xmodal.training.engine.schedule import CosineSchedule
 from xmodal.training.engine.state import TrainState
-from xmodal.training.engine.state_io import load_state, state_plain, state_tensors
+from xmodal.training.engine.state_io import load_state, state_json, state_tensors
 from xmodal.training.engine.step import train_step
-from xmodal.training.objective import ContrastiveObjective
+from xmodal.training.objectives.contrastive import ContrastiveObjective
 
 SCHEDULE = CosineSchedule(peak=1e-3, total_steps=100, warmup_steps=3)
 SIZES = {"width": 32, "depth": 2, "heads": 2, "text_width": 32, "text_depth": 2, "text_heads": 2, "dim": 16}
@@ -46,19 +46,19 @@ def pairs(rows: int, seed: int = 0) -> Batch:
 
 def gradients(state: TrainState, batch: Batch) -> dict[str, torch.Tensor]:
     backward(state, batch)
-    found = {n: p.grad.clone() for n, p in state.objective.named_parameters() if p.requires_grad}
+    result = {n: p.grad.clone() for n, p in state.objective.named_parameters() if p.requires_grad}
     state.optimizer.zero_grad()
-    return found
+    return result
 
 
-def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """To float32 rounding, relative to the largest entry of each parameter's gradient."""
+def assert_close(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Compare to float32 rounding, relative to the largest entry of each parameter's gradient."""
     for name, x in expected.items():
-        worst = (found[name] - x).abs().max() / x.abs().max().clamp(min=1e-4)
+        worst = (actual[name] - x).abs().max() / x.abs().max().clamp(min=1e-4)
         assert worst < 1e-3, f"{name}: {worst:.2e}"
 
 
-def test_chunks_and_recomputed_activations_leave_the_gradients_of_a_vit():
+def test_chunks_and_recomputed_activations_do_not_change_the_gradients():
     batch = pairs(12)
     expected = gradients(state_of(encoder("vit-tiny")), batch)
     assert_close(gradients(state_of(encoder("vit-tiny"), 5), batch), expected)
@@ -76,38 +76,38 @@ def test_recomputed_activations_drop_the_same_patches():
 
 
 @pytest.mark.parametrize("architecture", ["vit-tiny", "conv-tiny"])
-def test_resume_through_a_directory_repeats_the_run_bit_for_bit(architecture, tmp_path):
+def test_resume_from_a_directory_is_bit_identical(architecture, tmp_path):
     whole, first = (state_of(encoder(architecture), 5) for _ in range(2))
     expected = [train_step(whole, pairs(12, seed)) for seed in range(4)]
-    found = [train_step(first, pairs(12, seed)) for seed in range(2)]
+    actual = [train_step(first, pairs(12, seed)) for seed in range(2)]
     first.objective.model.save_pretrained(tmp_path)
     second = state_of(DualEncoder.from_pretrained(tmp_path), 5)
-    load_state(second, state_tensors(first), state_plain(first))
-    found += [train_step(second, pairs(12, seed)) for seed in range(2, 4)]
-    assert found == expected
+    load_state(second, state_tensors(first), state_json(first))
+    actual += [train_step(second, pairs(12, seed)) for seed in range(2, 4)]
+    assert actual == expected
     for name, x in whole.objective.state_dict().items():
         assert torch.equal(x, second.objective.state_dict()[name]), name
 
 
 def compiled_against_eager() -> None:
     compiled, eager = (encoder("vit-tiny", depth=1, text_depth=1) for _ in range(2))
-    compile_towers(compiled.towers, backend="eager")  # traced and guarded, without the minutes of a code generator
-    mine = part_of(pairs(12), rank_in(), world_size())
-    assert_close(gradients(state_of(compiled, 3), mine), gradients(state_of(eager, 3), mine))
+    compile_towers(compiled.towers, backend="eager")  # traces and guards, without minutes of code generation
+    batch = part_of(pairs(12), current_rank(), world_size())
+    assert_close(gradients(state_of(compiled, 3), batch), gradients(state_of(eager, 3), batch))
 
 
-def test_compiled_towers_take_the_step_of_eager_ones():
-    """In processes of their own: shape checks of the tests do not survive being traced."""
+def test_compiled_towers_have_the_gradients_of_eager_ones():
+    """Runs in other processes: the shape checks of the tests cannot be traced."""
     run(compiled_against_eager, 2)
 
 
-def my_gradients() -> list[dict[str, torch.Tensor]]:
-    mine = part_of(pairs(12), rank_in(), world_size())
-    return [gradients(state_of(encoder("vit-tiny"), rows), mine) for rows in (None, 4)]
+def rank_gradients() -> list[dict[str, torch.Tensor]]:
+    batch = part_of(pairs(12), current_rank(), world_size())
+    return [gradients(state_of(encoder("vit-tiny"), rows), batch) for rows in (None, 4)]
 
 
 def test_two_ranks_have_the_gradients_of_one():
     expected = gradients(state_of(encoder("vit-tiny")), pairs(12))
-    for found in run(my_gradients, 2):
-        for chunked in found:
+    for by_chunks in run(rank_gradients, 2):
+        for chunked in by_chunks:
             assert_close(chunked, expected)

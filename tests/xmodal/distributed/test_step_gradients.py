@@ -1,4 +1,4 @@
-"""One theorem: gradients of a step are those of the global mean, for every world size and any chunks.
+"""The gradients of a step are those of the global mean, for every number of ranks and any chunks.
 
 The reference is one process in float64 with full matrices and plain autograd.
 """
@@ -11,11 +11,11 @@ import torch
 from support.gloo_ranks import run
 from support.toy_encoder import ToyEncoder, part_of, toy_batch
 from xmodal.batch import Batch
-from xmodal.distributed.ranks import rank_in, world_size
+from xmodal.distributed.ranks import current_rank, world_size
 from xmodal.training.engine.accumulation import backward
 from xmodal.training.engine.schedule import CosineSchedule
 from xmodal.training.engine.state import TrainState
-from xmodal.training.objective import ContrastiveObjective
+from xmodal.training.objectives.contrastive import ContrastiveObjective
 
 SCHEDULE = CosineSchedule(peak=1e-2, total_steps=100, warmup_steps=3)
 
@@ -29,19 +29,19 @@ def gradients(state: TrainState) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in state.objective.named_parameters() if p.requires_grad}
 
 
-def my_gradients(loss: str) -> dict[tuple[str, int | None], dict[str, torch.Tensor]]:
-    """By name of the batch and rows per forward; `share` is this rank's share of the loss."""
-    found = {}
+def rank_gradients(loss: str) -> dict[tuple[str, int | None], dict[str, torch.Tensor]]:
+    """Return gradients by name of the batch and rows per forward; `share` is this rank's share of the loss."""
+    results = {}
     for rows_per_forward in (None, 1, 4, 5):
         for name, batch in BATCHES.items():
             state = state_of(loss, rows_per_forward)
-            losses = backward(state, part_of(batch, rank_in(), world_size()))
-            found[name, rows_per_forward] = {"share": losses.sum.detach()} | gradients(state)
-    return found
+            losses = backward(state, part_of(batch, current_rank(), world_size()))
+            results[name, rows_per_forward] = {"share": losses.sum.detach()} | gradients(state)
+    return results
 
 
 def negatives(batch: Batch) -> torch.Tensor:
-    """[N, N]: which pairs take part; the own pair of a valid row, and rows that differ in number and in caption."""
+    """Return the pairs that take part [N, N]: a valid row's own pair, and rows that differ in number and caption."""
     row, text = batch.row, batch.fields["text_id"]
     same = (row[:, None] == row) | (text[:, None] == text)
     both = batch.valid[:, None] & batch.valid
@@ -49,7 +49,7 @@ def negatives(batch: Batch) -> torch.Tensor:
 
 
 def naive(model: ToyEncoder, batch: Batch, loss: str) -> torch.Tensor:
-    """The definition: full matrices, one process."""
+    """Return the loss by definition: full matrices, one process."""
     cosine = model.encode("image", batch) @ model.encode("text", batch).T
     logits, pairs, count = model.log_scale.exp() * cosine, negatives(batch), batch.valid.sum()
     if loss == "sigmoid":
@@ -79,29 +79,29 @@ BATCHES = {
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
 def test_every_gradient_is_that_of_the_global_mean(world, loss):
-    ranks = run(my_gradients, world, loss)
+    ranks = run(rank_gradients, world, loss)
     for case in ranks[0]:
         value, expected = reference(BATCHES[case[0]], loss)
-        shares = [found[case].pop("share") for found in ranks]
+        shares = [actual[case].pop("share") for actual in ranks]
         assert sum(shares) / world == pytest.approx(value, rel=1e-12), case
-        for found in ranks:
-            assert found[case].keys() == expected.keys()
-            for key, gradient in found[case].items():
+        for actual in ranks:
+            assert actual[case].keys() == expected.keys()
+            for key, gradient in actual[case].items():
                 torch.testing.assert_close(gradient, expected[key], rtol=1e-9, atol=1e-13, msg=f"{case} {key}")
 
 
-def second_backward_adds(batch: Batch) -> bool:
+def second_backward_is_identical(batch: Batch) -> bool:
     state = state_of("sigmoid", 5)
-    mine = part_of(batch, rank_in(), world_size())
-    backward(state, mine)
+    rows = part_of(batch, current_rank(), world_size())
+    backward(state, rows)
     once = gradients(state)
     state.optimizer.zero_grad()
-    backward(state, mine)
+    backward(state, rows)
     return all(torch.equal(g, once[name]) for name, g in gradients(state).items())
 
 
-def test_the_same_step_twice_has_the_same_gradients_bit_for_bit():
-    assert all(run(second_backward_adds, 2, toy_batch(24, captions=9)))
+def test_repeating_a_step_gives_bit_identical_gradients():
+    assert all(run(second_backward_is_identical, 2, toy_batch(24, captions=9)))
 
 
 def statistics_after(rows_per_forward: int | None, batch: Batch) -> dict[str, torch.Tensor]:
@@ -121,8 +121,8 @@ def test_caching_embeddings_does_not_count_batch_statistics_twice():
     torch.testing.assert_close(cached["model.towers.image.norm.running_mean"], tower.norm.running_mean)
 
 
-def test_dropout_of_the_second_pass_is_that_of_the_first():
-    """Else the cotangents would belong to other embeddings: compare with one graph over all chunks."""
+def test_the_second_pass_repeats_the_dropout_of_the_first():
+    """Otherwise the gradients would belong to other embeddings: compare with one graph over all chunks."""
     batch = toy_batch(12)
     state = state_of("info_nce", 5, mask=False, dropout=0.5)
     backward(state, batch)
@@ -138,7 +138,7 @@ def test_dropout_of_the_second_pass_is_that_of_the_first():
         torch.testing.assert_close(gradient, cached[name], rtol=1e-10, atol=1e-14)
 
 
-def test_low_precision_keeps_logits_in_float32_and_gradients_close():
+def test_low_precision_keeps_float32_logits_and_close_gradients():
     batch = toy_batch(24)
     objective = ContrastiveObjective(ToyEncoder(width=64))
     states = {

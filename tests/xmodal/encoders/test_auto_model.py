@@ -1,4 +1,4 @@
-"""Towers that are no CLIP in transformers' own classes: the same vectors, and the zero-shot pipeline."""
+"""Dual encoders that are no CLIP in transformers' own classes: equal vectors, and the zero-shot pipeline."""
 
 import logging
 from pathlib import Path
@@ -12,18 +12,18 @@ from transformers.utils import logging as transformers_logging
 
 from support.export_fixtures import KINDS, model_of, tokenizer
 from xmodal.encoders import DualEncoder, DualEncoderModel
-from xmodal.export.probe import probe
+from xmodal.export.probe import probe_batch
 
 OTHERS = [kind for kind in KINDS if kind != "vit-tiny"]
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_auto_model_gives_the_vectors_and_logits_of_the_model(tmp_path: Path, kind: str) -> None:
+def test_auto_model_gives_the_vectors_and_logits_of_the_dual_encoder(tmp_path: Path, kind: str) -> None:
     model = model_of(kind, tmp_path)
     model.save_pretrained(tmp_path / "model", tokenizer_json=tokenizer())
     loaded, report = AutoModel.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert isinstance(loaded, DualEncoderModel) and not any(report.values()), "nothing missing, nothing left over"
-    given = probe(model)
+    given = probe_batch(model)
     with torch.no_grad():
         out = loaded.eval()(
             input_ids=given.input_ids, attention_mask=given.attention_mask, pixel_values=given.pixel_values
@@ -35,12 +35,12 @@ def test_auto_model_gives_the_vectors_and_logits_of_the_model(tmp_path: Path, ki
     assert torch.equal(out.logits_per_text, out.logits_per_image.T)
 
 
-def test_what_transformers_saves_is_loaded_by_both(tmp_path: Path) -> None:
+def test_a_directory_saved_by_transformers_loads_as_dual_encoder(tmp_path: Path) -> None:
     model = model_of("conv-bag", tmp_path)
     model.save_pretrained(tmp_path / "ours", tokenizer_json=tokenizer())
     AutoModel.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
-    again = DualEncoder.from_pretrained(tmp_path / "theirs").eval()
-    assert torch.equal(again.encode("image", probe(model).batch), probe(model).image)
+    loaded = DualEncoder.from_pretrained(tmp_path / "theirs").eval()
+    assert torch.equal(loaded.encode("image", probe_batch(model).batch), probe_batch(model).image)
 
 
 def test_the_sigmoid_bias_is_in_the_logits(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_the_sigmoid_bias_is_in_the_logits(tmp_path: Path) -> None:
     biased = DualEncoder(dict(model.towers.items()), logit_bias=-3.0).eval()
     biased.save_pretrained(tmp_path / "model")
     loaded = AutoModelForZeroShotImageClassification.from_pretrained(tmp_path / "model").eval()
-    given = probe(biased)
+    given = probe_batch(biased)
     with torch.no_grad():
         out = loaded(input_ids=given.input_ids, attention_mask=given.attention_mask, pixel_values=given.pixel_values)
         expected = given.image @ given.text.T * biased.log_scale.exp() - 3
@@ -62,10 +62,10 @@ def test_the_zero_shot_pipeline_works(tmp_path: Path, kind: str, caplog: pytest.
     try:
         with caplog.at_level(logging.ERROR, logger="transformers"):
             classify = pipeline("zero-shot-image-classification", model=str(tmp_path / "model"))
-            picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 60, 3), dtype=np.uint8))
-            found = classify(picture, candidate_labels=["circle", "square"], hypothesis_template="a {}")
+            image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 60, 3), dtype=np.uint8))
+            answers = classify(image, candidate_labels=["circle", "square"], hypothesis_template="a {}")
     finally:
         transformers_logging.disable_propagation()
-    assert {one["label"] for one in found} == {"circle", "square"}
-    assert sum(one["score"] for one in found) == pytest.approx(1)
-    assert not caplog.records, "not one word about an unsupported model"
+    assert {answer["label"] for answer in answers} == {"circle", "square"}
+    assert sum(answer["score"] for answer in answers) == pytest.approx(1)
+    assert not caplog.records, "no message about an unsupported model"

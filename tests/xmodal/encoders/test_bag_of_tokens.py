@@ -1,4 +1,4 @@
-"""The bag of tokens: a caption's embedding knows which tokens it has and how often, and nothing else."""
+"""The bag of tokens: embeddings depend on which tokens a caption has and how often, and on nothing else."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from tests.xmodal.encoders.test_dual_encoder_files import CONV, assert_same, perturbed
+from tests.xmodal.encoders.test_dual_encoder_files import CONV, assert_same, perturb
 from tests.xmodal.encoders.test_encoders import batch_of
 from xmodal.batch import Batch
 from xmodal.encoders import DualEncoder
@@ -24,7 +24,7 @@ def with_text(batch: Batch, ids: torch.Tensor, length: torch.Tensor | None = Non
     return Batch(batch.row, batch.valid, batch.fields | changes)
 
 
-def test_no_text_layers_make_a_bag() -> None:
+def test_text_depth_0_gives_a_bag_of_tokens() -> None:
     assert isinstance(bag().tower("text").backbone, BagModel)
     assert not isinstance(bag(text_depth=1).tower("text").backbone, BagModel)
 
@@ -65,21 +65,21 @@ def test_every_parameter_learns() -> None:
     assert sum(len(group["params"]) for group in decay_groups(model, 0.1)) == len(list(model.parameters()))
 
 
-def test_different_captions_start_unlike() -> None:
-    """The embeddings are drawn small, so the layer norm must bring their differences back."""
+def test_initial_embeddings_of_different_captions_differ() -> None:
+    """The embeddings are initialised small, so the layer norm must restore their differences."""
     embedding = bag(text_width=64).eval().encode("text", batch_of(32))
     similarity = (embedding @ embedding.T).fill_diagonal_(-1)
     assert similarity.max() < 0.98
 
 
 @pytest.mark.parametrize("reader", ["dual encoder", "AutoModel"])
-def test_a_saved_bag_reads_back_the_same(tmp_path: Path, reader: str) -> None:
-    model, batch = perturbed(bag()), batch_of()
+def test_a_saved_bag_loads_unchanged(tmp_path: Path, reader: str) -> None:
+    model, batch = perturb(bag()), batch_of()
     if reader == "dual encoder":
         model.save_pretrained(tmp_path)
         assert_same(model, DualEncoder.from_pretrained(tmp_path))
         return
     tower = model.tower("text")
     tower.backbone.save_pretrained(tmp_path)
-    alone, inputs = AutoModel.from_pretrained(tmp_path).eval(), tower.intake(batch)
-    assert torch.equal(alone(**inputs).pooler_output, tower.backbone(**inputs).pooler_output)
+    backbone, inputs = AutoModel.from_pretrained(tmp_path).eval(), tower.input_adapter(batch)
+    assert torch.equal(backbone(**inputs).pooler_output, tower.backbone(**inputs).pooler_output)

@@ -1,4 +1,4 @@
-"""Saved models: equal outputs after a round trip, in transformers' own classes, and errors for the wrong ones."""
+"""Saved dual encoders: equal outputs after a round trip, also in transformers' classes, and clear errors."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ from transformers import (
 from tests.xmodal.encoders.test_encoders import SIZES, batch_of, tiny
 from xmodal.batch import Batch
 from xmodal.encoders import DualEncoder
-from xmodal.encoders.inputs import Pixels
+from xmodal.encoders.inputs import ImageInput
 from xmodal.encoders.small_resnet import ConvConfig, ConvModel
 from xmodal.encoders.tower import Tower
 from xmodal.errors import CheckpointError, ConfigError
@@ -36,8 +36,8 @@ CONV = TEXT | {"image_size": 16, "hidden_sizes": [8, 16], "depths": [1, 2], "tex
 OTHERS = {"conv-tiny": CONV, "resnet50-bert": CONV | {"stem_size": 8}}
 
 
-def perturbed(model: DualEncoder) -> DualEncoder:
-    """Weights that no initialisation gives, temperature and batch statistics included."""
+def perturb(model: DualEncoder) -> DualEncoder:
+    """Give the model weights that no initialisation gives, temperature and batch statistics included."""
     torch.manual_seed(5)
     with torch.no_grad():
         for tensor in model.state_dict().values():
@@ -47,7 +47,7 @@ def perturbed(model: DualEncoder) -> DualEncoder:
 
 
 def assert_same(model: DualEncoder, other: DualEncoder) -> None:
-    """Equal descriptions, states and embeddings, to the last bit."""
+    """Check that descriptions, states and embeddings are equal to the last bit."""
     assert other.describe() == model.describe()
     state = other.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
@@ -58,7 +58,7 @@ def assert_same(model: DualEncoder, other: DualEncoder) -> None:
 
 
 def byte_tokenizer() -> str:
-    """100 tokens: two special ones at the end."""
+    """Return a tokenizer of 100 tokens with two special ones at the end."""
     vocabulary = {token: i for i, token in enumerate(["<pad>", *sorted(pre_tokenizers.ByteLevel.alphabet())[:97]])}
     vocabulary |= {"<start>": 98, "<end>": 99}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
@@ -74,7 +74,7 @@ def byte_tokenizer() -> str:
 @pytest.mark.parametrize("with_logit_bias", [False, True])
 @pytest.mark.parametrize("learnable_temperature", [False, True])
 def test_clip_round_trip(tmp_path: Path, with_logit_bias: bool, learnable_temperature: bool) -> None:
-    model = perturbed(tiny(with_logit_bias=with_logit_bias, learnable_temperature=learnable_temperature))
+    model = perturb(tiny(with_logit_bias=with_logit_bias, learnable_temperature=learnable_temperature))
     model.save_pretrained(tmp_path)
     loaded = DualEncoder.from_pretrained(tmp_path)
     assert_same(model, loaded)
@@ -83,7 +83,7 @@ def test_clip_round_trip(tmp_path: Path, with_logit_bias: bool, learnable_temper
 
 @pytest.mark.parametrize("architecture", OTHERS)
 def test_described_round_trip(tmp_path: Path, architecture: str) -> None:
-    model = perturbed(DualEncoder.create(architecture, with_logit_bias=True, **OTHERS[architecture]))
+    model = perturb(DualEncoder.create(architecture, with_logit_bias=True, **OTHERS[architecture]))
     model.save_pretrained(tmp_path)
     loaded = DualEncoder.from_pretrained(tmp_path)
     assert_same(model, loaded)
@@ -99,7 +99,7 @@ def test_every_parameter_of_the_other_architectures_learns(architecture: str) ->
     assert sum(len(group["params"]) for group in decay_groups(model, 0.1)) == len(list(model.parameters()))
 
 
-def test_a_small_network_embeds_a_row_whatever_its_company() -> None:
+def test_the_small_network_embeds_rows_independently() -> None:
     model, batch = DualEncoder.create("conv-tiny", **CONV), batch_of(6)
     whole = model.train().encode("image", batch)
     parts = torch.cat([model.encode("image", part) for part in batch.chunks(2)])
@@ -117,12 +117,12 @@ def test_masked_text_ignores_what_padding_holds() -> None:
     assert model.encode("text", batch).isfinite().all()
 
 
-def test_clip_model_loads_ours_with_equal_features(tmp_path: Path) -> None:
-    model, batch = perturbed(tiny()), batch_of()
+def test_clip_model_loads_our_files_with_equal_features(tmp_path: Path) -> None:
+    model, batch = perturb(tiny()), batch_of()
     model.save_pretrained(tmp_path)
     clip, report = CLIPModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), "nothing missing, nothing left over"
-    pixels = model.tower("image").intake(batch)["pixel_values"]
+    pixels = model.tower("image").input_adapter(batch)["pixel_values"]
     ids = batch.fields["text"].long()
     features = clip.get_image_features(pixel_values=pixels).pooler_output
     assert torch.equal(features, model.tower("image")(batch))
@@ -134,7 +134,7 @@ def test_clip_model_loads_ours_with_equal_features(tmp_path: Path) -> None:
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_we_load_what_clip_model_saved(tmp_path: Path) -> None:
+def test_files_of_clip_model_load_with_equal_features(tmp_path: Path) -> None:
     vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = vision | {"vocab_size": 100, "max_position_embeddings": 12, "eos_token_id": 2, "bos_token_id": 0}
     sizes = {"image_size": 16, "patch_size": 4}
@@ -143,15 +143,15 @@ def test_we_load_what_clip_model_saved(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
     model, batch = DualEncoder.from_pretrained(tmp_path).eval(), batch_of()
     pixels = (batch.fields["image"].permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
-    torch.testing.assert_close(model.tower("image").intake(batch)["pixel_values"], pixels)
-    ours = model.tower("image").intake(batch)["pixel_values"]
-    assert torch.equal(clip.get_image_features(pixel_values=ours).pooler_output, model.tower("image")(batch))
+    torch.testing.assert_close(model.tower("image").input_adapter(batch)["pixel_values"], pixels)
+    pixel_values = model.tower("image").input_adapter(batch)["pixel_values"]
+    assert torch.equal(clip.get_image_features(pixel_values=pixel_values).pooler_output, model.tower("image")(batch))
     # eos_token_id 2 is the mark of checkpoints older than transformers 4.31: pooled at the highest id, which is 99.
     ids = batch.fields["text"].long()
     assert torch.equal(clip.get_text_features(input_ids=ids).pooler_output, model.tower("text")(batch))
 
 
-def test_processor_and_tokenizer_load_beside_the_weights(tmp_path: Path) -> None:
+def test_clip_processor_loads_with_equal_inputs(tmp_path: Path) -> None:
     model = tiny().eval()
     model.save_pretrained(tmp_path, tokenizer_json=byte_tokenizer())
     processor = CLIPProcessor.from_pretrained(tmp_path)
@@ -162,8 +162,8 @@ def test_processor_and_tokenizer_load_beside_the_weights(tmp_path: Path) -> None
     assert AutoTokenizer.from_pretrained(tmp_path)("hello")["input_ids"] == expected
     batch = batch_of(1)
     batch.fields["image"][0] = torch.from_numpy(image)
-    ours = model.tower("image").intake(batch)["pixel_values"]
-    torch.testing.assert_close(inputs["pixel_values"], ours, atol=1e-5, rtol=1e-5)
+    pixel_values = model.tower("image").input_adapter(batch)["pixel_values"]
+    torch.testing.assert_close(inputs["pixel_values"], pixel_values, atol=1e-5, rtol=1e-5)
 
 
 def test_a_tokenizer_directory_is_copied(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_tokenizer_directory_is_copied(tmp_path: Path) -> None:
         tiny().save_pretrained(tmp_path / "third", tokenizer_directory=tmp_path)
 
 
-def test_another_models_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_another_models_tokenizer_raises(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="ends captions with id 99, the model expects 150"):
         tiny(vocab_size=200, eos_id=150).save_pretrained(tmp_path, tokenizer_json=byte_tokenizer())
     with pytest.raises(CheckpointError, match="has 100 tokens, the model 90"):
@@ -183,16 +183,16 @@ def test_another_models_tokenizer_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("architecture", OTHERS)
 def test_one_tower_alone_loads_in_auto_model(tmp_path: Path, architecture: str) -> None:
-    model = perturbed(DualEncoder.create(architecture, **OTHERS[architecture]))
+    model = perturb(DualEncoder.create(architecture, **OTHERS[architecture]))
     backbone = model.tower("image").backbone
     backbone.save_pretrained(tmp_path)
-    alone = AutoModel.from_pretrained(tmp_path).eval()
-    pixels = model.tower("image").intake(batch_of())
-    assert torch.equal(alone(**pixels).pooler_output, backbone(**pixels).pooler_output)
+    loaded = AutoModel.from_pretrained(tmp_path).eval()
+    pixels = model.tower("image").input_adapter(batch_of())
+    assert torch.equal(loaded(**pixels).pooler_output, backbone(**pixels).pooler_output)
 
 
 def hub_directories(root: Path) -> dict[str, str]:
-    """A ViT, a ResNet, a BERT and a CLIP as their owners save them."""
+    """Save a ViT, a ResNet, a BERT and a CLIP as their owners do, and return their directories."""
     small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     patches = {"image_size": 16, "patch_size": 4}
     text = small | {"vocab_size": 100, "max_position_embeddings": 12}
@@ -209,45 +209,45 @@ def hub_directories(root: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("image", "text"), [("vit", "bert"), ("resnet", "clip"), ("clip", "bert")])
-def test_hub_towers_bring_their_weights_and_survive_a_round_trip(tmp_path: Path, image: str, text: str) -> None:
+def test_hub_towers_load_pretrained_weights_and_survive_a_round_trip(tmp_path: Path, image: str, text: str) -> None:
     names = hub_directories(tmp_path)
     model = DualEncoder.create("hub", image=names[image], text=names[text], dim=8, image_size=16)
-    theirs = AutoModel.from_pretrained(names[image]).state_dict()
-    ours = model.tower("image").backbone.state_dict()
+    original = AutoModel.from_pretrained(names[image]).state_dict()
+    state = model.tower("image").backbone.state_dict()
     prefix = "vision_model." if image == "clip" else ""
-    assert all(torch.equal(tensor, theirs[prefix + name]) for name, tensor in ours.items())
-    perturbed(model).save_pretrained(tmp_path / "model")
+    assert all(torch.equal(tensor, original[prefix + name]) for name, tensor in state.items())
+    perturb(model).save_pretrained(tmp_path / "model")
     assert_same(model, DualEncoder.from_pretrained(tmp_path / "model"))
 
 
-def test_hub_towers_have_no_dropout_and_no_idle_parameters(tmp_path: Path) -> None:
+def test_hub_towers_have_no_dropout_and_no_unused_parameters(tmp_path: Path) -> None:
     names = hub_directories(tmp_path)
     model = DualEncoder.create("hub", image=names["vit"], text=names["bert"], dim=8).train()
     batch = batch_of()
     first, second = model(batch), model(batch)
     assert all(torch.equal(first[m], second[m]) for m in model.modalities)
     (first["image"] @ first["text"].T).square().sum().backward()
-    idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert idle == ["log_scale"]
+    unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert unused == ["log_scale"]
 
 
 def test_patches_of_a_hub_vision_transformer_are_dropped_in_training(tmp_path: Path) -> None:
     names = hub_directories(tmp_path)
     model, batch = DualEncoder.create("hub", image=names["vit"], text=names["bert"], dim=8), batch_of()
     model.drop_patches(0.75)
-    pixels = model.tower("image").intake(batch)
+    pixels = model.tower("image").input_adapter(batch)
     assert model.train().tower("image").backbone(**pixels).last_hidden_state.shape[1] == 1 + 4
     assert model.eval().tower("image").backbone(**pixels).last_hidden_state.shape[1] == 1 + 16
 
 
-def test_any_two_modalities_make_a_dual_encoder(tmp_path: Path) -> None:
-    """Photo and sketch: two fields of pixels, two networks, one space."""
+def test_a_dual_encoder_may_have_any_two_modalities(tmp_path: Path) -> None:
+    """A photo and a sketch: two image fields, two networks, one space."""
     network = ConvConfig(hidden_sizes=[8], depths=[1], stem_size=8)
     towers = {
-        field: Tower.with_head(Pixels(field, size=16), ConvModel(network), 8, pooling="pooler", bias=False)
+        field: Tower.with_head(ImageInput(field, size=16), ConvModel(network), 8, pooling="pooler", bias=False)
         for field in ("photo", "sketch")
     }
-    model, batch = perturbed(DualEncoder(towers)), batch_of()
+    model, batch = perturb(DualEncoder(towers)), batch_of()
     images = {"photo": batch.fields["image"], "sketch": 255 - batch.fields["image"]}
     both = Batch(batch.row, batch.valid, images)
     model.save_pretrained(tmp_path)
@@ -257,7 +257,7 @@ def test_any_two_modalities_make_a_dual_encoder(tmp_path: Path) -> None:
     assert not torch.equal(model(both)["photo"], model(both)["sketch"])
 
 
-def test_hub_architectures_start_afresh_for_another_vocabulary(tmp_path: Path) -> None:
+def test_hub_architectures_without_weights_take_another_vocabulary(tmp_path: Path) -> None:
     names = hub_directories(tmp_path)
     arguments = {"image": names["vit"], "text": names["bert"], "vocab_size": 300, "pad_id": 299}
     model = DualEncoder.create("hub", pretrained=False, image_size=32, **arguments)
@@ -271,15 +271,15 @@ def test_hub_architectures_start_afresh_for_another_vocabulary(tmp_path: Path) -
         DualEncoder.create("hub", image=names["vit"], text=names["bert"], context=13)
 
 
-def test_patch_dropout_and_recomputation_name_the_towers_that_cannot(tmp_path: Path) -> None:
+def test_patch_dropout_and_recomputation_depend_on_the_backbone(tmp_path: Path) -> None:
     model = DualEncoder.create("resnet50-bert", **OTHERS["resnet50-bert"])
     assert model.checkpoint_activations() == ("text",)
     with pytest.raises(ConfigError, match="vision transformer, not resnet"):
         model.drop_patches(0.5)
 
 
-def test_weights_of_the_same_architecture_are_taken_over(tmp_path: Path) -> None:
-    model = perturbed(tiny(with_logit_bias=True))
+def test_weights_of_the_same_architecture_are_loaded(tmp_path: Path) -> None:
+    model = perturb(tiny(with_logit_bias=True))
     model.save_pretrained(tmp_path)
     other = tiny(with_logit_bias=True)
     other.load_weights(tmp_path)
@@ -287,7 +287,7 @@ def test_weights_of_the_same_architecture_are_taken_over(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"width": 32}, r"class_embedding is \[16\], expected \[32\]"),
         ({"depth": 3}, "layers.2.* is missing"),
@@ -296,31 +296,31 @@ def test_weights_of_the_same_architecture_are_taken_over(tmp_path: Path) -> None
         ({"with_logit_bias": True}, "logit_bias is missing"),
     ],
 )
-def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, changes: dict, says: str) -> None:
+def test_a_checkpoint_of_another_model_raises(tmp_path: Path, changes: dict, message: str) -> None:
     tiny().save_pretrained(tmp_path)
     other = tiny(**changes)
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
-    with pytest.raises(CheckpointError, match=says):
+    with pytest.raises(CheckpointError, match=message):
         other.load_weights(tmp_path)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items()), "untouched"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items()), "unchanged"
 
 
-def test_damaged_and_foreign_directories_are_explained(tmp_path: Path) -> None:
+def test_damaged_and_foreign_directories_raise(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot read a model from"):
         DualEncoder.from_pretrained(tmp_path / "nowhere")
     bert = hub_directories(tmp_path)["bert"]
     with pytest.raises(CheckpointError, match="type 'bert', not a dual encoder"):
         DualEncoder.from_pretrained(bert)
     for architecture, arguments in {"vit-tiny": SIZES, "conv-tiny": CONV}.items():
-        place = tmp_path / architecture
-        DualEncoder.create(architecture, **arguments).save_pretrained(place)
-        state = load_file(place / "model.safetensors")
-        save_file(dict(list(state.items())[3:]), place / "model.safetensors", metadata={"format": "pt"})
+        directory = tmp_path / architecture
+        DualEncoder.create(architecture, **arguments).save_pretrained(directory)
+        state = load_file(directory / "model.safetensors")
+        save_file(dict(list(state.items())[3:]), directory / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(CheckpointError, match="missing"):
-            DualEncoder.from_pretrained(place)
-        (place / "model.safetensors").write_bytes(b"\0" * 20)
+            DualEncoder.from_pretrained(directory)
+        (directory / "model.safetensors").write_bytes(b"\0" * 20)
         with pytest.raises(CheckpointError, match="cannot read a model from"):
-            DualEncoder.from_pretrained(place)
+            DualEncoder.from_pretrained(directory)
 
 
 def test_a_pickle_is_never_read(tmp_path: Path) -> None:

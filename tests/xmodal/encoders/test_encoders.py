@@ -1,4 +1,4 @@
-"""Dual encoder: embeddings, temperature, padding, patch dropout, recomputation, parameter groups."""
+"""The dual encoder: embeddings, temperature, padding, patch dropout, recomputation, parameter groups."""
 
 import copy
 import math
@@ -38,7 +38,7 @@ def tiny(**changes: object) -> DualEncoder:
 
 
 def batch_of(rows: int = 5, *, size: int = 16, context: int = 12) -> Batch:
-    """Random images, and captions of random length between the start and end tokens."""
+    """Return random images, and captions of random length between the start and end tokens."""
     draw = torch.Generator().manual_seed(1)
     length = torch.randint(3, context + 1, (rows,), generator=draw, dtype=torch.int32)
     ids = torch.randint(1, 98, (rows, context), generator=draw, dtype=torch.int32)
@@ -79,7 +79,7 @@ def test_zero_features_give_zero_and_finite_gradients() -> None:
     assert torch.equal(model.encode("image", batch_of()), torch.zeros(5, 8))
 
 
-def test_a_padding_row_is_finite_and_leaves_the_others_alone() -> None:
+def test_a_padding_row_is_finite_and_does_not_change_the_others() -> None:
     model, batch = tiny().eval(), batch_of()
     padded = copy.deepcopy(batch)
     for column in padded.fields.values():
@@ -109,7 +109,7 @@ def test_a_token_of_the_caption_changes_the_embedding() -> None:
     assert (before - model.encode("text", batch)).abs().max() > 1e-4
 
 
-def test_temperature_starts_at_clips_and_stays_below_one_hundred() -> None:
+def test_temperature_starts_at_clips_value_and_is_clamped_to_100() -> None:
     model = tiny()
     assert model.log_scale.item() == pytest.approx(math.log(1 / 0.07))
     for value, clamped in ((7.0, math.log(100)), (-1.0, 0.0), (3.0, 3.0)):
@@ -133,17 +133,17 @@ def test_the_logit_bias_exists_only_when_asked_for() -> None:
 def test_patch_dropout_keeps_the_class_token_and_a_share_of_the_patches() -> None:
     model, batch = tiny(), batch_of()
     backbone = model.tower("image").backbone
-    full = backbone.embeddings(model.tower("image").intake(batch)["pixel_values"])
+    full = backbone.embeddings(model.tower("image").input_adapter(batch)["pixel_values"])
     model.drop_patches(0.5)
-    kept = backbone.embeddings(model.tower("image").intake(batch)["pixel_values"])
-    assert kept.shape == (5, 1 + 8, 16)
-    assert torch.equal(kept[:, 0], full[:, 0])
-    distance = torch.cdist(kept[:, 1:], full[:, 1:])
+    tokens = backbone.embeddings(model.tower("image").input_adapter(batch)["pixel_values"])
+    assert tokens.shape == (5, 1 + 8, 16)
+    assert torch.equal(tokens[:, 0], full[:, 0])
+    distance = torch.cdist(tokens[:, 1:], full[:, 1:])
     assert (distance < 1e-6).sum(2).eq(1).all(), "each kept token is one of the patches"
     assert (distance < 1e-6).sum(1).le(1).all(), "none of them twice"
 
 
-def test_patch_dropout_follows_the_seed_and_rests_in_evaluation() -> None:
+def test_patch_dropout_follows_the_seed_and_is_off_in_evaluation() -> None:
     model, batch = tiny(), batch_of()
     plain = model.eval().encode("image", batch)
     model.drop_patches(0.5)
@@ -163,9 +163,9 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
     plain, recomputing = tiny(), tiny()
     assert recomputing.checkpoint_activations() == ("image", "text")
     expected = gradients(plain, batch)
-    found = gradients(recomputing, batch)
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    actual = gradients(recomputing, batch)
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
 def test_every_parameter_receives_a_gradient() -> None:
@@ -185,27 +185,27 @@ def test_bf16_autocast_gives_float32_embeddings_near_the_exact_ones() -> None:
 
 
 @pytest.fixture
-def unchecked() -> Iterator[None]:
-    """The shape checks of the test run are no part of the graph."""
+def without_shape_checks() -> Iterator[None]:
+    """Disable the shape checks of the test run, which are no part of the graph."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("without_shape_checks")
 def test_the_forward_pass_compiles_into_one_graph() -> None:
     model, batch = tiny(depth=1, text_depth=1), batch_of()
     model.drop_patches(0.5)
     torch.manual_seed(3)
     expected = model(batch)
     torch.manual_seed(3)
-    found = torch.compile(model, backend="eager", fullgraph=True)(batch)
+    actual = torch.compile(model, backend="eager", fullgraph=True)(batch)
     for modality in model.modalities:
-        torch.testing.assert_close(found[modality], expected[modality])
+        torch.testing.assert_close(actual[modality], expected[modality])
 
 
 def test_initial_similarities_are_spread_around_zero() -> None:
-    """Pairs must not start all alike: the loss would have no gradient between rows."""
+    """If all pairs started alike, the loss would have no gradient between rows."""
     out = tiny()(batch_of(64))
     similarity = out["image"] @ out["text"].T
     assert similarity.abs().mean() < 0.7 and similarity.std() > 0.02
@@ -231,7 +231,7 @@ def test_a_frozen_parameter_is_in_no_group() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"eos_id": 2}, "eos_id=2"),
         ({"eos_id": 100}, "outside the vocabulary"),
@@ -240,12 +240,12 @@ def test_a_frozen_parameter_is_in_no_group() -> None:
         ({"widht": 16}, "did you mean 'width'"),
     ],
 )
-def test_sizes_that_cannot_work_are_explained(arguments: dict, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_invalid_sizes_raise_a_config_error(arguments: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         tiny(**arguments)
 
 
-def test_unknown_names_are_answered_with_the_nearest() -> None:
+def test_unknown_names_raise_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'vit-b-32'"):
         DualEncoder.create("vitb32", **SIZES)
     with pytest.raises(ConfigError, match="did you mean 'image'"):

@@ -1,4 +1,4 @@
-"""Fusions and the classifier on them: what is absent does not count, and every parameter takes part."""
+"""Fusions and the classifier on them: absent tokens are ignored, and every parameter takes part."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from support.clip_batches import BANDS, CLASSES, FRAMES, LENGTH, SIDE, classifier, clip_batch
-from xmodal.encoders.av_inputs import Frames, Spectrogram
+from xmodal.encoders.av_inputs import AudioInput, VideoInput
 from xmodal.encoders.av_transformers import frame_transformer, spectrogram_transformer
-from xmodal.encoders.classifier_files import load_classifier, save_classifier, take_weights
-from xmodal.encoders.fusion import FUSIONS, fusion
-from xmodal.encoders.multimodal_classifier import Encoder, MultimodalClassifier
+from xmodal.encoders.classifier_files import load_classifier, load_weights, save_classifier
+from xmodal.encoders.fusion import FUSIONS, build_fusion
+from xmodal.encoders.multimodal_classifier import ModalityEncoder, MultimodalClassifier
 from xmodal.errors import CheckpointError, ConfigError
 from xmodal.training.objectives.classification import ClassificationObjective
 
@@ -28,9 +28,9 @@ def tokens_and_masks(rows: int = 3):
 
 
 @pytest.mark.parametrize("name", FUSIONS)
-def test_tokens_that_are_not_there_change_nothing(name: str) -> None:
+def test_absent_tokens_are_ignored(name: str) -> None:
     torch.manual_seed(0)
-    module = fusion(name, WIDTHS, 8).eval()
+    module = build_fusion(name, WIDTHS, 8).eval()
     tokens, masks = tokens_and_masks()
     before = module(tokens, masks)
     assert before.shape == (3, module.dim) and before.isfinite().all()
@@ -44,7 +44,7 @@ def test_tokens_that_are_not_there_change_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", FUSIONS)
 def test_every_modality_and_every_parameter_takes_part(name: str) -> None:
     torch.manual_seed(0)
-    module = fusion(name, WIDTHS, 8)
+    module = build_fusion(name, WIDTHS, 8)
     tokens, masks = tokens_and_masks()
     for x in tokens.values():
         x.requires_grad_()
@@ -54,17 +54,17 @@ def test_every_modality_and_every_parameter_takes_part(name: str) -> None:
 
 
 @pytest.mark.parametrize(("rows", "first"), [(6, 0), (6, 3)])
-def test_a_row_does_not_depend_on_its_neighbours(rows: int, first: int) -> None:
-    for name in FUSIONS:
-        model, batch = classifier(name).eval(), clip_batch(rows)
+def test_rows_are_scored_independently(rows: int, first: int) -> None:
+    for fusion_name in FUSIONS:
+        model, batch = classifier(fusion_name).eval(), clip_batch(rows)
         whole, part = model.scores(batch), model.scores(batch[first : first + 3])
         assert set(whole) == {"multimodal", "audio", "video"}
-        for which in whole:
-            assert whole[which].shape == (rows, CLASSES)
-            torch.testing.assert_close(whole[which][first : first + 3], part[which])
+        for score_name in whole:
+            assert whole[score_name].shape == (rows, CLASSES)
+            torch.testing.assert_close(whole[score_name][first : first + 3], part[score_name])
 
 
-def test_frames_and_sound_that_are_padding_do_not_count() -> None:
+def test_padding_frames_and_audio_are_ignored() -> None:
     model, batch = classifier().eval(), clip_batch(4)
     before = model.scores(batch)
     batch.fields["video"][2, 1:] = 255
@@ -73,38 +73,38 @@ def test_frames_and_sound_that_are_padding_do_not_count() -> None:
     for name in before:
         torch.testing.assert_close(after[name], before[name])
     silent = before["audio"][1]
-    torch.testing.assert_close(silent, model.heads["audio"].bias.detach())  # no sound at all: nothing but the prior
+    torch.testing.assert_close(silent, model.heads["audio"].bias.detach())  # without audio only the bias remains
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: fusion("concat", WIDTHS, 8), "unknown fusion 'concat'; did you mean 'concatenation'"),
-        (lambda: fusion("film", {"audio": 4}, 8), "two modalities or more, not audio"),
-        (lambda: fusion("transformer", WIDTHS, 6), "heads=4 does not divide dim=6"),
+        (lambda: build_fusion("concat", WIDTHS, 8), "unknown fusion 'concat'; did you mean 'concatenation'"),
+        (lambda: build_fusion("film", {"audio": 4}, 8), "two modalities or more, not audio"),
+        (lambda: build_fusion("transformer", WIDTHS, 6), "heads=4 does not divide dim=6"),
         (lambda: classifier().encoder("vidio"), "no encoder for 'vidio'; did you mean 'video'"),
     ],
 )
-def test_what_does_not_fit_is_refused(make, message: str) -> None:
+def test_invalid_arguments_raise_a_config_error(make, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
 
 
 @pytest.mark.parametrize("name", FUSIONS)
-def test_a_classifier_comes_back_from_a_directory_as_it_was(name: str, tmp_path: Path) -> None:
+def test_a_round_trip_through_a_directory_is_exact(name: str, tmp_path: Path) -> None:
     model, batch = classifier(name).eval(), clip_batch(4)
     names = tuple(f"class {i}" for i in range(CLASSES))
     save_classifier(model, names, tmp_path)
-    again, classes = load_classifier(tmp_path)
-    assert classes == names and again.modalities == model.modalities
-    for which, scores in model.scores(batch).items():
-        assert torch.equal(again.scores(batch)[which], scores)
+    loaded, classes = load_classifier(tmp_path)
+    assert classes == names and loaded.modalities == model.modalities
+    for score_name, scores in model.scores(batch).items():
+        assert torch.equal(loaded.scores(batch)[score_name], scores)
 
 
-def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_directory_of_another_model_raises(tmp_path: Path) -> None:
     save_classifier(classifier(), tuple("abcde"), tmp_path)
     with pytest.raises(CheckpointError, match=r"another model: classifier.weight is \[5, 28\], expected \[5, 16\]"):
-        take_weights(classifier("summation"), tmp_path)
+        load_weights(classifier("summation"), tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(CheckpointError, match="of type 'clip', not xmodal-multimodal-classifier"):
         load_classifier(tmp_path)
@@ -113,15 +113,15 @@ def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fusion_name", ["concatenation", "transformer"])
-def test_transformers_of_frames_and_of_sound_are_encoders(fusion_name: str, tmp_path: Path) -> None:
-    """Every parameter takes part, a row stands for itself, what is absent is not read, and a directory keeps them."""
+def test_transformers_are_encoders_of_frames_and_spectrograms(fusion_name: str, tmp_path: Path) -> None:
+    """Every parameter takes part, rows are independent, absent tokens are ignored, and a round trip is exact."""
     torch.manual_seed(0)
     sizes = {"width": 16, "depth": 1, "heads": 2, "patch": 8}
     encoders = {
-        "audio": Encoder(
-            Spectrogram("audio", bands=BANDS, frames=LENGTH), spectrogram_transformer(BANDS, LENGTH, **sizes)
+        "audio": ModalityEncoder(
+            AudioInput("audio", bands=BANDS, frames=LENGTH), spectrogram_transformer(BANDS, LENGTH, **sizes)
         ),
-        "video": Encoder(Frames("video", size=SIDE, frames=FRAMES), frame_transformer(SIDE, **sizes)),
+        "video": ModalityEncoder(VideoInput("video", size=SIDE, frames=FRAMES), frame_transformer(SIDE, **sizes)),
     }
     model = MultimodalClassifier(encoders, classes=CLASSES, fusion_name=fusion_name, dim=16)
     batch = clip_batch(4)
@@ -138,7 +138,7 @@ def test_transformers_of_frames_and_of_sound_are_encoders(fusion_name: str, tmp_
     torch.testing.assert_close(load_classifier(tmp_path)[0].scores(batch), model.scores(batch))
 
 
-def test_patches_that_do_not_fit_are_refused() -> None:
+def test_patches_that_do_not_fit_raise() -> None:
     sizes = {"width": 16, "depth": 1, "heads": 2}
     with pytest.raises(ConfigError, match="size=20 is not a multiple of patch=8"):
         frame_transformer(20, **sizes, patch=8)

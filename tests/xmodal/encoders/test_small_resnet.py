@@ -1,4 +1,4 @@
-"""The small convolutional network's grid of features: what is where, and at the same cost."""
+"""The grid of the small convolutional network keeps the features of image parts apart."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.xmodal.encoders.test_dual_encoder_files import CONV, assert_same, perturbed
+from tests.xmodal.encoders.test_dual_encoder_files import CONV, assert_same, perturb
 from tests.xmodal.encoders.test_encoders import batch_of
 from xmodal.encoders import DualEncoder
 from xmodal.encoders.small_resnet import ConvConfig, ConvModel
@@ -31,7 +31,7 @@ def test_the_cells_of_a_grid_average_to_the_features_without_one(grid: int) -> N
 
 
 def test_narrow_networks_survive_several_threads() -> None:
-    """In a process of its own: what torch does to narrow convolutions there ends it."""
+    """Runs in another process, because a crash in torch's narrow convolutions would end it."""
     script = """
 import torch
 from xmodal.encoders.small_resnet import ConvConfig, ConvModel
@@ -44,7 +44,7 @@ for _ in range(20):
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-def test_each_cell_holds_its_own_part_of_the_picture() -> None:
+def test_each_cell_holds_its_part_of_the_image() -> None:
     """A spot in the lower left changes the lower left cell most."""
     blank = torch.zeros(1, 3, 64, 64)
     spot = blank.clone()
@@ -54,7 +54,7 @@ def test_each_cell_holds_its_own_part_of_the_picture() -> None:
 
 
 def test_a_grid_survives_a_round_trip_and_is_part_of_the_architecture(tmp_path: Path) -> None:
-    model = perturbed(DualEncoder.create("conv-tiny", **CONV | {"grid": 2}))
+    model = perturb(DualEncoder.create("conv-tiny", **CONV | {"grid": 2}))
     model.save_pretrained(tmp_path)
     assert_same(model, DualEncoder.from_pretrained(tmp_path))
     assert model.tower("image").projection.in_features == 4 * 16
@@ -62,13 +62,13 @@ def test_a_grid_survives_a_round_trip_and_is_part_of_the_architecture(tmp_path: 
         DualEncoder.create("conv-tiny", **CONV).load_weights(tmp_path)
 
 
-def test_a_batch_with_a_grid_embeds_each_row_alone() -> None:
+def test_rows_are_independent_with_a_grid() -> None:
     model, batch = DualEncoder.create("conv-tiny", **CONV | {"grid": 2}), batch_of(6)
     parts = torch.cat([model.encode("image", part) for part in batch.chunks(2)])
     torch.testing.assert_close(model.encode("image", batch), parts)
 
 
 @pytest.mark.parametrize("grid", [3, 4])
-def test_a_grid_that_does_not_fit_the_last_map_is_refused(grid: int) -> None:
+def test_a_grid_that_does_not_divide_the_last_map_raises(grid: int) -> None:
     with pytest.raises(ConfigError, match=f"grid={grid} does not divide the last map of 2 x 2"):
         DualEncoder.create("conv-tiny", **CONV | {"grid": grid})

@@ -1,4 +1,4 @@
-"""Both spaces with frozen and absent modalities, accumulation, batch norm, mixed precision, and without host reads."""
+"""Both gradient spaces with frozen and absent modalities, accumulation, batch norm and mixed precision."""
 
 import copy
 
@@ -41,7 +41,7 @@ def test_a_frozen_encoder_has_no_decision_and_no_gradient(step):
 
 @STEPS
 @pytest.mark.parametrize("name", ON_GRAMIANS)
-def test_an_absent_modality_is_as_if_it_had_no_loss(step, name):
+def test_an_absent_modality_gets_the_multimodal_gradient_only(step, name):
     model = model_of()
     rows = rows_of(8) | {"video_here": torch.zeros(8, dtype=torch.float64)}
     decision = step(model, rows, weighting(name))
@@ -66,30 +66,30 @@ def test_micro_batches_are_summed_and_decided_once():
     whole = copy.deepcopy(model)
     expected = parameter_step(whole, rows)
     space = ParameterSpace(model.partition, MMPARETO)
-    for _ in range(2):  # the second accumulation starts from nothing
+    for _ in range(2):  # the second accumulation starts from zero
         for i in range(4):
-            joint, alone, _ = model(part_of(rows, i, 4))
-            space.add([joint / 4, alone / 4], last=i == 3)
+            multimodal, unimodal, _ = model(part_of(rows, i, 4))
+            space.add([multimodal / 4, unimodal / 4], last=i == 3)
         decision = space.decide()
     torch.testing.assert_close(decision.weights, expected.weights)
     torch.testing.assert_close(gradients_of(model), gradients_of(whole))
 
 
-def test_at_features_every_micro_batch_decides_for_itself():
+def test_in_feature_space_every_micro_batch_takes_its_own_decision():
     model, rows = model_of(), rows_of(8)
     model.splitter = FeatureSplitter(MMPARETO)
     total = {}
     for i in range(2):
-        alone_model = model_of()
-        feature_step(alone_model, part_of(rows, i, 2))
-        for path, gradient in gradients_of(alone_model).items():
+        single = model_of()
+        feature_step(single, part_of(rows, i, 2))
+        for path, gradient in gradients_of(single).items():
             total[path] = total.get(path, 0) + gradient
         sum(model(part_of(rows, i, 2))[:2]).backward()
     torch.testing.assert_close(gradients_of(model), total)
 
 
 @STEPS
-def test_running_statistics_move_once_per_forward(step):
+def test_running_statistics_are_updated_once_per_forward(step):
     model, rows = model_of(norm=nn.BatchNorm1d), rows_of(8)
     once = copy.deepcopy(model)
     once(rows)
@@ -100,11 +100,11 @@ def test_running_statistics_move_once_per_forward(step):
 
 @STEPS
 @pytest.mark.parametrize("name", ["mmpareto", "upgrad", "min_norm"])
-def test_the_step_never_waits_for_the_host(step, name):
+def test_a_step_never_waits_for_the_host(step, name):
     model, rows = model_of(), rows_of(8)
     step(model, rows, weighting(name))
     with HostReads() as reads:
-        step(model, rows, weighting(name)).figures()
+        step(model, rows, weighting(name)).metrics()
     assert reads.seen == []
 
 
@@ -120,7 +120,7 @@ def test_a_gradient_scaler_gives_the_gradients_of_float32(step):
 
 
 def scaled_step(model, rows, step, scale):
-    """The same step with scaled losses."""
+    """Run the same step with scaled losses."""
     forward = model.forward
     model.forward = lambda r: tuple(scale(loss) for loss in forward(r))
     step(model, rows)
@@ -151,10 +151,10 @@ def test_bfloat16_features_are_weighed_like_float32_ones(step):
     exact, low = AudioVideo(), AudioVideo()
     expected = step(exact, rows)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = step(low, rows)
-    assert found.gramian.dtype == torch.float64
+        decision = step(low, rows)
+    assert decision.gramian.dtype == torch.float64
     assert all(g.dtype == torch.float32 for g in gradients_of(low).values())
-    torch.testing.assert_close(found.weights, expected.weights, rtol=0.1, atol=0.02)
+    torch.testing.assert_close(decision.weights, expected.weights, rtol=0.1, atol=0.02)
     for n in ENCODERS:
         assert torch.cosine_similarity(encoder_vector(low, n), encoder_vector(exact, n), dim=0) > 0.99
 
@@ -162,7 +162,7 @@ def test_bfloat16_features_are_weighed_like_float32_ones(step):
 @pytest.mark.gpu
 @STEPS
 @pytest.mark.parametrize("name", ["mmpareto", "mmpareto_continuous", "pcgrad"])
-def test_on_a_gpu_nothing_synchronises_and_the_gradients_are_the_cpus(step, name):
+def test_on_a_gpu_nothing_synchronises_and_gradients_equal_those_on_a_cpu(step, name):
     on_cpu, on_gpu, rows = model_of(), model_of().cuda(), rows_of(8)
     step(on_cpu, rows, weighting(name))
     rows = {key: x.cuda() for key, x in rows.items()}
@@ -170,8 +170,8 @@ def test_on_a_gpu_nothing_synchronises_and_the_gradients_are_the_cpus(step, name
     on_gpu.zero_grad()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step(on_gpu, rows, weighting(name)).figures()
+        step(on_gpu, rows, weighting(name)).metrics()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    found = {path: gradient.cpu() for path, gradient in gradients_of(on_gpu).items()}
-    torch.testing.assert_close(found, gradients_of(on_cpu), rtol=1e-8, atol=1e-11)
+    actual = {path: gradient.cpu() for path, gradient in gradients_of(on_gpu).items()}
+    torch.testing.assert_close(actual, gradients_of(on_cpu), rtol=1e-8, atol=1e-11)

@@ -1,4 +1,4 @@
-"""One process: what both spaces leave in `.grad`, what an audit says of them, tasks, extra objectives, refusals."""
+"""Both gradient spaces in one process: gradients, audits, tasks, extra objectives, and errors for invalid uses."""
 
 import copy
 
@@ -22,19 +22,20 @@ from support.two_modalities import (
     uniform_gradients,
 )
 from tests.xmodal.gradients.test_weightings import ON_GRAMIANS
+from xmodal.distributed.synchrony import find_unsynchronised
 from xmodal.errors import ConfigError
-from xmodal.gradients import Auditor, FeatureSplitter, ParameterSpace, Partition, audit, unsynchronised, weighting
-from xmodal.gradients.gramian import gramian_of
+from xmodal.gradients import Auditor, FeatureSplitter, ParameterSpace, Partition, audit, weighting
+from xmodal.gradients.gramian import compute_gramian
 
 
 @pytest.mark.parametrize("name", ON_GRAMIANS)
-def test_parameter_space_is_the_weighted_sum_of_plain_autograds_gradients(name):
+def test_parameter_space_gives_the_weighted_sum_of_autograd_gradients(name):
     model, choose = model_of(), weighting(name)
     rows = conflicting_rows(model)
     vectors, uniform = naive_vectors(model, rows), uniform_gradients(model, rows)
     decision = parameter_step(model, rows, choose)
     for i, encoder in enumerate(ENCODERS):
-        gramian = gramian_of(vectors[encoder])
+        gramian = compute_gramian(vectors[encoder])
         torch.testing.assert_close(decision.gramian[i], gramian)
         expected = choose(gramian) @ torch.stack(vectors[encoder])
         torch.testing.assert_close(encoder_vector(model, encoder), expected)
@@ -47,7 +48,7 @@ def test_parameter_space_is_the_weighted_sum_of_plain_autograds_gradients(name):
 
 
 @pytest.mark.parametrize("name", ON_GRAMIANS)
-def test_feature_space_passes_its_weights_on_to_the_parameters(name):
+def test_feature_space_weights_apply_to_the_parameters(name):
     model, choose = model_of(), weighting(name)
     rows = conflicting_rows(model)
     vectors, uniform = naive_vectors(model, rows), uniform_gradients(model, rows)
@@ -61,7 +62,7 @@ def test_feature_space_passes_its_weights_on_to_the_parameters(name):
             torch.testing.assert_close(gradient, uniform[path])
 
 
-def test_per_tensor_weights_are_the_published_rule_and_are_refused_at_features():
+def test_per_tensor_weights_follow_the_published_rule_and_raise_in_feature_space():
     model, choose = model_of(), weighting("mmpareto_per_tensor", gamma=1.5)
     rows = conflicting_rows(model)
     pure = copy.deepcopy(model)
@@ -85,42 +86,42 @@ def orthonormal_rows(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_spaces_agree_where_the_encoder_is_linear_and_its_inputs_are_orthonormal(seed):
+def test_spaces_agree_for_a_linear_encoder_with_orthonormal_inputs(seed):
     """g_k = X' delta_k, so <g_i, g_j> = <delta_i, X X' delta_j> = <delta_i, delta_j>."""
     rows = orthonormal_rows(seed)
-    one, other = model_of(linear=True), model_of(linear=True)
-    at_parameters, at_features = parameter_step(one, rows), feature_step(other, rows)
-    torch.testing.assert_close(at_parameters.gramian, at_features.gramian)
-    torch.testing.assert_close(gradients_of(one), gradients_of(other))
+    first, second = model_of(linear=True), model_of(linear=True)
+    in_parameter_space, in_feature_space = parameter_step(first, rows), feature_step(second, rows)
+    torch.testing.assert_close(in_parameter_space.gramian, in_feature_space.gramian)
+    torch.testing.assert_close(gradients_of(first), gradients_of(second))
 
 
-def test_an_audit_reports_what_both_spaces_would_decide_and_moves_nothing():
+def test_an_audit_reports_both_decisions_and_changes_nothing():
     model = model_of()
     model.splitter = FeatureSplitter(MMPARETO)
     rows = conflicting_rows(model)
-    joint, alone, _ = model(rows)
-    found = audit([joint, alone], model.features, model.partition, MMPARETO, splitter=model.splitter)
+    multimodal, unimodal, _ = model(rows)
+    result = audit([multimodal, unimodal], model.features, model.partition, MMPARETO, splitter=model.splitter)
     assert gradients_of(model) == {}
     assert model.splitter.decision is None
-    (joint + alone).backward()
-    torch.testing.assert_close(found.feature_weights, model.splitter.decision.weights)
-    ours = [encoder_vector(model, n) for n in ENCODERS]
+    (multimodal + unimodal).backward()
+    torch.testing.assert_close(result.feature_weights, model.splitter.decision.weights)
+    updates = [encoder_vector(model, n) for n in ENCODERS]
     other = copy.deepcopy(model_of())
-    torch.testing.assert_close(found.parameter_weights, parameter_step(other, rows).weights)
+    torch.testing.assert_close(result.parameter_weights, parameter_step(other, rows).weights)
     for i, n in enumerate(ENCODERS):
-        cosine = torch.cosine_similarity(ours[i], encoder_vector(other, n), dim=0)
-        assert found.angle_degrees[i].item() == pytest.approx(torch.rad2deg(torch.acos(cosine)).item(), abs=1e-3)
-    assert found.figures().keys() >= {"audit/audio/same_sign", "audit/video/weight_gap", "audit/audio/feature_cosine"}
-    assert (found.same_sign == ((found.at_features < 0).flatten(1).any(1))).all()
+        cosine = torch.cosine_similarity(updates[i], encoder_vector(other, n), dim=0)
+        assert result.angle_degrees[i].item() == pytest.approx(torch.rad2deg(torch.acos(cosine)).item(), abs=1e-3)
+    assert result.metrics().keys() >= {"audit/audio/same_sign", "audit/video/weight_gap", "audit/audio/feature_cosine"}
+    assert (result.same_sign == ((result.feature_gramians < 0).flatten(1).any(1))).all()
 
 
-def test_an_audit_of_equal_spaces_finds_no_angle():
+def test_an_audit_of_agreeing_spaces_has_angle_0():
     model = model_of(linear=True)
-    joint, alone, _ = model(orthonormal_rows(1))
-    found = audit([joint, alone], model.features, model.partition, MMPARETO)
-    assert found.same_sign.all()
-    assert found.angle_degrees.max() < 1e-6
-    assert found.weight_gap.max() < 1e-10
+    multimodal, unimodal, _ = model(orthonormal_rows(1))
+    result = audit([multimodal, unimodal], model.features, model.partition, MMPARETO)
+    assert result.same_sign.all()
+    assert result.angle_degrees.max() < 1e-6
+    assert result.weight_gap.max() < 1e-10
 
 
 STEPS = pytest.mark.parametrize("step", [parameter_step, feature_step])
@@ -135,8 +136,8 @@ def test_an_extra_objective_is_added_after_the_decision(step):
     decision = step(with_extra, rows, extra=-0.7)  # reversed, as a domain critic's gradient is
     torch.testing.assert_close(decision.weights, without.weights)
     torch.testing.assert_close(decision.gramian, without.gramian)
-    _, _, more = model(rows)
-    (-0.7 * more).backward()
+    _, _, extra_loss = model(rows)
+    (-0.7 * extra_loss).backward()
     for path, p in model.named_parameters():
         added = torch.zeros_like(p) if p.grad is None else p.grad
         total = dict(with_extra.named_parameters())[path].grad - dict(plain.named_parameters())[path].grad
@@ -164,17 +165,17 @@ class Tasks(nn.Module):
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize("name", ["mmpareto", "upgrad", "min_norm"])
-def test_tasks_on_a_shared_encoder_are_objectives_like_any_other(count, name):
+def test_tasks_on_a_shared_encoder_are_weighed_as_objectives(count, name):
     model, choose = Tasks(count).double(), weighting(name)
     x = torch.randn(7, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     block = list(model.shared.parameters())
     rows = [torch.cat([g.flatten() for g in torch.autograd.grad(loss, block)]) for loss in model_losses(model, x)]
-    space = ParameterSpace(Partition.of(model, {"shared": model.shared}), choose, objectives=count)
+    space = ParameterSpace(Partition.from_module(model, {"shared": model.shared}), choose, objectives=count)
     space.add(model(x))
     decision = space.decide()
-    found = torch.cat([p.grad.flatten() for p in block])
-    torch.testing.assert_close(found, choose(gramian_of(rows)) @ torch.stack(rows))
-    assert (torch.stack(rows) @ found >= -1e-9 * found.norm()).all()
+    gradient = torch.cat([p.grad.flatten() for p in block])
+    torch.testing.assert_close(gradient, choose(compute_gramian(rows)) @ torch.stack(rows))
+    assert (torch.stack(rows) @ gradient >= -1e-9 * gradient.norm()).all()
     splitter = FeatureSplitter(choose, objectives=count)
     other = Tasks(count).double()
     sum(other(x, splitter)).backward()
@@ -186,55 +187,55 @@ def test_tasks_on_a_shared_encoder_are_objectives_like_any_other(count, name):
 
 
 def model_losses(model, x):
-    """Each task's loss with a graph of its own."""
+    """Return each task's loss with a graph of its own."""
     return [model(x)[k] for k in range(len(model.heads))]
 
 
-def test_decisions_are_told_by_name():
-    figures = parameter_step(model_of(), conflicting_rows(model_of())).figures()
-    assert figures["audio/conflict"] == 1
-    assert figures["audio/cosine"] < 0
-    assert figures["audio/length"].item() == pytest.approx(1.5)
-    assert set(figures) >= {"video/norm_0", "video/norm_1", "video/weight_0", "video/weight_1"}
+def test_decisions_have_named_metrics():
+    metrics = parameter_step(model_of(), conflicting_rows(model_of())).metrics()
+    assert metrics["audio/conflict"] == 1
+    assert metrics["audio/cosine"] < 0
+    assert metrics["audio/length"].item() == pytest.approx(1.5)
+    assert set(metrics) >= {"video/norm_0", "video/norm_1", "video/weight_0", "video/weight_1"}
 
 
 @STEPS
 @pytest.mark.parametrize("limits", [(0.1, 10.0), (1.0, 1.0)], ids=["free", "limited"])
-def test_the_rescale_factor_is_that_of_the_paper_whatever_limits_it(step, limits):
+def test_the_rescale_metric_is_the_papers_factor_before_limits(step, limits):
     """s = |sum g| / |sum 2 a g| with the min-norm weights a; with limits of 1 the step is shorter, s is not."""
     model = model_of()
     rows = conflicting_rows(model)
     decision = step(model, rows, weighting("mmpareto", rescale=limits))
-    figures = decision.figures()
+    metrics = decision.metrics()
     for i, encoder in enumerate(ENCODERS):
         (a, b), (_, c) = decision.gramian[i].tolist()
         s = 1.0
         if b < 0:
             m = (c - b) / (a + c - 2 * b)
             s = ((a + 2 * b + c) / (4 * (m * m * a + 2 * m * (1 - m) * b + (1 - m) ** 2 * c))) ** 0.5
-        assert figures[f"{encoder}/rescale"].item() == pytest.approx(s)
-        assert figures[f"{encoder}/length"].item() == pytest.approx(1.5 if limits[1] > s else 1.5 / s)
-    assert max(figures[f"{encoder}/rescale"] for encoder in ENCODERS) > 1.01
+        assert metrics[f"{encoder}/rescale"].item() == pytest.approx(s)
+        assert metrics[f"{encoder}/length"].item() == pytest.approx(1.5 if limits[1] > s else 1.5 / s)
+    assert max(metrics[f"{encoder}/rescale"] for encoder in ENCODERS) > 1.01
 
 
-def test_an_audit_in_pieces_is_that_of_the_whole():
+def test_an_audit_in_pieces_equals_that_of_the_whole_batch():
     """Means over rows: each of four equal pieces has a quarter of the loss."""
     model, rows = model_of(), rows_of(8)
-    joint, alone, _ = model(rows)
-    whole = audit([joint, alone], model.features, model.partition, MMPARETO)
+    multimodal, unimodal, _ = model(rows)
+    whole = audit([multimodal, unimodal], model.features, model.partition, MMPARETO)
     auditor = Auditor(model.partition, MMPARETO)
-    for _ in range(2):  # the second one begins anew
+    for _ in range(2):  # the second audit starts from zero
         for i in range(4):
-            joint, alone, _ = model(part_of(rows, i, 4))
-            auditor.add([joint / 4, alone / 4], model.features)
-        found = auditor.agreement()
-    assert found.encoders == whole.encoders
-    torch.testing.assert_close(found.figures(), whole.figures())
+            multimodal, unimodal, _ = model(part_of(rows, i, 4))
+            auditor.add([multimodal / 4, unimodal / 4], model.features)
+        result = auditor.result()
+    assert result.encoders == whole.encoders
+    torch.testing.assert_close(result.metrics(), whole.metrics())
     with pytest.raises(ConfigError, match="nothing to audit"):
-        auditor.agreement()
+        auditor.result()
 
 
-def test_tokens_are_features_as_well_as_vectors():
+def test_features_may_be_tokens():
     z = torch.randn(2, 3, 4, requires_grad=True)
     splitter = FeatureSplitter(MMPARETO)
     multimodal, unimodal = splitter({"audio": z})
@@ -243,7 +244,7 @@ def test_tokens_are_features_as_well_as_vectors():
     assert splitter.decision.gramian[0, 0, 0] == pytest.approx(24)
 
 
-def test_without_gradients_features_pass_through():
+def test_without_gradients_features_are_returned_uncopied():
     splitter = FeatureSplitter(MMPARETO)
     z = torch.ones(2, 3)
     with torch.no_grad():
@@ -251,27 +252,27 @@ def test_without_gradients_features_pass_through():
     assert multimodal["audio"] is z is unimodal["audio"]
 
 
-def test_impossible_uses_are_refused():
+def test_invalid_uses_raise_a_config_error():
     model = model_of()
     with pytest.raises(ConfigError, match="belongs to the encoders 'audio' and 'video'"):
-        Partition.of(model, {"audio": model.encoders["audio"], "video": model.encoders["audio"]})
+        Partition.from_module(model, {"audio": model.encoders["audio"], "video": model.encoders["audio"]})
     with pytest.raises(ConfigError, match="'audio' is not part of the module"):
-        Partition.of(model.fusion, {"audio": model.encoders["audio"]})
+        Partition.from_module(model.fusion, {"audio": model.encoders["audio"]})
     space = ParameterSpace(model.partition, MMPARETO)
     with pytest.raises(ConfigError, match="nothing to decide on"):
         space.decide()
     with pytest.raises(ConfigError, match="3 losses were given for 2 objectives"):
         space.add(list(model(rows_of(4))))
-    joint, alone, extra = model(rows_of(4))
-    space.add([joint, alone], last=False)
+    multimodal, unimodal, extra = model(rows_of(4))
+    space.add([multimodal, unimodal], last=False)
     with pytest.raises(ConfigError, match="every micro-batch"):
-        space.add([joint, alone], extra=extra)
+        space.add([multimodal, unimodal], extra=extra)
     mixed = model_of()
     mixed.fusion.float()
     with pytest.raises(ConfigError, match="one dtype"):
         ParameterSpace(mixed.partition, MMPARETO).add([torch.zeros(()), torch.zeros(())])
     with pytest.raises(ConfigError, match="both features and trainable"):
-        audit([joint, alone], {}, model.partition, MMPARETO)
+        audit([multimodal, unimodal], {}, model.partition, MMPARETO)
     with pytest.raises(ConfigError, match="at least 1"):
         FeatureSplitter(MMPARETO, objectives=0)
-    assert not unsynchronised(list(model.parameters())).any()
+    assert not find_unsynchronised(list(model.parameters())).any()

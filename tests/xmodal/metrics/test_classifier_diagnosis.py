@@ -1,4 +1,4 @@
-"""What is said of a trained classifier: complete, plain, the same on a second look, and nothing moves."""
+"""The diagnosis of a trained classifier is complete, plain and repeatable, and does not change the model."""
 
 import copy
 import json
@@ -8,64 +8,66 @@ import torch
 
 from support.clip_batches import CLASSES, classifier, clip_batch
 from xmodal.errors import CorpusError
-from xmodal.metrics.classifier_diagnosis import diagnose, features_of, losses_of
+from xmodal.metrics.classifier_diagnosis import collect_features, diagnose, objective_losses
 from xmodal.training.objectives.classification import ClassificationObjective
 
 QUICK = {"flat_batches": 2, "directions": 2, "points": 3, "iterations": 2}
 BATCHES = [clip_batch(8, seed=seed, masked=(3,), unlabelled=(5,)) for seed in range(4)]
 
 
-def test_all_three_are_found_and_nothing_moves():
+def test_the_diagnosis_is_complete_and_does_not_change_the_model():
     model = classifier().train()
     before = copy.deepcopy(model.state_dict())
-    found = diagnose(model, BATCHES, held_out=[clip_batch(10, seed=9)], **QUICK)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    diagnosis = diagnose(model, BATCHES, held_out=[clip_batch(10, seed=9)], **QUICK)
+    assert json.loads(json.dumps(diagnosis, allow_nan=False)) == diagnosis
     for name in model.modalities:
-        gradients = found["gradients"][name]
+        gradients = diagnosis["gradients"][name]
         assert len(gradients["cosines"]) == len(gradients["unimodal"]["norms"]) == 4
         assert gradients["multimodal"]["covariance_trace"] > 0
-        assert 0 <= found["accuracy"][name]["head"] <= 1 and 0 <= found["accuracy"][name]["probe"] <= 1
-    assert found["flatness"]["rows"] == 12 and found["flatness"]["eigenvalue"]["iterations"] >= 2
-    assert found["accuracy"]["chance"] == 1 / CLASSES
-    assert found["accuracy"]["rows"] == 10 and found["accuracy"]["fitted_on"] == 24
+        assert 0 <= diagnosis["accuracy"][name]["head"] <= 1 and 0 <= diagnosis["accuracy"][name]["probe"] <= 1
+    assert diagnosis["flatness"]["rows"] == 12 and diagnosis["flatness"]["eigenvalue"]["iterations"] >= 2
+    assert diagnosis["accuracy"]["chance"] == 1 / CLASSES
+    assert diagnosis["accuracy"]["rows"] == 10 and diagnosis["accuracy"]["fitted_on"] == 24
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert model.training and all(p.grad is None for p in model.parameters())
-    assert diagnose(model, BATCHES, held_out=[clip_batch(10, seed=9)], **QUICK) == found
+    assert diagnose(model, BATCHES, held_out=[clip_batch(10, seed=9)], **QUICK) == diagnosis
 
 
-def test_without_held_out_rows_each_fourth_batch_judges_and_fits_nothing():
-    found = diagnose(classifier(), BATCHES, **QUICK)["accuracy"]
-    assert found["rows"] == 6 and found["fitted_on"] == 18
+def test_without_held_out_rows_every_fourth_batch_is_for_testing():
+    accuracy = diagnose(classifier(), BATCHES, **QUICK)["accuracy"]
+    assert accuracy["rows"] == 6 and accuracy["fitted_on"] == 18
 
 
-def test_heads_that_were_never_trained_say_nothing():
-    found = diagnose(classifier(), BATCHES, heads=False, **QUICK)
-    assert set(found["gradients"]["audio"]) == {"multimodal"}
-    assert found["accuracy"]["video"]["head"] is None and found["accuracy"]["video"]["probe"] >= 0
+def test_untrained_heads_are_left_out():
+    diagnosis = diagnose(classifier(), BATCHES, heads=False, **QUICK)
+    assert set(diagnosis["gradients"]["audio"]) == {"multimodal"}
+    assert diagnosis["accuracy"]["video"]["head"] is None and diagnosis["accuracy"]["video"]["probe"] >= 0
 
 
-def test_the_losses_are_those_that_training_minimises():
+def test_the_losses_equal_those_of_training():
     model = classifier()
-    mine, theirs = losses_of(model, BATCHES[0]), ClassificationObjective(model)(BATCHES[0]).by_objective
-    for one, other in zip(mine, theirs, strict=True):
-        torch.testing.assert_close(one, other)
+    actual, expected = objective_losses(model, BATCHES[0]), ClassificationObjective(model)(BATCHES[0]).by_objective
+    for actual_loss, expected_loss in zip(actual, expected, strict=True):
+        torch.testing.assert_close(actual_loss, expected_loss)
 
 
-def test_a_probe_finds_what_an_encoder_knows_and_its_head_does_not():
-    """Labels that the features hold, behind a head as it was drawn."""
+def test_a_probe_reads_labels_that_an_untrained_head_cannot():
+    """The labels are a linear function of the features; the head has its initial weights."""
     model = classifier().eval()
     batches = [clip_batch(32, seed=seed) for seed in range(8)]
-    known = torch.from_numpy(features_of(model, batches)[0]["audio"])
-    direction = torch.linalg.svd(known - known.mean(0), full_matrices=False).Vh[0]  # in which they differ most
+    all_features = torch.from_numpy(collect_features(model, batches)[0]["audio"])
+    direction = torch.linalg.svd(all_features - all_features.mean(0), full_matrices=False).Vh[
+        0
+    ]  # in which they differ most
     for batch in batches:
-        features = torch.from_numpy(features_of(model, [batch])[0]["audio"])
+        features = torch.from_numpy(collect_features(model, [batch])[0]["audio"])
         score = (features - features.mean(0)) @ direction
         batch.fields["label"].copy_((score > score.median()).long())
     accuracy = diagnose(model, batches[:6], held_out=batches[6:], **QUICK)["accuracy"]
     assert accuracy["audio"]["probe"] > 0.85 > accuracy["audio"]["head"]
 
 
-def test_rows_without_a_class_are_refused():
+def test_batches_without_labels_raise():
     blank = [clip_batch(4, seed=seed, unlabelled=(0, 1, 2, 3)) for seed in range(2)]
     with pytest.raises(CorpusError, match="no row has a class"):
         diagnose(classifier(), blank, **QUICK)

@@ -1,4 +1,4 @@
-"""Flatness of quadratic losses whose Hessian is known, of small networks beside their whole Hessian, and promises."""
+"""Flatness of quadratic losses with a known Hessian and of small networks, compared with their whole Hessian."""
 
 import copy
 from itertools import pairwise
@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from support.clip_batches import classifier, clip_batch
 from xmodal.errors import ConfigError
-from xmodal.metrics.flatness import filter_normalised, hessian_product, loss_along_directions, top_eigenvalue
+from xmodal.metrics.flatness import filter_normalised_direction, hessian_product, loss_along_directions, top_eigenvalue
 
 
 def quadratic(*curvatures: float) -> tuple[list, list[nn.Parameter]]:
-    """w H w / 2 + linear, in two parts that add up to it, with H of these eigenvalues in a random basis."""
+    """Return w H w / 2 + linear, in two parts that add up to it, with H of these eigenvalues in a random basis."""
     draw = torch.Generator().manual_seed(0)
     size = len(curvatures)
     basis = torch.linalg.qr(torch.randn(size, size, generator=draw, dtype=torch.float64)).Q
@@ -28,29 +28,29 @@ def quadratic(*curvatures: float) -> tuple[list, list[nn.Parameter]]:
     ("curvatures", "top"),
     [((5.0, 2.0, 1.0, 0.5), 5.0), ((3.0, -1.0, 0.0, 0.0), 3.0), ((2.0, -7.0, 1.0, 0.0), 2.0), ((-4.0, -1.0), -1.0)],
 )
-def test_the_top_eigenvalue_of_a_quadratic_loss(curvatures, top):
-    """Also where the eigenvalue of the largest size is a negative one."""
-    found = top_eigenvalue(*quadratic(*curvatures), iterations=500, tolerance=1e-9)
-    assert found.value == pytest.approx(top, rel=1e-5) and found.converged and found.residual < 1e-2
+def test_the_top_eigenvalue_of_a_quadratic_loss_is_exact(curvatures, top):
+    """Also if the eigenvalue of the largest absolute value is negative."""
+    eigenvalue = top_eigenvalue(*quadratic(*curvatures), iterations=500, tolerance=1e-9)
+    assert eigenvalue.value == pytest.approx(top, rel=1e-5) and eigenvalue.converged and eigenvalue.residual < 1e-2
 
 
-def test_the_bound_rises_to_the_eigenvalue_and_the_residual_says_how_near_it_is():
+def test_the_bound_rises_and_the_residual_bounds_the_error():
     values = [top_eigenvalue(*quadratic(5.0, 4.5, 1.0, 0.5), iterations=n, tolerance=0.0) for n in (1, 2, 4, 8)]
-    assert all(one.value <= other.value <= 5.0 for one, other in pairwise(values))
-    assert not values[0].converged and [one.iterations for one in values] == [1, 2, 4, 8]
-    for one in values:
-        assert min(abs(one.value - truth) for truth in (5.0, 4.5, 1.0, 0.5)) <= one.residual * one.value + 1e-12
+    assert all(value.value <= following.value <= 5.0 for value, following in pairwise(values))
+    assert not values[0].converged and [value.iterations for value in values] == [1, 2, 4, 8]
+    for value in values:
+        assert min(abs(value.value - truth) for truth in (5.0, 4.5, 1.0, 0.5)) <= value.residual * value.value + 1e-12
 
 
-def test_a_loss_without_curvature_has_none():
+def test_a_linear_loss_has_eigenvalue_0():
     w = nn.Parameter(torch.ones(2, 2))
-    assert top_eigenvalue([w.sum], [w]).as_json() == {
+    assert top_eigenvalue([w.sum], [w]).to_json() == {
         "value": 0.0, "residual": 0.0, "iterations": 1, "converged": True
     }  # fmt: skip
 
 
 class Attention(nn.Module):
-    """Tokens that attend to each other: what a transformer encoder has, small enough for its whole Hessian."""
+    """Tokens that attend to each other, as in a transformer encoder, small enough for its whole Hessian."""
 
     def __init__(self):
         super().__init__()
@@ -62,7 +62,7 @@ class Attention(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["convolution", "attention"])
-def test_products_are_those_of_the_whole_hessian(kind):
+def test_products_equal_those_with_the_whole_hessian(kind):
     torch.manual_seed(0)
     if kind == "attention":
         model, x = Attention().double(), torch.randn(4, 5, 3, dtype=torch.float64)
@@ -84,44 +84,44 @@ def test_products_are_those_of_the_whole_hessian(kind):
     parts = [lambda i=i: F.cross_entropy(model(x[i : i + 2]), label[i : i + 2]) / 2 for i in (0, 2)]
     vector = torch.randn(sum(sizes), dtype=torch.float64)
     pieces = [part.view_as(p) for part, p in zip(vector.split(sizes), parameters, strict=True)]
-    found = torch.cat([x.flatten() for x in hessian_product(parts, parameters)(pieces)])
-    torch.testing.assert_close(found, hessian @ vector)
+    product = torch.cat([x.flatten() for x in hessian_product(parts, parameters)(pieces)])
+    torch.testing.assert_close(product, hessian @ vector)
     top = top_eigenvalue(parts, parameters, iterations=300, tolerance=1e-8)
     assert top.value == pytest.approx(torch.linalg.eigvalsh(hessian)[-1].item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("fusion", ["concatenation", "transformer"])
-def test_a_classifiers_minimum_can_be_looked_at(fusion):
+def test_a_classifier_can_be_measured_and_does_not_change(fusion):
     model = classifier(fusion).eval()
     batch = clip_batch(6)
     before = copy.deepcopy(model.state_dict())
-    part = lambda: F.cross_entropy(model.fused(*model.encode(batch)), batch.fields["label"])  # noqa: E731
+    part = lambda: F.cross_entropy(model.multimodal_scores(*model.encode(batch)), batch.fields["label"])  # noqa: E731
     parameters = [p for name, p in model.named_parameters() if not name.startswith("heads")]
-    found = loss_along_directions([part], parameters, directions=2, points=3)
-    assert found.loss == part().item() and found.places == (-1.0, 0.0, 1.0) and len(found.losses) == 2
+    landscape = loss_along_directions([part], parameters, directions=2, points=3)
+    assert landscape.loss == part().item() and landscape.offsets == (-1.0, 0.0, 1.0) and len(landscape.losses) == 2
     top = top_eigenvalue([part], parameters, iterations=3)
     assert top.iterations >= 3 and top.value == top.value
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert all(p.grad is None for p in parameters)
 
 
-def test_along_a_direction_a_quadratic_loss_is_the_parabola_of_its_curvature():
-    """One filter as long as w: the curvature along it is d H d, and the parts add up."""
+def test_along_a_direction_a_quadratic_loss_is_a_parabola():
+    """With one filter as long as w, the curvature along it is d H d, and the parts add up."""
     parts, [w] = quadratic(5.0, 2.0, 1.0, 0.5)
-    seen = loss_along_directions(parts, [w], directions=3, radius=0.5, points=5, seed=4)
+    landscape = loss_along_directions(parts, [w], directions=3, radius=0.5, points=5, seed=4)
     draw = torch.Generator().manual_seed(4)
-    for row in seen.losses:
-        [d] = filter_normalised([w], draw)
+    for row in landscape.losses:
+        [d] = filter_normalised_direction([w], draw)
         assert d.norm().item() == pytest.approx(w.norm().item())
         curvature = (d * hessian_product(parts, [w])([d])[0]).sum().item()
         bend = row[0] + row[-1] - 2 * row[2]
         assert bend == pytest.approx(curvature * 0.5**2, rel=1e-6)
-    assert seen.rise == pytest.approx(sum(row[0] + row[-1] - 2 * row[2] for row in seen.losses) / 6, rel=1e-6)
+    assert landscape.rise == pytest.approx(sum(row[0] + row[-1] - 2 * row[2] for row in landscape.losses) / 6, rel=1e-6)
 
 
-def test_every_filter_is_moved_by_its_own_length_and_what_has_no_filters_stays():
+def test_directions_have_the_length_of_each_filter_and_are_0_without_filters():
     model = nn.Sequential(nn.Conv2d(2, 5, 3), nn.GroupNorm(1, 5), nn.Flatten(), nn.Linear(5, 3))
-    direction = filter_normalised(list(model.parameters()), torch.Generator().manual_seed(0))
+    direction = filter_normalised_direction(list(model.parameters()), torch.Generator().manual_seed(0))
     for p, d in zip(model.parameters(), direction, strict=True):
         if p.ndim < 2:
             assert not d.any()
@@ -129,30 +129,30 @@ def test_every_filter_is_moved_by_its_own_length_and_what_has_no_filters_stays()
             torch.testing.assert_close(d.flatten(1).norm(dim=1), p.detach().flatten(1).norm(dim=1))
 
 
-def test_scaling_a_networks_layers_does_not_make_its_minimum_look_flatter():
-    """What filter normalisation is for: relu(c w1 x) w2 / c is the same network."""
+def test_the_landscape_does_not_depend_on_the_scale_of_layers():
+    """The purpose of filter normalisation: relu(c w1 x) w2 / c is the same network."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 2, bias=False)).double()
     x, label = torch.randn(16, 4, dtype=torch.float64), torch.randint(0, 2, (16,))
-    seen = []
+    results = []
     for factor in (1.0, 10.0):
         scaled = copy.deepcopy(model)
         with torch.no_grad():
             scaled[0].weight.mul_(factor), scaled[2].weight.div_(factor)
         part = lambda net=scaled: F.cross_entropy(net(x), label)  # noqa: E731
         parameters = list(scaled.parameters())
-        seen.append((loss_along_directions([part], parameters, points=5), top_eigenvalue([part], parameters)))
-    torch.testing.assert_close(torch.tensor(seen[0][0].losses), torch.tensor(seen[1][0].losses))
-    assert seen[1][1].value > 5 * seen[0][1].value  # the eigenvalue is not so protected
+        results.append((loss_along_directions([part], parameters, points=5), top_eigenvalue([part], parameters)))
+    torch.testing.assert_close(torch.tensor(results[0][0].losses), torch.tensor(results[1][0].losses))
+    assert results[1][1].value > 5 * results[0][1].value  # the eigenvalue is not so protected
 
 
 @pytest.mark.parametrize("options", [{"points": 4}, {"points": 1}, {"directions": 0}, {"radius": 0.0}])
-def test_impossible_questions_are_refused(options):
+def test_invalid_options_raise_a_config_error(options):
     with pytest.raises(ConfigError, match="odd and at least 3"):
         loss_along_directions(*quadratic(1.0, 2.0), **options)
 
 
-def test_what_is_not_finite_is_told_as_nothing():
+def test_values_that_are_not_finite_become_null():
     w = nn.Parameter(torch.ones(1, 1))
-    found = loss_along_directions([lambda: 1 / (w.sum() - 1)], [w], points=3, directions=1).as_json()
-    assert found["loss"] is None and found["rise"] is None
+    values = loss_along_directions([lambda: 1 / (w.sum() - 1)], [w], points=3, directions=1).to_json()
+    assert values["loss"] is None and values["rise"] is None

@@ -1,4 +1,4 @@
-"""A linear probe finds what a linear reader can, chooses its penalty without the test vectors, and no more."""
+"""A linear probe reads what is linearly separable, and chooses its penalty without the test vectors."""
 
 import numpy as np
 import pytest
@@ -16,43 +16,43 @@ def clusters(rows: int, seed: int, noise: float) -> tuple[np.ndarray, list[str]]
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), NAMES[kind].tolist()
 
 
-def test_separable_classes_are_told_apart() -> None:
+def test_separable_classes_are_classified_without_errors() -> None:
     result = linear_probe(*clusters(120, 0, 0.05), *clusters(60, 1, 0.05), seed=0)
     assert result.accuracy == 1 and (result.trained_on, result.tested_on, result.classes) == (120, 60, 3)
     assert result.interval(draws=200, seed=0) == (1.0, 1.0)
 
 
-def test_labels_that_do_not_belong_to_the_vectors_give_chance() -> None:
+def test_shuffled_labels_give_chance() -> None:
     train, label = clusters(300, 0, 0.05)
-    test, wanted = clusters(300, 1, 0.05)
-    wrong = np.random.default_rng(2).permutation(label).tolist()
-    result = linear_probe(train, wrong, test, wanted, seed=0)
+    test, test_labels = clusters(300, 1, 0.05)
+    shuffled = np.random.default_rng(2).permutation(label).tolist()
+    result = linear_probe(train, shuffled, test, test_labels, seed=0)
     assert result.accuracy == pytest.approx(1 / 3, abs=0.15) and result.chance == pytest.approx(1 / 3, abs=0.1)
 
 
-def test_the_penalty_is_chosen_on_the_training_vectors_alone() -> None:
+def test_the_penalty_does_not_depend_on_the_test_vectors() -> None:
     train = clusters(150, 0, 0.6)
     chosen = {linear_probe(*train, *clusters(90, seed, noise), seed=0).strength for seed, noise in ((1, 0.6), (2, 3))}
     assert len(chosen) == 1
-    again = linear_probe(*train, *clusters(90, 1, 0.6), seed=0)
-    assert again == linear_probe(*train, *clusters(90, 1, 0.6), seed=0)
+    result = linear_probe(*train, *clusters(90, 1, 0.6), seed=0)
+    assert result == linear_probe(*train, *clusters(90, 1, 0.6), seed=0)
 
 
-def test_a_class_without_training_vectors_is_always_wrong_and_counted() -> None:
+def test_classes_without_training_vectors_are_wrong_and_counted() -> None:
     train, label = clusters(120, 0, 0.05)
-    known = [row for row, name in enumerate(label) if name != "c"]
-    test, wanted = clusters(60, 1, 0.05)
-    result = linear_probe(train[known], [label[row] for row in known], test, wanted, seed=0)
-    assert result.unknown == wanted.count("c") and result.accuracy == pytest.approx(1 - result.unknown / 60)
+    rows = [row for row, name in enumerate(label) if name != "c"]
+    test, test_labels = clusters(60, 1, 0.05)
+    result = linear_probe(train[rows], [label[row] for row in rows], test, test_labels, seed=0)
+    assert result.unknown == test_labels.count("c") and result.accuracy == pytest.approx(1 - result.unknown / 60)
 
 
-def test_one_class_is_nothing_to_tell_apart() -> None:
+def test_a_single_class_raises() -> None:
     train, _ = clusters(10, 0, 0.05)
     with pytest.raises(CorpusError, match="at least two classes; all 10 training rows are"):
         linear_probe(train, ["a"] * 10, train, ["a"] * 10, seed=0)
 
 
-def test_a_rare_class_of_one_row_is_no_obstacle() -> None:
+def test_a_class_of_one_row_is_allowed() -> None:
     train, label = clusters(40, 0, 0.05)
     label[0] = "rare"
     assert linear_probe(train, label, *clusters(20, 1, 0.05), seed=0).accuracy > 0.9

@@ -1,30 +1,32 @@
-"""A class is the normalised mean of its normalised prompts; a picture is of the class nearest to it."""
+"""A class is the normalised mean of its normalised prompts; an image belongs to the nearest class."""
 
 import numpy as np
 import pytest
 import torch
 
 from xmodal.errors import ConfigError
-from xmodal.metrics.zero_shot import class_embeddings, prompts, zero_shot
+from xmodal.metrics.zero_shot import class_embeddings, fill_templates, zero_shot
 
 
 def test_every_template_is_filled_with_every_name() -> None:
-    assert prompts(["cat", "{x}"], ["a {}.", "{}"]) == ["a cat.", "cat", "a {x}.", "{x}"]
+    assert fill_templates(["cat", "{x}"], ["a {}.", "{}"]) == ["a cat.", "cat", "a {x}.", "{x}"]
     for template in ("a photo", "{} and {}", "{0}"):
-        with pytest.raises(ConfigError, match=r"where one \{\} stands"):
-            prompts(["cat"], [template])
+        with pytest.raises(ConfigError, match=r"exactly one \{\} for the class"):
+            fill_templates(["cat"], [template])
 
 
 def test_a_class_is_the_mean_of_unit_vectors_not_of_the_vectors() -> None:
     """By hand: prompts (3, 4) and (0, 2) are (0.6, 0.8) and (0, 1); their mean (0.3, 0.9) over its length."""
     vectors = {"a cat": [3.0, 4.0], "cat!": [0.0, 2.0], "a dog": [5.0, 0.0], "dog!": [0.0, -1.0]}
-    found = class_embeddings(lambda texts: torch.tensor([vectors[t] for t in texts]), ["cat", "dog"], ["a {}", "{}!"])
+    embeddings = class_embeddings(
+        lambda texts: torch.tensor([vectors[t] for t in texts]), ["cat", "dog"], ["a {}", "{}!"]
+    )
     length = (0.3**2 + 0.9**2) ** 0.5
-    assert found[0].tolist() == pytest.approx([0.3 / length, 0.9 / length])
-    assert found[1].tolist() == pytest.approx([0.5**0.5, -(0.5**0.5)])
+    assert embeddings[0].tolist() == pytest.approx([0.3 / length, 0.9 / length])
+    assert embeddings[1].tolist() == pytest.approx([0.5**0.5, -(0.5**0.5)])
 
 
-def test_figures_are_shares_of_pictures_and_means_over_classes() -> None:
+def test_accuracy_is_over_images_and_recall_over_classes() -> None:
     classes = torch.eye(3)
     images = torch.tensor([[3.0, 2, 1], [3, 1, 2], [1, 2, 3], [1, 3, 2], [3, 1, 2]])
     result = zero_shot(images, torch.tensor([0, 0, 1, 1, 0]), classes, ks=(1, 2))
@@ -40,7 +42,7 @@ def test_figures_are_shares_of_pictures_and_means_over_classes() -> None:
     assert low <= 0.8 <= high
 
 
-def test_a_model_that_sees_nothing_gets_chance() -> None:
+def test_a_constant_model_gets_chance() -> None:
     draw = np.random.default_rng(0)
     label = torch.from_numpy(draw.integers(0, 10, 2000))
     result = zero_shot(torch.ones(2000, 4), label, torch.ones(10, 4))

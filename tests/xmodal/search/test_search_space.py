@@ -1,19 +1,22 @@
-"""A search space says what it says in one line, refuses what a field cannot hold, and encodes both ways."""
+"""Search spaces: parsing, errors in one line, and encoding of values in both directions."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.config.classifier import Classifier
-from pipelines.config.classify import Config
-from pipelines.config.data import Data
+from pipelines.config.classifier import ClassifierConfig
+from pipelines.config.classify import ClassifyConfig
+from pipelines.config.data import DataConfig
+from pipelines.config.run import RunOptions
 from xmodal.errors import ConfigError
-from xmodal.search.config_fields import changed, paths, value_at
-from xmodal.search.ranges import Choice, Interval, Number
+from xmodal.search.config_fields import paths, value_at, with_values
+from xmodal.search.ranges import ChoiceRange, IntervalRange, NumberRange
 from xmodal.search.space import parse_space
 
 UNIT = st.floats(0, 1)
-BASE = Config(name="a", data=Data(corpus=("c",)), model=Classifier(classes=("a", "b")))
+BASE = ClassifyConfig(
+    run=RunOptions(name="a"), data=DataConfig(corpus=("c",)), model=ClassifierConfig(classes=("a", "b"))
+)
 SEARCH = (
     "optim.learning_rate=loguniform(1e-4,1e-2)", "balance.rescale=interval(1,4)", "model.fusion=choice(film,gating)",
     "optim.rows_per_forward=integers(8,64)", "optim.max_grad_norm=choice(none,1,0.5)",
@@ -21,43 +24,43 @@ SEARCH = (
 
 
 @given(st.tuples(UNIT, UNIT), st.floats(1e-6, 1e3), st.floats(1.001, 1e3), st.booleans())
-def test_an_interval_has_its_low_end_below_its_high_one_and_both_within(units, low, factor, log):
-    ends = Number(low=low, high=low * factor, log=log)
-    a, b = Interval(ends=ends).decode(units)
+def test_interval_ends_are_ordered_and_within_the_range(units, low, factor, log):
+    ends = NumberRange(low=low, high=low * factor, log=log)
+    a, b = IntervalRange(ends=ends).decode(units)
     assert low <= a <= b <= low * factor
 
 
 @given(st.lists(UNIT, min_size=6, max_size=6))
-def test_values_say_their_units_and_units_their_values(units):
+def test_decode_and_encode_are_inverse(units):
     space = parse_space(SEARCH, BASE)
     assert space.size == 6
     values = space.decode(units)
-    again = space.encode(values)
-    assert again is not None and all(0 <= unit <= 1 for unit in again)
-    once_more = space.decode(again)
+    encoded = space.encode(values)
+    assert encoded is not None and all(0 <= unit <= 1 for unit in encoded)
+    decoded = space.decode(encoded)
     for path, value in values.items():
-        same = value if value is None or isinstance(value, str) else pytest.approx(value, rel=1e-6, abs=1e-9)
-        assert once_more[path] == same
-    config = changed(BASE, values)  # each point is a configuration that the run takes
+        expected = value if value is None or isinstance(value, str) else pytest.approx(value, rel=1e-6, abs=1e-9)
+        assert decoded[path] == expected
+    config = with_values(BASE, values)  # each point is a valid configuration
     assert value_at(config, "balance.rescale") == values["balance.rescale"]
 
 
 def test_uniform_units_fill_the_triangle_of_intervals_evenly():
-    one = Interval(ends=Number(low=0, high=1))
+    interval = IntervalRange(ends=NumberRange(low=0, high=1))
     steps = [(k + 0.5) / 100 for k in range(100)]
-    lows = sorted(one.decode((u, 0.5))[0] for u in steps)
+    lows = sorted(interval.decode((u, 0.5))[0] for u in steps)
     assert lows[50] == pytest.approx(1 - 0.5**0.5, abs=0.01)  # half of the triangle's area lies to its left
 
 
-def test_a_grid_has_both_ends_and_only_ordered_pairs():
-    assert Number(low=1, high=100, log=True).grid(3) == pytest.approx([1, 10, 100])
-    assert Number(low=1, high=3, whole=True).grid(9) == [1, 2, 3]
-    assert Interval(ends=Number(low=1, high=2)).grid(2) == [(1, 1), (1, 2), (2, 2)]
-    assert Choice(values=("a", "b")).grid(7) == ["a", "b"]
+def test_grid_has_both_ends_and_only_ordered_pairs():
+    assert NumberRange(low=1, high=100, log=True).grid(3) == pytest.approx([1, 10, 100])
+    assert NumberRange(low=1, high=3, whole=True).grid(9) == [1, 2, 3]
+    assert IntervalRange(ends=NumberRange(low=1, high=2)).grid(2) == [(1, 1), (1, 2), (2, 2)]
+    assert ChoiceRange(values=("a", "b")).grid(7) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("optim.learning_rat=uniform(0.1,0.2)", "no field 'optim.learning_rat'.* did you mean 'optim.learning_rate'"),
         ("learning_rate=uniform(0.1,0.2)", "did you mean 'optim.learning_rate'"),
@@ -73,20 +76,20 @@ def test_a_grid_has_both_ends_and_only_ordered_pairs():
         ("optim.batch_size=choice(8,many)", "'many' cannot be its value"),
         ("optim.batch_size=integers(8,16.5)", "whole numbers"),
         ("balance.gamma=choice(1,1)", "each once"),
-        ("name=choice(a,b)", "the sweep's own affair"),
-        ("resources.workers=integers(1,2)", "the sweep's own affair"),
+        ("run.name=choice(a,b)", "a sweep sets this field itself"),
+        ("resources.workers=integers(1,2)", "a sweep sets this field itself"),
     ],
 )
-def test_a_mistake_is_one_sentence_with_its_mend(text, told):
-    with pytest.raises(ConfigError, match=told) as error:
+def test_invalid_range_raises_one_line_with_the_fix(text, message):
+    with pytest.raises(ConfigError, match=message) as error:
         parse_space([text], BASE)
     assert "\n" not in str(error.value)
 
 
-def test_every_field_has_a_path_and_a_change_leaves_the_others():
+def test_with_values_replaces_only_the_given_fields():
     assert {"balance.rescale", "optim.betas", "data.corpus", "seed"} <= set(paths(BASE))
-    config = changed(BASE, {"balance.gamma": 2.0, "seed": 3, "optim.steps": 9})
+    config = with_values(BASE, {"balance.gamma": 2.0, "seed": 3, "optim.steps": 9})
     assert (config.balance.gamma, config.seed, config.optim.steps) == (2.0, 3, 9)
-    assert changed(config, {"balance.gamma": None, "seed": 0, "optim.steps": None}) == BASE
+    assert with_values(config, {"balance.gamma": None, "seed": 0, "optim.steps": None}) == BASE
     with pytest.raises(ConfigError, match="twice"):
         parse_space(["balance.gamma=uniform(1,2)", "balance.gamma=uniform(1,3)"], BASE)

@@ -1,4 +1,4 @@
-"""Storage: what is written comes back, alike on local paths and on S3, whatever the server does in between."""
+"""The storage interface: the same behaviour on local paths, file:// URIs and S3."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from xmodal.storage import transfer
 
 @pytest.fixture(params=["local", "file", pytest.param("s3", marks=pytest.mark.s3)])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A place where nothing is stored yet."""
+    """Return a URI below which nothing is stored yet."""
     if request.param == "s3":
         return request.getfixturevalue("s3_root")
     return f"{'file://' if request.param == 'file' else ''}{tmp_path}/store"
@@ -31,15 +31,15 @@ def no_space(*_: object) -> int:
 
 
 class TestContract:
-    """Every statement holds for a plain path, a file:// URI and a real S3 server."""
+    """Properties that hold for a plain path, a file:// URI and a real S3 server."""
 
     @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 400], ids=["empty", "one byte", "100 KB"])
-    def test_written_bytes_come_back(self, root: str, data: bytes) -> None:
+    def test_read_returns_written_bytes(self, root: str, data: bytes) -> None:
         storage.write(f"{root}/a/b", data)
         assert storage.read(f"{root}/a/b") == data
         assert storage.stat(f"{root}/a/b").size == len(data)
 
-    def test_any_range_is_the_slice_of_the_whole(self, root: str) -> None:
+    def test_read_of_a_range_equals_the_slice(self, root: str) -> None:
         data = os.urandom(1000)
         storage.write(f"{root}/x", data)
         for offset, length in [
@@ -57,12 +57,14 @@ class TestContract:
         assert storage.read(f"{root}/x", 1000) == b""
 
     @pytest.mark.parametrize(("offset", "length"), [(0, 11), (5, 6), (10, 1), (11, 1), (99, 1), (11, None)])
-    def test_a_file_that_ends_early_is_never_delivered_short(self, root: str, offset: int, length: int) -> None:
+    def test_read_beyond_the_end_raises(self, root: str, offset: int, length: int) -> None:
         storage.write(f"{root}/x", b"0123456789")
         with pytest.raises(storage.ShortRead, match=r"/x ends at byte 10"):
             storage.read(f"{root}/x", offset, length)
 
-    def test_a_large_file_passes_in_parts(self, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_large_file_is_transferred_in_parts(
+        self, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(transfer, "PART_BYTES", 5 << 20)  # the smallest part that S3 allows
         data = os.urandom((12 << 20) + 7)
         (tmp_path / "here").write_bytes(data)
@@ -75,20 +77,20 @@ class TestContract:
             assert storage.read(f"{root}/{name}", 3, 11 << 20) == data[3 : 3 + (11 << 20)]
         assert names_below(root) == ["uploaded", "written"]
 
-    def test_an_empty_file_can_be_uploaded_and_downloaded(self, root: str, tmp_path: Path) -> None:
+    def test_empty_file_can_be_uploaded_and_downloaded(self, root: str, tmp_path: Path) -> None:
         (tmp_path / "here").touch()
         storage.upload(f"{tmp_path}/here", f"{root}/x")
         storage.download(f"{root}/x", f"{tmp_path}/back")
         assert (tmp_path / "back").read_bytes() == b""
 
-    def test_writing_again_replaces_the_file_and_changes_its_etag(self, root: str) -> None:
+    def test_overwriting_changes_content_and_etag(self, root: str) -> None:
         storage.write(f"{root}/x", b"old")
         before = storage.stat(f"{root}/x")
         storage.write(f"{root}/x", b"new")
         assert storage.read(f"{root}/x") == b"new"
         assert storage.stat(f"{root}/x").etag != before.etag
         assert storage.read(f"{root}/x", etag=storage.stat(f"{root}/x").etag) == b"new"
-        with pytest.raises(storage.Changed, match=r"/x.*index"):
+        with pytest.raises(storage.FileChanged, match=r"/x.*index"):
             storage.read(f"{root}/x", 0, 1, etag=before.etag)
 
     @pytest.mark.parametrize(
@@ -116,32 +118,32 @@ class TestContract:
         storage.delete(f"{root}/{name}")
         assert not storage.exists(root)
 
-    def test_a_listing_is_sorted_recursive_and_ignores_a_trailing_slash(self, root: str) -> None:
+    def test_listing_is_sorted_and_recursive(self, root: str) -> None:
         for name in ("b", "a/2", "a/10", "a-b", "Z", "é", "a.b/c/d"):
             storage.write(f"{root}/{name}", b"1234"[: len(name)])
         assert names_below(root) == sorted(["b", "a/2", "a/10", "a-b", "Z", "é", "a.b/c/d"])
         assert [e.uri for e in storage.list_files(f"{root}/a/")] == [f"{root}/a/10", f"{root}/a/2"]
         assert all(storage.stat(entry.uri) == entry for entry in storage.list_files(root))
 
-    def test_a_file_lists_itself_and_not_its_namesakes(self, root: str) -> None:
+    def test_listing_of_a_file_is_the_file_itself(self, root: str) -> None:
         storage.write(f"{root}/x", b"1")
         storage.write(f"{root}/xy", b"2")
         assert storage.list_files(f"{root}/x") == [storage.stat(f"{root}/x")]
 
-    def test_a_new_file_is_in_the_next_listing_and_a_deleted_one_is_not(self, root: str) -> None:
+    def test_listing_shows_new_and_deleted_files_at_once(self, root: str) -> None:
         for turn in range(5):
             storage.write(f"{root}/{turn}", b"")
             assert str(turn) in names_below(root)
             storage.delete(f"{root}/{turn}")
             assert not storage.exists(f"{root}/{turn}")
 
-    def test_exists_is_true_for_files_and_for_what_holds_files(self, root: str) -> None:
+    def test_exists_is_true_for_files_and_directories_with_files(self, root: str) -> None:
         assert not storage.exists(root)
         storage.write(f"{root}/a/b", b"")
         assert storage.exists(f"{root}/a/b") and storage.exists(f"{root}/a") and storage.exists(f"{root}/a/")
         assert not storage.exists(f"{root}/a/bc") and not storage.exists(f"{root}/A")
 
-    def test_deleting_is_idempotent(self, root: str) -> None:
+    def test_delete_is_idempotent(self, root: str) -> None:
         for name in ("t/1", "t/u/2", "tt", "keep"):
             storage.write(f"{root}/{name}", b"")
         for _ in range(2):
@@ -150,7 +152,7 @@ class TestContract:
             assert names_below(root) == ["keep"]
 
     @pytest.mark.parametrize(
-        "use",
+        "function",
         [
             storage.read,
             storage.stat,
@@ -159,12 +161,12 @@ class TestContract:
         ],
         ids=["read", "stat", "list", "download"],
     )
-    def test_a_missing_file_is_named(self, root: str, use) -> None:
+    def test_missing_file_raises_not_found(self, root: str, function) -> None:
         with pytest.raises(storage.NotFound, match=r"store/none|/none: "):
-            use(f"{root}/none")
+            function(f"{root}/none")
         assert not Path("/tmp/xmodal-none").exists()
 
-    def test_a_directory_is_not_a_file(self, root: str) -> None:
+    def test_directory_is_not_a_file(self, root: str) -> None:
         storage.write(f"{root}/a/b", b"")
         with pytest.raises(StorageError, match="/a"):
             storage.stat(f"{root}/a")
@@ -173,18 +175,18 @@ class TestContract:
         with pytest.raises(StorageError, match="names a directory"):
             storage.write(f"{root}/a/", b"")
 
-    def test_a_file_that_cannot_be_uploaded_is_named_and_stores_nothing(self, root: str, tmp_path: Path) -> None:
+    def test_upload_of_a_missing_file_raises_and_stores_nothing(self, root: str, tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="absent"):
             storage.upload(f"{tmp_path}/absent", f"{root}/x")
         assert not storage.exists(root)
 
-    def test_a_directory_cannot_be_uploaded(self, root: str, tmp_path: Path) -> None:
+    def test_upload_of_a_directory_raises(self, root: str, tmp_path: Path) -> None:
         (tmp_path / "directory").mkdir()
         with pytest.raises(StorageError, match=r"directory: Is a directory; name a file"):
             storage.upload(f"{tmp_path}/directory", f"{root}/x")
         assert not storage.exists(root)
 
-    def test_a_download_to_a_full_disk_names_the_local_path_and_leaves_nothing(
+    def test_download_to_a_full_disk_raises_and_leaves_nothing(
         self, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         storage.write(f"{root}/x", b"1234")
@@ -193,7 +195,7 @@ class TestContract:
             storage.download(f"{root}/x", f"{tmp_path}/back/x")
         assert list((tmp_path / "back").iterdir()) == []
 
-    def test_check_passes_where_the_work_can_be_done_and_leaves_nothing(self, root: str) -> None:
+    def test_check_passes_and_leaves_nothing(self, root: str) -> None:
         storage.check(f"{root}/new/run", writable=True)
         assert not storage.exists(root)
         storage.write(f"{root}/x", b"")
@@ -202,11 +204,11 @@ class TestContract:
         storage.check(root, writable=True)
         assert names_below(root) == ["x"]
 
-    def test_check_to_read_needs_something_to_read(self, root: str) -> None:
+    def test_check_for_reading_raises_if_nothing_is_stored(self, root: str) -> None:
         with pytest.raises(storage.NotFound, match="check the"):
             storage.check(f"{root}/none", writable=False)
 
-    def test_threads_read_side_by_side(self, root: str) -> None:
+    def test_threads_can_read_concurrently(self, root: str) -> None:
         data = os.urandom(64_000)
         storage.write(f"{root}/x", data)
         wrong: list[int] = []
@@ -224,25 +226,25 @@ class TestContract:
 
 
 class TestLocal:
-    def test_a_reader_sees_the_old_or_the_new_file_and_nothing_else(self, tmp_path: Path) -> None:
+    def test_reader_sees_the_old_or_the_new_file(self, tmp_path: Path) -> None:
         path, contents = f"{tmp_path}/x", {bytes([n]) * 200_000 for n in range(2)}
         storage.write(path, min(contents))
         stop = threading.Event()
-        seen: set[bytes] = set()
+        observed: set[bytes] = set()
 
-        def look() -> None:
+        def read_repeatedly() -> None:
             while not stop.is_set():
-                seen.add(storage.read(path))
+                observed.add(storage.read(path))
 
-        reader = threading.Thread(target=look)
+        reader = threading.Thread(target=read_repeatedly)
         reader.start()
         for turn in range(30):
             storage.write(path, sorted(contents)[turn % 2])
         stop.set()
         reader.join()
-        assert seen <= contents
+        assert observed <= contents
 
-    def test_an_interrupted_write_leaves_no_trace_in_a_listing(self, tmp_path: Path) -> None:
+    def test_killed_write_is_not_listed(self, tmp_path: Path) -> None:
         storage.write(f"{tmp_path}/x", b"old")
         writer = (
             "import os, signal; from xmodal.storage import local\n"
@@ -253,7 +255,7 @@ class TestLocal:
         assert len(list(tmp_path.iterdir())) == 2
         assert storage.read(f"{tmp_path}/x") == b"old" and names_below(str(tmp_path)) == ["x"]
 
-    def test_a_failed_write_names_the_file_and_removes_its_part(self, tmp_path: Path) -> None:
+    def test_failed_write_raises_and_removes_its_partial_file(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(StorageError, match=r"file/x: .*is a file"):
             storage.write(f"{tmp_path}/file/x", b"")
@@ -262,7 +264,7 @@ class TestLocal:
             storage.write(f"{tmp_path}/directory", b"")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "file"]
 
-    def test_a_full_disk_keeps_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_write_to_a_full_disk_leaves_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         storage.write(f"{tmp_path}/x", b"old")
 
         monkeypatch.setattr("xmodal.storage.local.os.pwrite", no_space)
@@ -270,7 +272,7 @@ class TestLocal:
             storage.write(f"{tmp_path}/x", b"new")
         assert storage.read(f"{tmp_path}/x") == b"old" and [p.name for p in tmp_path.iterdir()] == ["x"]
 
-    def test_links_are_followed_once_and_a_broken_one_is_named(self, tmp_path: Path) -> None:
+    def test_links_are_followed_once_and_broken_links_raise(self, tmp_path: Path) -> None:
         storage.write(f"{tmp_path}/corpus/a/x", b"1")
         storage.write(f"{tmp_path}/elsewhere/y", b"2")
         (tmp_path / "corpus/a/loop").symlink_to(tmp_path / "corpus")
@@ -280,12 +282,12 @@ class TestLocal:
         with pytest.raises(StorageError, match="broken is a link to nothing"):
             storage.list_files(f"{tmp_path}/corpus")
 
-    def test_check_refuses_a_path_through_a_file(self, tmp_path: Path) -> None:
+    def test_check_of_a_path_through_a_file_raises(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(StorageError, match=r"is a file"):
             storage.check(f"{tmp_path}/file/run", writable=True)
 
-    def test_check_to_write_passes_where_a_file_is_to_be_replaced(
+    def test_check_for_writing_passes_for_an_existing_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "page.html").write_bytes(b"old")
@@ -294,11 +296,11 @@ class TestLocal:
             storage.check(uri, writable=True)
         assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
-    def test_check_to_read_refuses_an_empty_directory_as_s3_would(self, tmp_path: Path) -> None:
+    def test_check_for_reading_an_empty_directory_raises_like_s3(self, tmp_path: Path) -> None:
         with pytest.raises(storage.NotFound, match="no file is stored there"):
             storage.check(str(tmp_path), writable=False)
 
-    def test_the_mode_follows_the_umask(self, tmp_path: Path) -> None:
+    def test_file_mode_follows_the_umask(self, tmp_path: Path) -> None:
         storage.write(f"{tmp_path}/x", b"")
         (tmp_path / "plain").touch()
         assert (tmp_path / "x").stat().st_mode == (tmp_path / "plain").stat().st_mode

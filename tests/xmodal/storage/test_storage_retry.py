@@ -1,4 +1,4 @@
-"""Retries: which errors may pass by themselves, and how long to wait for that."""
+"""Retries: which errors are temporary, and how long the waits are."""
 
 import aiohttp
 import pytest
@@ -7,7 +7,7 @@ from botocore import exceptions as boto
 from xmodal.storage import retry
 
 
-def answer(code: str, status: int) -> boto.ClientError:
+def error_response(code: str, status: int) -> boto.ClientError:
     return boto.ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")
 
 
@@ -32,8 +32,8 @@ def answer(code: str, status: int) -> boto.ClientError:
         ("InvalidRange", 416, None),
     ],
 )
-def test_an_answer_is_repeated_only_when_time_can_mend_it(code: str, status: int, cause: str | None) -> None:
-    assert retry.cause_for_retry(answer(code, status)) == cause
+def test_cause_for_retry_of_error_codes(code: str, status: int, cause: str | None) -> None:
+    assert retry.cause_for_retry(error_response(code, status)) == cause
 
 
 @pytest.mark.parametrize(
@@ -57,12 +57,12 @@ def test_an_answer_is_repeated_only_when_time_can_mend_it(code: str, status: int
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_a_broken_connection_is_repeated_and_a_mistake_is_not(error: Exception, cause: str | None) -> None:
+def test_cause_for_retry_of_client_exceptions(error: Exception, cause: str | None) -> None:
     assert retry.cause_for_retry(error) == cause
 
 
 @pytest.mark.parametrize("draw", [0.0, 1.0])
-def test_the_waits_outlast_an_outage_of_a_minute(monkeypatch: pytest.MonkeyPatch, draw: float) -> None:
+def test_waits_add_up_to_more_than_a_minute(monkeypatch: pytest.MonkeyPatch, draw: float) -> None:
     monkeypatch.setattr(retry.random, "uniform", lambda low, high: low + draw * (high - low))
-    waits = [retry.backoff_s(attempt) for attempt in range(1, retry.ATTEMPTS)]
+    waits = [retry.backoff_s(attempt) for attempt in range(1, retry.MAX_ATTEMPTS)]
     assert sum(waits) > 60 and max(waits) <= 32

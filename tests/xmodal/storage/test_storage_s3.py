@@ -1,4 +1,4 @@
-"""S3 storage: every byte arrives, or one error says why not, whatever the server does in between."""
+"""S3 storage on a server with faults: every byte arrives, or one error says why not."""
 
 import os
 import threading
@@ -21,12 +21,12 @@ def names_below(uri: str) -> list[str]:
 
 
 class TestS3:
-    def test_a_listing_of_more_than_one_page_is_complete(self, s3_root: str) -> None:
+    def test_listing_of_several_pages_is_complete(self, s3_root: str) -> None:
         bucket, prefix = s3_root.removeprefix("s3://").split("/")
         client, names = boto3.client("s3"), [f"{n:02}" for n in range(100)]
 
-        def put(some: list[str]) -> None:
-            for name in some:
+        def put(batch: list[str]) -> None:
+            for name in batch:
                 client.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=name.encode())
 
         threads = [threading.Thread(target=put, args=(names[n::4],)) for n in range(4)]
@@ -38,14 +38,14 @@ class TestS3:
         storage.delete_tree(s3_root)
         assert not storage.exists(s3_root)
 
-    def test_keys_that_no_file_system_has_are_kept_apart(self, s3_root: str) -> None:
+    def test_keys_that_a_file_system_would_normalize_are_distinct(self, s3_root: str) -> None:
         names = ["a//b", "a/b", "a/./b", "a/../b", "/a", "a/b/c"]
         for name in names:
             storage.write(f"{s3_root}/{name}", name.encode())
         assert names_below(s3_root) == sorted(names)
         assert [storage.read(f"{s3_root}/{name}").decode() for name in names] == names
 
-    def test_directory_markers_are_not_files_but_are_deleted_with_their_tree(self, s3_root: str) -> None:
+    def test_directory_markers_are_not_listed_but_deleted(self, s3_root: str) -> None:
         bucket, prefix = s3_root.removeprefix("s3://").split("/")
         client = boto3.client("s3")
         client.put_object(Bucket=bucket, Key=f"{prefix}/dir/", Body=b"")
@@ -54,7 +54,7 @@ class TestS3:
         storage.delete_tree(s3_root)
         assert client.list_objects_v2(Bucket=bucket, Prefix=prefix)["KeyCount"] == 0
 
-    def test_a_failed_upload_leaves_neither_object_nor_parts(
+    def test_failed_upload_leaves_neither_object_nor_parts(
         self, s3_server: S3Server, s3_root: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(transfer, "PART_BYTES", 5 << 20)
@@ -67,7 +67,7 @@ class TestS3:
         bucket = s3_root.removeprefix("s3://").split("/")[0]
         assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket=bucket)
 
-    def test_a_forked_process_reads_with_a_client_of_its_own(self, s3_root: str) -> None:
+    def test_forked_process_can_read(self, s3_root: str) -> None:
         storage.write(f"{s3_root}/x", b"shared")
         for _ in range(2):
             child = os.fork()
@@ -79,7 +79,7 @@ class TestS3:
 
 class TestFaults:
     @pytest.mark.parametrize("refusals", [2, 4, 8])
-    def test_an_object_is_read_through_any_number_of_refusals_below_the_limit(
+    def test_read_succeeds_after_fewer_refusals_than_the_limit(
         self, s3_server: S3Server, s3_root: str, refusals: int
     ) -> None:
         data = os.urandom(50_000)
@@ -90,24 +90,24 @@ class TestFaults:
             assert faults.fired == [refusals]
         assert storage.retries.by_cause()["busy"] == before + refusals
 
-    def test_refusals_without_end_are_reported_with_uri_and_cause(self, s3_server: S3Server, s3_root: str) -> None:
+    def test_endless_refusals_raise_with_uri_and_cause(self, s3_server: S3Server, s3_root: str) -> None:
         storage.write(f"{s3_root}/x", b"")
         with (
             s3_server.faults([{"kind": "slow_down", "key": "*/x"}]) as faults,
             pytest.raises(StorageError, match=rf"^{s3_root}/x: .*\(SlowDown\); .*endpoint http://127"),
         ):
             storage.read(f"{s3_root}/x")
-        assert faults.fired == [retry.ATTEMPTS] and retry.ATTEMPTS >= 8
+        assert faults.fired == [retry.MAX_ATTEMPTS] and retry.MAX_ATTEMPTS >= 8
 
     @pytest.mark.parametrize("cut", [0, 1, 30_000, 49_999])
-    def test_a_cut_body_is_never_delivered(self, s3_server: S3Server, s3_root: str, cut: int) -> None:
+    def test_cut_body_is_never_returned(self, s3_server: S3Server, s3_root: str, cut: int) -> None:
         data = os.urandom(50_000)
         storage.write(f"{s3_root}/x", data)
         with s3_server.faults([{"kind": "cut", "key": "*/x", "bytes": cut, "first": 3}]) as faults:
             assert storage.read(f"{s3_root}/x") == data
             assert faults.fired == [3]
 
-    def test_a_download_survives_a_mixture_of_faults(
+    def test_download_succeeds_despite_several_kinds_of_faults(
         self, s3_server: S3Server, s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         data = os.urandom(1_000_000)
@@ -124,7 +124,7 @@ class TestFaults:
         assert (tmp_path / "x").read_bytes() == data
 
     @pytest.mark.parametrize("method", ["PUT", "POST", "HEAD", "DELETE", "GET"])
-    def test_every_kind_of_request_is_repeated(
+    def test_every_http_method_is_retried(
         self, s3_server: S3Server, s3_root: str, monkeypatch: pytest.MonkeyPatch, method: str
     ) -> None:
         monkeypatch.setattr(transfer, "PART_BYTES", 5 << 20)
@@ -138,7 +138,7 @@ class TestFaults:
             assert faults.fired == [2]
 
     @pytest.mark.parametrize("kind", ["delay", "stall"])
-    def test_a_stall_ends_at_the_read_timeout(
+    def test_stalled_response_is_retried_after_the_read_timeout(
         self, s3_server: S3Server, s3_root: str, monkeypatch: pytest.MonkeyPatch, kind: str
     ) -> None:
         monkeypatch.setattr("xmodal.storage.s3_session.READ_TIMEOUT_S", 0.5)
@@ -150,22 +150,22 @@ class TestFaults:
             assert faults.fired == [2]
         assert 1.0 <= time.monotonic() - started < 10
 
-    def test_a_read_outlives_a_server_that_is_down(
+    def test_read_succeeds_after_the_server_was_down(
         self, s3_server: S3Server, s3_root: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(retry, "BACKOFF_S", 0.1)
         storage.write(f"{s3_root}/x", b"still here")
-        found: list[bytes] = []
-        reader = threading.Thread(target=lambda: found.append(storage.read(f"{s3_root}/x")))
+        received: list[bytes] = []
+        reader = threading.Thread(target=lambda: received.append(storage.read(f"{s3_root}/x")))
         before = storage.retries.by_cause().get("connection", 0)
         with s3_server.down():
             reader.start()
             while storage.retries.by_cause().get("connection", 0) < before + 2:
                 time.sleep(0.01)
         reader.join(60)
-        assert found == [b"still here"]
+        assert received == [b"still here"]
 
-    def test_expired_credentials_are_fetched_anew(
+    def test_expired_credentials_are_renewed(
         self, s3_server: S3Server, s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         storage.write(f"{s3_root}/x", b"1")
@@ -179,31 +179,31 @@ class TestFaults:
         with s3_server.faults([{"kind": "expired_token", "key": "*/x", "first": 1}]):
             assert storage.read(f"{s3_root}/x") == b"1"
 
-    @pytest.mark.parametrize(("kind", "says"), [("not_found", "NoSuchKey"), ("forbidden", "AccessDenied")])
-    def test_what_no_retry_can_mend_is_reported_at_once(
-        self, s3_server: S3Server, s3_root: str, kind: str, says: str
+    @pytest.mark.parametrize(("kind", "code"), [("not_found", "NoSuchKey"), ("forbidden", "AccessDenied")])
+    def test_permanent_errors_are_raised_without_retry(
+        self, s3_server: S3Server, s3_root: str, kind: str, code: str
     ) -> None:
         storage.write(f"{s3_root}/x", b"1")
         with s3_server.faults([{"kind": kind, "key": "*/x", "first": 1}]) as faults:
-            with pytest.raises(StorageError, match=says):
+            with pytest.raises(StorageError, match=code):
                 storage.read(f"{s3_root}/x")
             assert faults.fired == [1]
             assert storage.read(f"{s3_root}/x") == b"1"
 
-    def test_an_object_replaced_between_two_parts_is_not_mixed(
+    def test_object_replaced_between_two_parts_raises(
         self, s3_server: S3Server, s3_root: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(transfer, "PART_BYTES", 1000)
-        monkeypatch.setattr(transfer, "AT_ONCE", 1)
+        monkeypatch.setattr(transfer, "CONCURRENCY", 1)
         storage.write(f"{s3_root}/x", b"a" * 900)
         boto3.client("s3").put_object(Bucket=s3_root.split("/")[2], Key=f"{s3_root.split('/')[3]}/x", Body=b"a" * 3000)
-        failed: list[BaseException] = []
+        errors: list[BaseException] = []
 
         def read() -> None:
             try:
                 storage.read(f"{s3_root}/x")
             except StorageError as error:
-                failed.append(error)
+                errors.append(error)
 
         with s3_server.faults([{"kind": "delay", "key": "*/x", "method": "GET", "skip": 1, "seconds": 1}]) as faults:
             reader = threading.Thread(target=read)
@@ -212,4 +212,4 @@ class TestFaults:
                 time.sleep(0.01)
             storage.write(f"{s3_root}/x", b"b" * 900)
             reader.join(30)
-        assert [type(error) for error in failed] == [storage.Changed]
+        assert [type(error) for error in errors] == [storage.FileChanged]

@@ -1,4 +1,4 @@
-"""One step in one process: AdamW as defined, clipping, clamping, learning, compiled towers, and clear refusals."""
+"""One training step in one process: AdamW, clipping, clamping, learning, compiled towers, and error messages."""
 
 import math
 
@@ -9,12 +9,12 @@ from torch import nn
 from support.toy_encoder import ToyEncoder, toy_batch
 from xmodal.errors import ConfigError, NonFiniteLoss
 from xmodal.training.engine.compilation import compile_towers
-from xmodal.training.engine.finite_check import suspect_rows
-from xmodal.training.engine.optimizer import decay_groups
+from xmodal.training.engine.finite_check import nonfinite_rows
+from xmodal.training.engine.optimizer import decay_groups, set_learning_rate
 from xmodal.training.engine.schedule import CosineSchedule
 from xmodal.training.engine.state import TrainState
 from xmodal.training.engine.step import train_step
-from xmodal.training.objective import ContrastiveObjective
+from xmodal.training.objectives.contrastive import ContrastiveObjective
 
 SCHEDULE = CosineSchedule(peak=1e-2, total_steps=200, warmup_steps=3)
 
@@ -26,9 +26,9 @@ def new_state(*, toy: dict | None = None, loss="info_nce", schedule=SCHEDULE, **
 
 def gradients_of(state: TrainState, batch) -> dict[str, torch.Tensor]:
     state.objective(batch).sum.backward()
-    found = {n: p.grad.clone() for n, p in state.objective.named_parameters() if p.requires_grad}
+    gradients = {n: p.grad.clone() for n, p in state.objective.named_parameters() if p.requires_grad}
     state.optimizer.zero_grad()
-    return found
+    return gradients
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 1e-3, 1e3])
@@ -36,8 +36,8 @@ def test_first_update_is_adamw_of_the_clipped_gradient(max_grad_norm):
     """Loshchilov & Hutter 2019, algorithm 2, at t = 1: the corrected moments are g and g squared."""
     state, batch = new_state(max_grad_norm=max_grad_norm, weight_decay=0.1), toy_batch(8)
     before = {n: p.detach().clone() for n, p in state.objective.named_parameters()}
-    found = gradients_of(state, batch)
-    norm = math.sqrt(sum(float(g.double().square().sum()) for g in found.values()))
+    gradients = gradients_of(state, batch)
+    norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients.values()))
     metrics = train_step(state, batch)
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
     clip = 1.0 if max_grad_norm is None else min(1.0, max_grad_norm / norm)
@@ -47,7 +47,7 @@ def test_first_update_is_adamw_of_the_clipped_gradient(max_grad_norm):
         if not p.requires_grad:
             assert torch.equal(p, before[name])
             continue
-        g, decay = clip * found[name], 0.1 if p.ndim >= 2 else 0.0
+        g, decay = clip * gradients[name], 0.1 if p.ndim >= 2 else 0.0
         expected = before[name] * (1 - rate * decay) - rate * g / (g.abs() + 1e-6)
         torch.testing.assert_close(p.detach(), expected, rtol=1e-4, atol=1e-6)
 
@@ -63,40 +63,40 @@ def test_every_trainable_parameter_is_in_one_group_and_only_matrices_decay():
 
 @pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
 @pytest.mark.parametrize("rows_per_forward", [None, 5])
-def test_pairs_can_be_learned_by_heart(loss, rows_per_forward):
+def test_a_small_batch_can_be_memorized(loss, rows_per_forward):
     state = new_state(toy={"width": 64}, loss=loss, rows_per_forward=rows_per_forward)
     batch = toy_batch(16)
     losses = [train_step(state, batch)["loss"] for _ in range(150)]
     assert losses[-1] < 0.15 < losses[0]
 
 
-def test_a_scale_beyond_its_limit_is_brought_back_and_counted():
+def test_scale_beyond_its_limit_is_clamped_and_counted():
     state = new_state()
     train_step(state, toy_batch(8))
     with torch.no_grad():
         state.objective.model.log_scale.fill_(math.log(150.0))
-    seen = [train_step(state, toy_batch(8, seed=i)) for i in range(3)]
-    assert seen[1]["logit_scale"] == pytest.approx(100.0)
-    assert seen[0]["clamps"] == 0
-    assert seen[1]["clamps"] == 1
-    assert seen[2]["temperature"] == pytest.approx(1 / seen[2]["logit_scale"])
+    steps = [train_step(state, toy_batch(8, seed=i)) for i in range(3)]
+    assert steps[1]["logit_scale"] == pytest.approx(100.0)
+    assert steps[0]["clamps"] == 0
+    assert steps[1]["clamps"] == 1
+    assert steps[2]["temperature"] == pytest.approx(1 / steps[2]["logit_scale"])
 
 
-def test_a_non_finite_input_is_found_by_its_row():
+def test_nonfinite_rows_names_the_row_of_a_nonfinite_input():
     batch = toy_batch(6, seed=2)
-    batch.fields["gain"] = torch.ones(6, 2)
-    batch.fields["gain"][4, 1] = torch.inf
-    assert suspect_rows(new_state(rows_per_forward=4), batch).tolist() == [2004]
+    batch.fields["score"] = torch.ones(6, 2)
+    batch.fields["score"][4, 1] = torch.inf
+    assert nonfinite_rows(new_state(rows_per_forward=4), batch).tolist() == [2004]
 
 
-def test_many_bad_rows_are_counted_and_not_all_listed():
+def test_error_lists_20_rows_and_counts_the_others():
     state = new_state()
     state.objective.model.towers["text"].register_forward_hook(lambda m, i, z: z * torch.nan)
     with pytest.raises(NonFiniteLoss, match=r"rank 0: 0, 1, .* and 12 more\. Look"):
         train_step(state, toy_batch(32))
 
 
-def test_a_step_trains_even_after_an_evaluation():
+def test_step_switches_to_training_mode_after_an_evaluation():
     states = [new_state(toy={"dropout": 0.5}) for _ in range(2)]
     states[1].objective.eval()
     assert train_step(states[0], toy_batch(8)) == train_step(states[1], toy_batch(8))
@@ -105,7 +105,7 @@ def test_a_step_trains_even_after_an_evaluation():
     assert loaded.model.towers["image"].dropout.training
 
 
-def test_global_generator_is_left_alone_and_does_not_matter():
+def test_step_neither_uses_nor_changes_the_global_generator():
     states = [new_state(toy={"dropout": 0.5}) for _ in range(2)]
     torch.manual_seed(1)
     first = train_step(states[0], toy_batch(8))
@@ -122,12 +122,12 @@ def test_global_generator_is_left_alone_and_does_not_matter():
         ({"check_every": 0}, "check_every=0"),
     ],
 )
-def test_impossible_options_are_refused(options, message):
+def test_impossible_options_raise(options, message):
     with pytest.raises(ConfigError, match=message):
         new_state(**options)
 
 
-def test_impossible_objectives_are_refused():
+def test_impossible_objectives_raise():
     with pytest.raises(ConfigError, match="did you mean 'sigmoid'"):
         ContrastiveObjective(ToyEncoder(), "sigmoit")
     model = ToyEncoder()
@@ -139,21 +139,28 @@ def test_impossible_objectives_are_refused():
         TrainState.create(frozen, schedule=SCHEDULE, seed=0)
 
 
-def test_compiled_towers_take_the_same_step_and_keep_their_names():
+def test_compiled_towers_give_the_same_metrics_and_parameter_names():
     eager, compiled = new_state(), new_state()
     compile_towers(compiled.objective.model.towers, backend="aot_eager")
     assert compiled.objective.state_dict().keys() == eager.objective.state_dict().keys()
     for step in range(2):
-        expected, found = (train_step(s, toy_batch(8, seed=step)) for s in (eager, compiled))
-        assert found == pytest.approx(expected, rel=1e-4)
+        expected, metrics = (train_step(s, toy_batch(8, seed=step)) for s in (eager, compiled))
+        assert metrics == pytest.approx(expected, rel=1e-4)
 
 
-def broken_backend(graph, inputs):
+def failing_backend(graph, inputs):
     raise RuntimeError("no code for this device")
 
 
 def test_a_failed_compilation_raises_instead_of_running_eagerly():
     state = new_state()
-    compile_towers(state.objective.model.towers, backend=broken_backend)
+    compile_towers(state.objective.model.towers, backend=failing_backend)
     with pytest.raises(Exception, match="no code for this device"):
         train_step(state, toy_batch(8))
+
+
+def test_every_group_gets_the_learning_rate_times_its_gain():
+    groups = [{"params": [nn.Parameter(torch.ones(1))]}, {"params": [nn.Parameter(torch.ones(1))], "gain": 2.0}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    set_learning_rate(optimizer, 0.1)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]

@@ -1,6 +1,7 @@
-"""Random image augmentation as numbers: an image's size and a generator in, crop, flip, warp and tint out.
+"""Random image augmentation: sample the parameters of a transform, and apply it to pixels.
 
-Everything is drawn from the size alone, so that a decoder knows the crop before it decodes.
+The parameters depend on the size of the image and on a random generator alone, so that a decoder knows the crop before
+it decodes.
 """
 
 import math
@@ -12,7 +13,7 @@ from jaxtyping import Float32
 
 from xmodal.errors import ConfigError
 
-Colour = Float32[np.ndarray, "3 4"]  # out_rgb = Colour @ (r, g, b, 1), in units of 0..255
+ColorMatrix = Float32[np.ndarray, "3 4"]  # out_rgb = Colour @ (r, g, b, 1), in units of 0..255
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _YIQ = np.array([_LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -30,62 +31,67 @@ class Crop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
-    """How one picture is seen: crop, resize to the square, then mirror, move, tint; each only where asked for."""
+class ImageTransform:
+    """The parameters of one transform: crop, resize to a square, then flip, rotate and shift, change colours."""
 
     crop: Crop
-    mirror: bool = False
+    hflip: bool = False
     angle: float = 0.0  # degrees, counter-clockwise
-    shift: tuple[float, float] = (0.0, 0.0)  # right, down; shares of the side
-    tint: "Tint | None" = None
+    shift: tuple[float, float] = (0.0, 0.0)  # to the right and down, as shares of the side
+    color_jitter: "ColorJitter | None" = None
 
     @property
-    def plain(self) -> bool:
-        """Whether crop and resize are all."""
-        return not (self.mirror or self.angle or any(self.shift) or self.tint)
+    def is_crop_only(self) -> bool:
+        """Whether the transform only crops and resizes."""
+        return not (self.hflip or self.angle or any(self.shift) or self.color_jitter)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tint:
-    """Factors of one colour jitter; 1, 1, 1, 0 changes nothing."""
+class ColorJitter:
+    """The factors of one colour jitter; 1, 1, 1, 0 changes nothing."""
 
     brightness: float = 1.0
     contrast: float = 1.0
     saturation: float = 1.0
     hue: float = 0.0  # turns of the colour circle
 
-    def matrix(self, mean_rgb: np.ndarray) -> Colour:
-        """The jitter of an image with this mean colour as one affine map (brightness, contrast, saturation, hue).
+    def matrix(self, mean_rgb: np.ndarray) -> ColorMatrix:
+        """Return the jitter of an image with this mean colour as one affine map of RGB.
 
-        Each step of the usual jitter is affine in RGB; composed, they cost one pass and clip once, at the end.
+        Brightness, contrast, saturation and hue are each affine in RGB; composed, they cost one pass over the pixels,
+        which clips only once, at the end.
         """
         grey = np.outer(np.ones(3), _LUMA)
         saturation = self.saturation * np.eye(3) + (1 - self.saturation) * grey
-        linear = self._hue() @ saturation * self.contrast * self.brightness
+        linear = self._hue_matrix() @ saturation * self.contrast * self.brightness
         offset = (1 - self.contrast) * self.brightness * float(_LUMA @ mean_rgb)  # grey stays grey in hue
-        return np.column_stack([linear, np.full(3, offset)]).astype(np.float32)
+        matrix: ColorMatrix = np.column_stack([linear, np.full(3, offset)]).astype(np.float32)
+        return matrix
 
-    def _hue(self) -> np.ndarray:
-        """Rotation about the grey axis in YIQ, an affine stand-in for a shift of the HSV hue."""
+    def _hue_matrix(self) -> np.ndarray:
+        """Return a rotation about the grey axis in YIQ, an affine replacement for a shift of the HSV hue."""
         cos, sin = math.cos(2 * math.pi * self.hue), math.sin(2 * math.pi * self.hue)
-        return _RGB @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _YIQ
+        rotation: np.ndarray = _RGB @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _YIQ
+        return rotation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """What may be drawn; the defaults are CLIP's training transform (a random resized crop of 90 to 100 %)."""
+    """Random changes of every training image; the defaults are CLIP's: a random crop of 90 to 100 % of the image."""
 
-    scale: tuple[float, float] = (0.9, 1.0)  # share of the image's area
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the crop, before it is squashed to the square
-    mirror: float = 0.0  # probability of a horizontal flip; captions name left and right, so none by default
-    rotate: float = 0.0  # up to this many degrees either way, on white
-    translate: float = 0.0  # up to this share of the side in x and in y, on white
-    jitter: float = 0.0  # probability of the four below
-    brightness: float = 0.0  # factor in 1 ± this
-    contrast: float = 0.0  # the same
-    saturation: float = 0.0  # the same
-    hue: float = 0.0  # ± turns, at most 0.5
-    greyscale: float = 0.0  # probability
+    scale: tuple[float, float] = (0.9, 1.0)  # smallest and largest share of the image's area that a random crop takes
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """smallest and largest ratio of width to height of a crop, before it is resized to a
+    square"""
+    mirror: float = 0.0  # probability of a horizontal flip; 0 suits captions that name left and right
+    rotate: float = 0.0  # largest rotation in degrees, in both directions; corners become white
+    translate: float = 0.0  # largest shift in x and in y, as a share of the side; borders become white
+    jitter: float = 0.0  # probability that brightness, contrast, saturation and hue are changed
+    brightness: float = 0.0  # largest change of the brightness: its factor is drawn from 1 - value to 1 + value
+    contrast: float = 0.0  # largest change of the contrast: its factor is drawn from 1 - value to 1 + value
+    saturation: float = 0.0  # largest change of the saturation: its factor is drawn from 1 - value to 1 + value
+    hue: float = 0.0  # largest change of the hue in turns of the colour circle, in both directions, at most 0.5
+    greyscale: float = 0.0  # probability that the image is made grey
 
     def __post_init__(self) -> None:
         for name in ("scale", "ratio"):
@@ -99,33 +105,40 @@ class Augment:
         if self.scale[1] > 1:
             raise ConfigError(f"augment: scale={self.scale} must not exceed the image's area, 1.0")
 
-    def draw(self, rng: np.random.Generator, width: int, height: int) -> View:
-        """One view of a width x height image, from `rng` only."""
-        crop = _random_crop(rng, width, height, self.scale, self.ratio)
-        mirror = bool(self.mirror) and rng.random() < self.mirror
-        angle = _within(rng, self.rotate)
-        shift = (_within(rng, self.translate), _within(rng, self.translate))
-        return View(crop=crop, mirror=mirror, angle=angle, shift=shift, tint=self._draw_tint(rng))
+    def sample(self, rng: np.random.Generator, width: int, height: int) -> ImageTransform:
+        """Sample the transform of a width x height image from `rng` alone.
 
-    def _draw_tint(self, rng: np.random.Generator) -> Tint | None:
+        >>> transform = Augment(scale=(0.5, 0.5), ratio=(1.0, 1.0)).sample(np.random.default_rng(0), 200, 100)
+        >>> transform.crop.width, transform.crop.height, transform.is_crop_only
+        (100, 100, True)
+        """
+        crop = _random_crop(rng, width, height, self.scale, self.ratio)
+        hflip = bool(self.mirror) and rng.random() < self.mirror
+        angle = _uniform(rng, self.rotate)
+        shift = (_uniform(rng, self.translate), _uniform(rng, self.translate))
+        jitter = self._sample_color_jitter(rng)
+        return ImageTransform(crop=crop, hflip=hflip, angle=angle, shift=shift, color_jitter=jitter)
+
+    def _sample_color_jitter(self, rng: np.random.Generator) -> ColorJitter | None:
         jitter = bool(self.jitter) and rng.random() < self.jitter
         grey = bool(self.greyscale) and rng.random() < self.greyscale
         if not jitter and not grey:
             return None
-        reach = (self.brightness, self.contrast, self.saturation) if jitter else (0.0, 0.0, 0.0)
-        brightness, contrast, saturation = (1 + _within(rng, amount) for amount in reach)
-        hue = _within(rng, self.hue if jitter else 0.0)
-        return Tint(brightness=brightness, contrast=contrast, saturation=0.0 if grey else saturation, hue=hue)
+        limits = (self.brightness, self.contrast, self.saturation) if jitter else (0.0, 0.0, 0.0)
+        brightness, contrast, saturation = (1 + _uniform(rng, limit) for limit in limits)
+        hue = _uniform(rng, self.hue if jitter else 0.0)
+        return ColorJitter(brightness=brightness, contrast=contrast, saturation=0.0 if grey else saturation, hue=hue)
 
 
-def _within(rng: np.random.Generator, reach: float) -> float:
-    return float(rng.uniform(-reach, reach)) if reach else 0.0
+def _uniform(rng: np.random.Generator, limit: float) -> float:
+    """Return a number in ±limit; nothing is drawn for a limit of 0."""
+    return float(rng.uniform(-limit, limit)) if limit else 0.0
 
 
 def _random_crop(
     rng: np.random.Generator, width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> Crop:
-    """Random area and aspect ratio (Szegedy et al. 2015), ten tries, then the largest central crop allowed."""
+    """Sample area and aspect ratio (Szegedy et al. 2015); after ten failures, take the largest central crop allowed."""
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):
         area = width * height * rng.uniform(*scale)
@@ -137,33 +150,37 @@ def _random_crop(
 
 
 def central_crop(width: int, height: int, ratio: tuple[float, float] = (1.0, 1.0)) -> Crop:
-    """The largest central box whose width / height lies within `ratio`."""
+    """Return the largest central box whose width / height lies within `ratio`.
+
+    >>> central_crop(300, 200)
+    Crop(x=50, y=0, width=200, height=200)
+    """
     w = max(1, min(width, round(height * ratio[1])))
     h = max(1, min(height, round(width / ratio[0])))
     return Crop((width - w) // 2, (height - h) // 2, w, h)
 
 
-def apply(view: View, square: np.ndarray) -> np.ndarray:
-    """The view's mirror, movement and tint on uint8 [S, S, 3]; the crop is already taken."""
-    if view.mirror:
+def apply_transform(transform: ImageTransform, square: np.ndarray) -> np.ndarray:
+    """Apply flip, rotation, shift and colour jitter to uint8 pixels [S, S, 3] that are cropped and resized already."""
+    if transform.hflip:
         square = cv2.flip(square, 1)
-    if view.angle or any(view.shift):
-        square = _moved(square, view.angle, view.shift)
-    if view.tint:
+    if transform.angle or any(transform.shift):
+        square = _rotate_and_shift(square, transform.angle, transform.shift)
+    if transform.color_jitter:
         mean_rgb = np.array(cv2.mean(square)[:3])
-        square = cv2.transform(square, view.tint.matrix(mean_rgb))
+        square = cv2.transform(square, transform.color_jitter.matrix(mean_rgb))
     return square
 
 
-def _moved(square: np.ndarray, angle: float, shift: tuple[float, float]) -> np.ndarray:
+def _rotate_and_shift(square: np.ndarray, angle: float, shift: tuple[float, float]) -> np.ndarray:
     size = square.shape[0]
     centre = (size - 1) / 2
-    motion = cv2.getRotationMatrix2D((centre, centre), angle, 1.0)
-    motion[:, 2] += np.multiply(shift, size)
+    affine = cv2.getRotationMatrix2D((centre, centre), angle, 1.0)
+    affine[:, 2] += np.multiply(shift, size)
     white = (255, 255, 255)
     return cv2.warpAffine(
         square,
-        motion,
+        affine,
         (size, size),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,

@@ -1,6 +1,6 @@
-"""One encoded image in, one uint8 RGB square out, written straight into the block.
+"""Decode one encoded image into a uint8 RGB square.
 
-JPEG is decoded by simplejpeg at the smallest scale that serves, all else by Pillow; OpenCV resizes.
+JPEG is decoded by simplejpeg at the smallest scale with enough pixels, everything else by Pillow; OpenCV resizes.
 """
 
 import functools
@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from xmodal.data.decode import jpeg, pillow
-from xmodal.data.decode.augment import Augment, Crop, View, apply, central_crop
+from xmodal.data.decode.augment import Augment, Crop, ImageTransform, apply_transform, central_crop
 from xmodal.data.decode.fields import Column
-from xmodal.data.decode.image_limits import Limits
+from xmodal.data.decode.image_limits import ImageLimits
 from xmodal.errors import BadSample, ConfigError, nearest
 
 FITS = ("crop", "squash", "pad")
@@ -23,20 +23,28 @@ FITS = ("crop", "squash", "pad")
 
 @dataclass(frozen=True, kw_only=True)
 class ImageField:
-    """Column `name`: uint8 [size, size, 3], RGB, upright, transparency on white.
+    """Decode an image into the column `name`: uint8 [size, size, 3], RGB, upright, transparency on white.
 
-    Without `augment` the whole picture is seen by `fit`: `crop` resizes the short side to `size` and crops the
-    centre (CLIP's evaluation), `squash` ignores the aspect ratio, `pad` fits the long side on white. With
-    `augment` a view is drawn from the row's generator, and `fit` does not apply.
+    Without `augment`, `fit` says how the image becomes a square: `crop` resizes the short side to `size` and crops the
+    centre (CLIP's evaluation), `squash` ignores the aspect ratio, `pad` fits the long side on white. With `augment`, a
+    transform is sampled from the row's generator, and `fit` does not apply.
 
     BadSample: `missing_member`, `not_an_image`, `too_large`, `bad_aspect`, `decode_truncated`, `decode_corrupt`.
+
+    >>> import cv2
+    >>> png = cv2.imencode(".png", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
+    >>> field = ImageField(size=8)
+    >>> out = {"image": np.empty((8, 8, 3), np.uint8)}
+    >>> field.decode(png, np.random.default_rng(0), out)
+    >>> out["image"].max()
+    np.uint8(0)
     """
 
     size: int = 224
     name: str = "image"
     augment: Augment | None = None
     fit: str = "crop"
-    limits: Limits = field(default_factory=Limits)
+    limits: ImageLimits = field(default_factory=ImageLimits)
 
     def __post_init__(self) -> None:
         if self.fit not in FITS:
@@ -49,61 +57,64 @@ class ImageField:
         return {self.name: Column(dtype="uint8", shape=(self.size, self.size, 3))}
 
     def decode(self, raw: Any, rng: np.random.Generator, out: dict[str, np.ndarray]) -> None:
-        """Write the picture in `raw` into out[name]."""
-        single_thread()
+        """Decode the image in `raw` (bytes) into out[name]."""
+        limit_opencv_threads()
         encoded = _as_bytes(raw)
         self.limits.check_bytes(encoded)
         header = _jpeg_header(encoded)
         if header is not None:
-            pixels, view = self._decode_jpeg(encoded, header, rng)
+            pixels, transform = self._decode_jpeg(encoded, header, rng)
         else:
             pixels = _decode_other(encoded, self.limits)
-            view = self.view(rng, pixels.shape[1], pixels.shape[0])
-        self.place(pixels, view, out[self.name])
+            transform = self.choose_transform(rng, pixels.shape[1], pixels.shape[0])
+        self.render(pixels, transform, out[self.name])
 
     def _decode_jpeg(
-        self, encoded: bytes, header: jpeg.Header, rng: np.random.Generator
-    ) -> tuple[UInt8[np.ndarray, "H W 3"], View]:
-        """Pixels at a scale where the view's crop still has the wanted resolution, and the view at that scale."""
+        self, encoded: bytes, header: jpeg.JpegHeader, rng: np.random.Generator
+    ) -> tuple[UInt8[np.ndarray, "H W 3"], ImageTransform]:
+        """Return pixels at a scale where the crop still has enough of them, and the transform at that scale."""
         width, height = header.width, header.height
         self.limits.check_size(width, height)
-        view = self.view(rng, width, height)
-        target_width, target_height = self.target(view.crop)
-        enough_width = min(width, math.ceil(width * target_width / view.crop.width))
-        enough_height = min(height, math.ceil(height * target_height / view.crop.height))
-        pixels = jpeg.decode(encoded, header, enough_width, enough_height)
-        return pixels, replace(view, crop=rescaled(view.crop, width, height, pixels))
+        transform = self.choose_transform(rng, width, height)
+        crop = transform.crop
+        target_width, target_height = self.target_size(crop)
+        min_width = min(width, math.ceil(width * target_width / crop.width))
+        min_height = min(height, math.ceil(height * target_height / crop.height))
+        pixels = jpeg.decode(encoded, header, min_width, min_height)
+        return pixels, replace(transform, crop=rescale_crop(crop, width, height, pixels))
 
-    def view(self, rng: np.random.Generator, width: int, height: int) -> View:
-        """How an upright width x height picture is seen this time."""
+    def choose_transform(self, rng: np.random.Generator, width: int, height: int) -> ImageTransform:
+        """Return the transform of an upright width x height image: sampled with `augment`, otherwise fixed by `fit`."""
         if self.augment is not None:
-            return self.augment.draw(rng, width, height)
-        return View(crop=central_crop(width, height) if self.fit == "crop" else Crop(0, 0, width, height))
+            return self.augment.sample(rng, width, height)
+        return ImageTransform(crop=central_crop(width, height) if self.fit == "crop" else Crop(0, 0, width, height))
 
-    def target(self, crop: Crop) -> tuple[int, int]:
-        """Width and height that the crop takes in the square."""
+    def target_size(self, crop: Crop) -> tuple[int, int]:
+        """Return the width and height to which the crop is resized inside the square."""
         if self.fit != "pad" or self.augment is not None:
             return self.size, self.size
         share = self.size / max(crop.width, crop.height)
         return max(1, round(crop.width * share)), max(1, round(crop.height * share))
 
-    def place(self, pixels: UInt8[np.ndarray, "H W 3"], view: View, out: UInt8[np.ndarray, "S S 3"]) -> None:
-        """Write what `view` shows of the pixels into the square."""
-        crop = view.crop
-        seen = pixels[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
-        width, height = self.target(crop)
-        if (width, height) == (self.size, self.size) and view.plain:
-            resize_into(seen, out)
+    def render(
+        self, pixels: UInt8[np.ndarray, "H W 3"], transform: ImageTransform, out: UInt8[np.ndarray, "S S 3"]
+    ) -> None:
+        """Write the transformed pixels into the square `out`."""
+        crop = transform.crop
+        region = pixels[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
+        width, height = self.target_size(crop)
+        if (width, height) == (self.size, self.size) and transform.is_crop_only:
+            resize_into(region, out)
             return
         square = np.full_like(out, 255)
         top, left = (self.size - height) // 2, (self.size - width) // 2
-        resize_into(seen, square[top : top + height, left : left + width])
-        out[...] = apply(view, square)
+        resize_into(region, square[top : top + height, left : left + width])
+        out[...] = apply_transform(transform, square)
 
 
 @functools.cache
-def single_thread() -> None:
-    """Once per process: OpenCV would start a thread pool per CPU worker, and the workers already fill the cores."""
+def limit_opencv_threads() -> None:
+    """Let OpenCV use one thread in this process, because the CPU workers already use every core."""
     cv2.setNumThreads(1)
 
 
@@ -117,46 +128,46 @@ def _as_bytes(raw: Any) -> bytes:
     return bytes(raw)  # the same object where it is bytes already
 
 
-def _jpeg_header(encoded: bytes) -> jpeg.Header | None:
-    if not encoded.startswith(jpeg.START):
+def _jpeg_header(encoded: bytes) -> jpeg.JpegHeader | None:
+    if not encoded.startswith(jpeg.JPEG_MAGIC):
         return None
     jpeg.check_scans(encoded)
     return jpeg.read_header(encoded)
 
 
-def _decode_other(encoded: bytes, limits: Limits) -> UInt8[np.ndarray, "H W 3"]:
+def _decode_other(encoded: bytes, limits: ImageLimits) -> UInt8[np.ndarray, "H W 3"]:
     try:
         return pillow.decode(encoded, limits)
-    except BadSample as bad:
-        if bad.reason == "not_an_image" and encoded.startswith(jpeg.START):
-            raise BadSample("decode_truncated", "JPEG that ends or breaks inside its header") from bad
+    except BadSample as fault:
+        if fault.reason == "not_an_image" and encoded.startswith(jpeg.JPEG_MAGIC):
+            raise BadSample("decode_truncated", "JPEG that ends or breaks inside its header") from fault
         raise
 
 
-def rescaled(crop: Crop, width: int, height: int, pixels: np.ndarray) -> Crop:
-    """The crop of a width x height image in a decode of it at another scale, to the nearest pixel."""
-    across, down = pixels.shape[1] / width, pixels.shape[0] / height
-    x, y = round(crop.x * across), round(crop.y * down)
-    right, bottom = round((crop.x + crop.width) * across), round((crop.y + crop.height) * down)
+def rescale_crop(crop: Crop, width: int, height: int, pixels: np.ndarray) -> Crop:
+    """Return the crop of a width x height image in `pixels`, which are the image at another scale."""
+    scale_x, scale_y = pixels.shape[1] / width, pixels.shape[0] / height
+    x, y = round(crop.x * scale_x), round(crop.y * scale_y)
+    right, bottom = round((crop.x + crop.width) * scale_x), round((crop.y + crop.height) * scale_y)
     x, y = min(x, pixels.shape[1] - 1), min(y, pixels.shape[0] - 1)
     return Crop(x, y, max(1, right - x), max(1, bottom - y))
 
 
 def resize_into(source: UInt8[np.ndarray, "H W 3"], target: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Resize onto `target` in place: INTER_AREA where a side shrinks, INTER_CUBIC where it grows.
+    """Resize `source` into the array `target`: INTER_AREA where a side shrinks, INTER_CUBIC where it grows.
 
-    OpenCV's cubic takes 4x4 source pixels however far it shrinks and so aliases; area averages what each pixel
-    covers. On photographs 1.8x too large, the mean difference to Pillow's antialiased bicubic (CLIP's) was 1.6 of
-    255 for area, 2.1 for linear, 2.7 for cubic. A side that shrinks while the other grows is done first, because
+    OpenCV's cubic always takes 4x4 source pixels and so aliases when it shrinks; area averages all pixels. On
+    photographs 1.8x too large, the mean difference to Pillow's antialiased bicubic (CLIP's) was 1.6 of 255 for area,
+    2.1 for linear, 2.7 for cubic. If one side shrinks while the other grows, the shrinking side is done first, because
     INTER_AREA falls back to linear if either side grows.
     """
     height, width = target.shape[:2]
-    shrunk = min(width, source.shape[1]), min(height, source.shape[0])
-    if shrunk == (width, height):
+    smaller = min(width, source.shape[1]), min(height, source.shape[0])
+    if smaller == (width, height):
         _resize(source, target, cv2.INTER_AREA)
         return
-    if shrunk != (source.shape[1], source.shape[0]):
-        source = cv2.resize(source, shrunk, interpolation=cv2.INTER_AREA)
+    if smaller != (source.shape[1], source.shape[0]):
+        source = cv2.resize(source, smaller, interpolation=cv2.INTER_AREA)
     _resize(source, target, cv2.INTER_CUBIC)
 
 

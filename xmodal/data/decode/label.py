@@ -1,4 +1,4 @@
-"""One class of one sample in, its number out."""
+"""Decode the class of a sample into its number."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +12,15 @@ from xmodal.errors import BadSample, ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class LabelField:
-    """Column `name` int64: the place of the sample's class in `classes`.
+    """Decode a label into the column `name` int64: the index of the sample's class in `classes`.
 
-    A sample holds the class by name, or as a number that counts them from 0 (also as digits, as in a `cls` member);
-    where names are digits themselves, the name counts.
+    A sample holds the name of its class, or the index (also as digits, as in a `cls` member); digits that are the name
+    of a class are that name.
 
     BadSample: `no_label` (missing, empty), `unknown_label`. With `optional` a sample without a label has -1 instead.
+
+    >>> LabelField(classes=("cat", "dog")).number(b"dog\\n")
+    1
     """
 
     classes: tuple[str, ...]
@@ -33,21 +36,21 @@ class LabelField:
         return {self.name: Column(dtype="int64", shape=())}
 
     def decode(self, raw: Any, rng: np.random.Generator, out: dict[str, np.ndarray]) -> None:
-        """Write the number of the class in `raw` (bytes, str or int)."""
+        """Write the index of the class in `raw` (bytes, str or int)."""
         out[self.name][...] = -1 if self.optional and raw is None else self.number(raw)
 
     def number(self, raw: Any) -> int:
-        """The number of the class that a sample names."""
+        """Return the index of the class in `raw` (bytes, str or int)."""
         text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
         if text is None or isinstance(text, bool) or not isinstance(text, str | int) or not str(text).strip():
             raise BadSample("no_label", f"{type(raw).__name__} {str(raw)[:40]!r}")
         text = str(text).strip()
-        if text in self._places:
-            return self._places[text]
+        if text in self._index_of:
+            return self._index_of[text]
         if text.isdecimal() and int(text) < len(self.classes):
             return int(text)
         raise BadSample("unknown_label", f"{text[:40]!r} is none of {len(self.classes)} classes")
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {name: place for place, name in enumerate(self.classes)}
+    def _index_of(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.classes)}

@@ -1,7 +1,7 @@
-"""Captions in, a byte-level BPE tokenizer out, as one JSON string that `tokenizers` and transformers both read.
+"""Train, load and save tokenizers, each as one JSON string that `tokenizers` and transformers both read.
 
-The tokenizer is CLIP's (Radford et al. 2021): lower case, NFC, byte-level BPE whose words end in `</w>`. The
-string carries the pad token, so that it alone is enough to decode captions.
+The trained tokenizer is CLIP's (Radford et al. 2021): lower case, NFC, byte-level BPE whose words end in `</w>`. The
+string names the pad token, so that it alone is enough to decode captions.
 """
 
 import functools
@@ -20,8 +20,8 @@ from xmodal.errors import ConfigError
 BEGIN, END, PAD = "<|startoftext|>", "<|endoftext|>", "<pad>"
 WORD_END = "</w>"
 _WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
-_BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())  # 256 printable characters that stand for the bytes
-SMALLEST_VOCABULARY = 2 * len(_BYTES) + 3  # each byte inside and at the end of a word, and the special tokens
+_BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())  # 256 printable characters that represent the bytes
+MIN_VOCAB_SIZE = 2 * len(_BYTES) + 3  # each byte inside and at the end of a word, and the special tokens
 
 # In training, the last byte of a word is one private character instead of byte + "</w>": the trainer numbers
 # characters by code point but suffixed ones by hash order, and ties between merges are broken by number.
@@ -31,7 +31,7 @@ _SUFFIXED = {last: byte + WORD_END for byte, last in _LAST.items()}
 
 @dataclass(frozen=True, kw_only=True)
 class SpecialIds:
-    """Token ids a model needs; begin and end are None where the tokenizer does not add them."""
+    """The special token ids that a model needs; begin and end are None where the tokenizer does not add them."""
 
     begin: int | None
     end: int | None
@@ -40,14 +40,17 @@ class SpecialIds:
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> str:
-    """A tokenizer of at most `vocab_size` tokens as JSON; the same captions in any order give the same string.
+    """Train a tokenizer of at most `vocab_size` tokens; the same captions in any order give the same JSON.
 
-    The special tokens come last and the end token has the highest id: CLIP's text tower pools at the end token,
-    found by its configured id or, in old configurations, as the largest id of the row.
+    The special tokens come last and the end token has the highest id: CLIP's text tower pools at the end token, which
+    it finds by the configured id or, in old configurations, as the largest id of the row.
+
+    >>> special_ids(train_tokenizer(["a red boat", "a blue boat"], vocab_size=600)).vocab_size
+    518
     """
-    if vocab_size < SMALLEST_VOCABULARY:
-        raise ConfigError(f"tokenizer: vocab_size={vocab_size} must be at least {SMALLEST_VOCABULARY}")
-    merges = _train_merges(captions, vocab_size - SMALLEST_VOCABULARY)
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise ConfigError(f"tokenizer: vocab_size={vocab_size} must be at least {MIN_VOCAB_SIZE}")
+    merges = _train_merges(captions, vocab_size - MIN_VOCAB_SIZE)
     tokens = [*_BYTES, *(byte + WORD_END for byte in _BYTES)]
     tokens += dict.fromkeys(left + right for left, right in merges)  # two merges may spell one token
     tokens += [PAD, BEGIN, END]
@@ -63,7 +66,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> str:
 
 
 def _text_pipeline(model: BPE) -> Tokenizer:
-    """CLIP's way from text to byte-level words, as transformers builds it."""
+    """Return a tokenizer with CLIP's normalisation and splitting into byte-level words, as transformers builds it."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -77,20 +80,20 @@ def _text_pipeline(model: BPE) -> Tokenizer:
     return tokenizer
 
 
-def _train_merges(captions: Iterable[str], most: int) -> list[tuple[str, str]]:
+def _train_merges(captions: Iterable[str], max_merges: int) -> list[tuple[str, str]]:
     alphabet = [*_BYTES, *_LAST.values()]
     learner = Tokenizer(BPE())
     learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = BpeTrainer(
-        vocab_size=len(alphabet) + most, initial_alphabet=alphabet, min_frequency=2, show_progress=False
+        vocab_size=len(alphabet) + max_merges, initial_alphabet=alphabet, min_frequency=2, show_progress=False
     )
     learner.train_from_iterator(_marked_words(captions), trainer)
     merges = json.loads(learner.to_str())["model"]["merges"]
-    return [(_suffixed(left), _suffixed(right)) for left, right in merges]
+    return [(_with_word_end(left), _with_word_end(right)) for left, right in merges]
 
 
 def _marked_words(captions: Iterable[str]) -> Iterator[str]:
-    """Each caption's byte-level words, their last byte as its private character, between spaces."""
+    """Yield each caption's byte-level words, separated by spaces, with the last byte as its private character."""
     pipeline = _text_pipeline(BPE())
     for caption in captions:
         text = pipeline.normalizer.normalize_str(caption)
@@ -98,13 +101,13 @@ def _marked_words(captions: Iterable[str]) -> Iterator[str]:
         yield " ".join(word[:-1] + _LAST[word[-1]] for word in words)
 
 
-def _suffixed(token: str) -> str:
+def _with_word_end(token: str) -> str:
     return token[:-1] + _SUFFIXED.get(token[-1], token[-1])
 
 
 @functools.lru_cache(maxsize=8)
 def special_ids(tokenizer_json: str) -> SpecialIds:
-    """The special tokens of a tokenizer, from what it adds around a word; ConfigError without a pad token."""
+    """Return the special ids of a tokenizer, from the tokens that it adds around a word; ConfigError without a pad."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
     if tokenizer.padding is None:
         raise ConfigError("tokenizer: its JSON names no pad token; read it by load_tokenizer or train_tokenizer")
@@ -122,7 +125,7 @@ def special_ids(tokenizer_json: str) -> SpecialIds:
 
 
 def save_tokenizer(tokenizer_json: str, directory: str | Path, length: int = 77) -> None:
-    """Write `tokenizer.json` and `tokenizer_config.json`, from which transformers' AutoTokenizer gives equal ids."""
+    """Write `tokenizer.json` and `tokenizer_config.json`, with which transformers' AutoTokenizer gives equal ids."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
@@ -133,8 +136,8 @@ def save_tokenizer(tokenizer_json: str, directory: str | Path, length: int = 77)
 def _transformers_config(tokenizer_json: str, length: int) -> dict[str, Any]:
     special, tokenizer = special_ids(tokenizer_json), Tokenizer.from_str(tokenizer_json)
     model = json.loads(tokenizer_json)["model"]
-    named = {"bos_token": special.begin, "eos_token": special.end, "pad_token": special.pad}
-    config = {name: tokenizer.id_to_token(i) for name, i in named.items() if i is not None}
+    ids = {"bos_token": special.begin, "eos_token": special.end, "pad_token": special.pad}
+    config = {name: tokenizer.id_to_token(i) for name, i in ids.items() if i is not None}
     if isinstance(model.get("unk_token"), str):
         config["unk_token"] = model["unk_token"]
     return {
@@ -152,7 +155,7 @@ def _is_clip(tokenizer_json: str) -> bool:
 
 
 def load_directory(directory: str | Path) -> str:
-    """The tokenizer of a local directory with a `tokenizer.json`, its pad token filled in; ConfigError otherwise."""
+    """Load the `tokenizer.json` of a local directory, with its pad token filled in; ConfigError without one."""
     path = Path(directory) / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
@@ -164,11 +167,11 @@ def load_directory(directory: str | Path) -> str:
 
 
 def with_padding(tokenizer: Tokenizer, pad_token: str | None) -> str:
-    """The tokenizer as JSON that names its pad token: its own, else `pad_token`, else its end token."""
+    """Return the tokenizer as JSON with a pad token: `pad_token`, else the tokenizer's own, else its end token."""
     tokenizer.no_truncation()
-    own = tokenizer.padding["pad_token"] if tokenizer.padding else None
+    own_pad_token = tokenizer.padding["pad_token"] if tokenizer.padding else None
     tokenizer.no_padding()
-    name = pad_token or own or tokenizer.encode("a").tokens[-1]
+    name = pad_token or own_pad_token or tokenizer.encode("a").tokens[-1]
     pad = tokenizer.token_to_id(name)
     if pad is None:
         raise ConfigError(f"tokenizer: its pad token {name!r} is not in its vocabulary")
@@ -177,10 +180,10 @@ def with_padding(tokenizer: Tokenizer, pad_token: str | None) -> str:
 
 
 def _pad_token(directory: Path) -> str | None:
-    """The pad token that transformers would use: of `tokenizer_config.json`, then `special_tokens_map.json`."""
+    """Return the pad token that transformers would use: of `tokenizer_config.json`, then `special_tokens_map.json`."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = directory / name
         token = json.loads(path.read_text(encoding="utf-8")).get("pad_token") if path.exists() else None
         if token:
-            return token["content"] if isinstance(token, dict) else token
+            return str(token["content"] if isinstance(token, dict) else token)
     return None

@@ -1,4 +1,4 @@
-"""Bytes by position, from memory, from a file or from storage in windows: what the walkers of shards read."""
+"""Random access to the bytes of a shard in memory, in an open file, or in storage."""
 
 import io
 from typing import IO, Protocol, runtime_checkable
@@ -6,23 +6,29 @@ from typing import IO, Protocol, runtime_checkable
 from xmodal import storage
 from xmodal.storage import StorageOptions
 
-WINDOW = 8 << 20  # bytes fetched at once while a shard is walked
+WINDOW_BYTES = 8 << 20  # fetched at once while a shard is read from front to back
 
 
 @runtime_checkable
-class Source(Protocol):
-    """A shard of `size` bytes."""
+class ByteSource(Protocol):
+    """Something whose bytes can be read by position."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Number of bytes."""
+        ...
 
     def read(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes from `offset`; fewer only at the end."""
+        """Return `length` bytes from `offset` on; fewer only at the end."""
         ...
 
 
 class MemorySource:
-    """Bytes that are there already; the first stands at position `base` of the shard they were cut from."""
+    """Bytes in memory, of which the first is at position `base` of the shard that they are a part of.
+
+    >>> MemorySource(b"abcdef", base=100).read(102, 3)
+    b'cde'
+    """
 
     def __init__(self, data: bytes, base: int = 0) -> None:
         self.data = data
@@ -49,52 +55,53 @@ class FileSource:
         return self.file.read(length)
 
 
-class StoredSource:
-    """An object in storage; one window of it is held in memory, and larger reads go past it.
+class StorageSource:
+    """An object in storage, read through one window of `window` bytes that stays in memory.
 
-    With an `etag`, every read is of that version or raises `storage.Changed`.
+    Reads larger than the window bypass it. With an `etag`, every read is of that version or raises
+    `storage.FileChanged`.
     """
 
     def __init__(
-        self, uri: str, size: int, options: StorageOptions, *, etag: str | None = None, window: int = WINDOW
+        self, uri: str, size: int, options: StorageOptions, *, etag: str | None = None, window: int = WINDOW_BYTES
     ) -> None:
         self.uri = uri
         self.size = size
         self.options = options
         self.etag = etag
         self.window = window
-        self._held = MemorySource(b"")
+        self._window = MemorySource(b"")
 
     def read(self, offset: int, length: int) -> bytes:
         length = max(0, min(length, self.size - offset))
-        if not self._held.base <= offset <= offset + length <= self._held.size:
-            wanted = min(max(self.window, length), self.size - offset)
-            data = storage.read(self.uri, offset, wanted, etag=self.etag, options=self.options)
-            if wanted > self.window:
+        if not self._window.base <= offset <= offset + length <= self._window.size:
+            fetch_bytes = min(max(self.window, length), self.size - offset)
+            data = storage.read(self.uri, offset, fetch_bytes, etag=self.etag, options=self.options)
+            if fetch_bytes > self.window:
                 return data
-            self._held = MemorySource(data, offset)
-        return self._held.read(offset, length)
+            self._window = MemorySource(data, offset)
+        return self._window.read(offset, length)
 
 
-class OverlaidSource:
-    """`below`, of which the bytes in `held` are at hand."""
+class OverlaySource:
+    """A source of which some bytes are in memory: reads that lie within `overlay` do not reach `source`."""
 
-    def __init__(self, held: MemorySource, below: Source) -> None:
-        self.held = held
-        self.below = below
-        self.size = below.size
+    def __init__(self, overlay: MemorySource, source: ByteSource) -> None:
+        self.overlay = overlay
+        self.source = source
+        self.size = source.size
 
     def read(self, offset: int, length: int) -> bytes:
-        inside = self.held.base <= offset and offset + length <= self.held.size
-        return (self.held if inside else self.below).read(offset, length)
+        inside = self.overlay.base <= offset and offset + length <= self.overlay.size
+        return (self.overlay if inside else self.source).read(offset, length)
 
 
 class RangeFile(io.RawIOBase):
-    """A source as a read-only file, for readers that want one."""
+    """A read-only file object over a byte source, for libraries that want a file."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ByteSource) -> None:
         self.source = source
-        self.at = 0
+        self.position = 0
 
     def readable(self) -> bool:
         return True
@@ -103,14 +110,15 @@ class RangeFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self.at
+        return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.source.size}[whence]
-        return self.at
+        self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.source.size}[whence]
+        return self.position
 
     def read(self, size: int | None = -1) -> bytes:
-        length = self.source.size - self.at if size is None or size < 0 else size
-        data = self.source.read(self.at, max(0, min(length, self.source.size - self.at)))
-        self.at += len(data)
+        rest = self.source.size - self.position
+        length = rest if size is None or size < 0 else size
+        data = self.source.read(self.position, max(0, min(length, rest)))
+        self.position += len(data)
         return data

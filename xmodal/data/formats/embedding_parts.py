@@ -1,8 +1,8 @@
-"""Embeddings of a corpus as Parquet: rows and vectors in, the bytes of one part out, and back.
+"""Write and read the embeddings of a corpus as Parquet files.
 
-A folder holds `part-00000.parquet` ... of one checkpoint and one corpus, with `embeddings.json` beside them. A part has
-the columns `row`, `key`, `item` (place of the caption in its row's list; 0 for images), `modality`, `text` (null for
-images) and `vector` (unit length). It carries its own account in its footer, so that a part stands or falls whole.
+A folder holds `part-00000.parquet` ... of one checkpoint and one corpus, and `embeddings.json`. A part has the columns
+`row`, `key`, `item` (position of the caption in its row's list; 0 for images), `modality`, `text` (null for images) and
+`vector` (unit length). Its footer holds a summary of its rows, so that a part is either complete or invalid.
 """
 
 import io
@@ -17,45 +17,52 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xmodal import storage
+from xmodal.data.extents import DEFAULT_STORAGE
 from xmodal.errors import StorageError
 from xmodal.storage import StorageOptions
 
-RECORD, SKIPPED = "embeddings.json", "skipped.jsonl"
-ACCOUNT = b"xmodal"
-DEFAULT = StorageOptions()
+RECORD_NAME, SKIPPED_NAME = "embeddings.json", "skipped.jsonl"
+SUMMARY_KEY = b"xmodal"
 
-DType = Literal["float32", "float16"]
+VectorDType = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Account:
-    """What became of the rows of one part. `of` names the checkpoint, corpus and settings that it belongs to."""
+class PartSummary:
+    """Counts of one part. `of` is the identity of the checkpoint, the corpus and the settings that made it."""
 
     of: str
-    rows: int  # of the corpus, sound
+    rows: int  # valid rows of the corpus
     vectors: int
-    skipped: list[dict[str, Any]] = field(default_factory=list)  # records of rows, or of single captions of sound rows
+    skipped: list[dict[str, Any]] = field(default_factory=list)  # records of rows, or of single captions of valid rows
 
     @property
     def skipped_rows(self) -> int:
+        """Rows without any vector."""
         return sum(record.get("item") is None for record in self.skipped)
 
     @property
-    def seen(self) -> int:
-        """Rows of the corpus that this part accounts for."""
+    def accounted_rows(self) -> int:
+        """Rows of the corpus that this part covers, skipped ones included."""
         return self.rows + self.skipped_rows
 
 
 def part_name(number: int) -> str:
+    """Return the file name of part `number`.
+
+    >>> part_name(7)
+    'part-00007.parquet'
+    """
     return f"part-{number:05d}.parquet"
 
 
 def is_part(name: str) -> bool:
+    """Return whether a file name is that of a part."""
     return re.fullmatch(r"part-\d{5,}\.parquet", name) is not None
 
 
-def schema(dim: int, dtype: DType) -> pa.Schema:
-    """The columns of a part."""
+def part_schema(dim: int, dtype: VectorDType) -> pa.Schema:
+    """Return the columns of a part whose vectors have `dim` numbers."""
     number = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
     return pa.schema(
         [
@@ -69,17 +76,17 @@ def schema(dim: int, dtype: DType) -> pa.Schema:
     )
 
 
-def table(
+def part_table(
     modality: str,
     row: np.ndarray,
     key: Sequence[str],
     item: np.ndarray,
     text: Sequence[str] | None,
     vector: np.ndarray,
-    dtype: DType,
+    dtype: VectorDType,
 ) -> pa.Table:
-    """Vectors [R, D] of one modality with what they are of, as a table of `schema`."""
-    columns = schema(vector.shape[1], dtype)
+    """Return the vectors [R, D] of one modality, with their rows, keys and texts, as a table of `part_schema`."""
+    columns = part_schema(vector.shape[1], dtype)
     flat = pa.array(np.ascontiguousarray(vector, dtype=dtype).reshape(-1))
     return pa.table(
         {
@@ -94,40 +101,40 @@ def table(
     )
 
 
-def part_bytes(tables: Sequence[pa.Table], account: Account) -> bytes:
-    """One part: a row group for each table (images, then texts), and the account in the footer."""
-    note = {ACCOUNT: json.dumps(vars(account), ensure_ascii=False).encode("utf-8", "backslashreplace")}
+def part_bytes(tables: Sequence[pa.Table], summary: PartSummary) -> bytes:
+    """Return the bytes of one part: a row group for each table (images, then texts), and the summary in the footer."""
+    metadata = {SUMMARY_KEY: json.dumps(vars(summary), ensure_ascii=False).encode("utf-8", "backslashreplace")}
     sink = io.BytesIO()
-    packed = {"row": "zstd", "key": "zstd", "item": "zstd", "modality": "zstd", "text": "zstd"}
+    compression = {"row": "zstd", "key": "zstd", "item": "zstd", "modality": "zstd", "text": "zstd"}
     columns = tables[0].schema
     with pq.ParquetWriter(
         sink,
-        columns.with_metadata(note),
-        compression={**packed, "vector.list.element": "none"},  # vectors do not get smaller
+        columns.with_metadata(metadata),
+        compression={**compression, "vector.list.element": "none"},  # vectors do not get smaller
         use_dictionary=["modality"],
         write_statistics=["row", "modality"],
     ) as writer:
-        for each in tables:
-            if len(each):
-                writer.write_table(each.replace_schema_metadata(note), row_group_size=len(each))
+        for table in tables:
+            if len(table):
+                writer.write_table(table.replace_schema_metadata(metadata), row_group_size=len(table))
     return sink.getvalue()
 
 
-def read_account(uri: str, size: int, *, options: StorageOptions = DEFAULT) -> Account | None:
-    """The account of a stored part of `size` bytes; None where it is no sound part."""
+def read_summary(uri: str, size: int, *, options: StorageOptions = DEFAULT_STORAGE) -> PartSummary | None:
+    """Return the summary in the footer of a stored part of `size` bytes; None where it is not a valid part."""
     try:
         tail = storage.read(uri, max(0, size - (1 << 16)), options=options)
-        needed = int.from_bytes(tail[-8:-4], "little") + 8
-        if needed > len(tail):
-            tail = storage.read(uri, max(0, size - needed), options=options)
-        note = (pq.read_metadata(io.BytesIO(tail)).metadata or {}).get(ACCOUNT)
-        return None if note is None else Account(**json.loads(note))
+        footer_bytes = int.from_bytes(tail[-8:-4], "little") + 8
+        if footer_bytes > len(tail):
+            tail = storage.read(uri, max(0, size - footer_bytes), options=options)
+        summary = (pq.read_metadata(io.BytesIO(tail)).metadata or {}).get(SUMMARY_KEY)
+        return None if summary is None else PartSummary(**json.loads(summary))
     except (pa.ArrowException, ValueError, TypeError):
         return None
 
 
-def read_embeddings(uri: str, *, options: StorageOptions = DEFAULT) -> pa.Table:
-    """All parts of a folder, in order; StorageError where there are none."""
+def read_embeddings(uri: str, *, options: StorageOptions = DEFAULT_STORAGE) -> pa.Table:
+    """Return all parts of a folder as one table, in order; StorageError where there are none."""
     names = sorted(
         entry.uri for entry in storage.list_files(uri, options=options) if is_part(entry.uri.rpartition("/")[2])
     )

@@ -1,15 +1,18 @@
-"""Pairs of image and caption come in, the bytes of one tar or Parquet shard go out; equal pairs give equal bytes."""
+"""Build tar or Parquet shards of image-caption pairs; equal pairs give equal bytes."""
 
 from collections.abc import Callable, Sequence
 
 from xmodal.data.formats.shard_writer import parquet_shard, tar_shard
 
-Sample = tuple[str, dict[str, bytes]]  # key, and members by extension: one image, `txt`, perhaps `json`
+PairSample = tuple[str, dict[str, bytes]]  # key, and members by extension: one image, `txt`, perhaps `json`
 
 
-def parquet_pairs(samples: Sequence[Sample]) -> bytes:
-    """Columns `key`, `image` (the Hugging Face struct of bytes and path), `text`, and `json` if any."""
-    return parquet_shard(((key, _columns(members)) for key, members in samples), files=("image",))
+def pair_parquet_shard(samples: Sequence[PairSample]) -> bytes:
+    """Return a Parquet file with the columns `key`, `image` (Hugging Face's struct of bytes and path), `text`, `json`.
+
+    `json` is absent if no sample has it.
+    """
+    return parquet_shard(((key, _columns(members)) for key, members in samples), file_columns=("image",))
 
 
 def _columns(members: dict[str, bytes]) -> dict[str, bytes | str]:
@@ -20,4 +23,4 @@ def _columns(members: dict[str, bytes]) -> dict[str, bytes | str]:
     return {"image": members[extension], **texts}
 
 
-FORMATS: dict[str, Callable[[Sequence[Sample]], bytes]] = {"tar": tar_shard, "parquet": parquet_pairs}
+SHARD_BUILDERS: dict[str, Callable[[Sequence[PairSample]], bytes]] = {"tar": tar_shard, "parquet": pair_parquet_shard}

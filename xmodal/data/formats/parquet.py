@@ -1,7 +1,7 @@
-"""One Parquet shard comes in; its row groups as extents and its damage, or the rows of one extent, go out.
+"""Index a Parquet shard (row groups become extents, with their damage), and turn table rows into samples.
 
 Layouts: Hugging Face (`image: struct<bytes, path>`), plain binary and string columns, img2dataset (`key`, `jpg`,
-`caption`, `status`). Extension types are read as their storage: whatever they carry is never loaded.
+`caption`, `status`). Extension types are read as their storage type, so that no code of theirs is ever loaded.
 """
 
 from collections.abc import Collection, Iterator
@@ -11,25 +11,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from xmodal.data.extents import Contents, Damage, RawSample, Span
+from xmodal.data.extents import Damage, RawSample, RowSpan, ShardContents
 from xmodal.data.formats.tar_samples import name_fault
 from xmodal.errors import BadSample
 
 ROWS_PER_EXTENT = 512
-LARGEST_SPLIT_GROUP = 64 << 20  # compressed bytes; extents of one row group each decode all of it
-LARGEST_GROUP = 1 << 30  # compressed bytes
-LARGEST_DECODED_GROUP = 4 << 30  # bytes
-MOST_ROWS_IN_GROUP = 10_000_000
-MOST_COLUMNS = 10_000
+MAX_SPLIT_GROUP_BYTES = 64 << 20  # compressed bytes; extents of one row group each decode all of it
+MAX_GROUP_BYTES = 1 << 30  # compressed bytes
+MAX_DECODED_GROUP_BYTES = 4 << 30  # bytes
+MAX_ROWS_IN_GROUP = 10_000_000
+MAX_COLUMNS = 10_000
 
 KEY_COLUMNS = ("key", "__key__")
 STATUS_COLUMN, ERROR_COLUMN = "status", "error_message"  # img2dataset: a row whose download failed has no bytes
 
-UNREADABLE = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises for a damaged file
+PYARROW_ERRORS = (pa.ArrowException, OSError, ValueError)  # that pyarrow raises for a damaged file
 
 
-def kind(column: pa.DataType) -> str:
-    """What a column delivers: "bytes", "text", "texts", "number", "null", or its own type for anything else."""
+def column_kind(column: pa.DataType) -> str:
+    """Return what a column delivers: "bytes", "text", "texts", "number", "null", or the type's name for anything else.
+
+    >>> column_kind(pa.list_(pa.string()))
+    'texts'
+    """
     column = plain_type(column)
     if _is_binary(column) or _is_file(column):
         return "bytes"
@@ -43,7 +47,7 @@ def kind(column: pa.DataType) -> str:
 
 
 def plain_type(column: pa.DataType) -> pa.DataType:
-    """The type without extension or dictionary."""
+    """Return the type without extension or dictionary."""
     while isinstance(column, pa.BaseExtensionType):
         column = column.storage_type
     return column.value_type if pa.types.is_dictionary(column) else column
@@ -51,39 +55,39 @@ def plain_type(column: pa.DataType) -> pa.DataType:
 
 def _is_binary(column: pa.DataType) -> bool:
     types = pa.types
-    return types.is_binary(column) or types.is_large_binary(column) or types.is_fixed_size_binary(column)
+    return bool(types.is_binary(column) or types.is_large_binary(column) or types.is_fixed_size_binary(column))
 
 
 def _is_text(column: pa.DataType) -> bool:
-    return pa.types.is_string(column) or pa.types.is_large_string(column)
+    return bool(pa.types.is_string(column) or pa.types.is_large_string(column))
 
 
 def _is_file(column: pa.DataType) -> bool:
-    """Hugging Face's struct of an image or audio file."""
+    """Return whether the type is Hugging Face's struct of an image or audio file."""
     return pa.types.is_struct(column) and {field.name for field in column} == {"bytes", "path"}
 
 
-def index_parquet(file: Any, size: int, path: str) -> Contents:
-    """Read the footer of an open file; nothing else is touched."""
+def index_parquet(file: Any, size: int, path: str) -> ShardContents:
+    """Index an open Parquet file of `size` bytes from its footer alone; `path` is its name in the damage records."""
     if size == 0:
-        return Contents(damage=(Damage(path, 0, "empty_shard", "zero bytes"),))
+        return ShardContents(damage=(Damage(path, 0, "empty_shard", "zero bytes"),))
     try:
-        opened = pq.ParquetFile(file)
-        schema = opened.schema_arrow
-    except UNREADABLE as error:
-        return Contents(damage=(Damage(path, max(0, size - 8), "bad_footer", str(error)[:200]),))
-    if len(schema) > MOST_COLUMNS:
-        detail = f"{len(schema)} columns; at most {MOST_COLUMNS} are read"
-        return Contents(damage=(Damage(path, 0, "too_many_columns", detail),))
-    spans, damage = _row_groups(opened.metadata, size, path)
+        parquet_file = pq.ParquetFile(file)
+        schema = parquet_file.schema_arrow
+    except PYARROW_ERRORS as error:
+        return ShardContents(damage=(Damage(path, max(0, size - 8), "bad_footer", str(error)[:200]),))
+    if len(schema) > MAX_COLUMNS:
+        detail = f"{len(schema)} columns; at most {MAX_COLUMNS} are read"
+        return ShardContents(damage=(Damage(path, 0, "too_many_columns", detail),))
+    spans, damage = _row_groups(parquet_file.metadata, size, path)
     if not spans and not damage:
         damage = [Damage(path, 0, "empty_shard", "no rows")]
-    kinds = tuple(kind(column.type) for column in schema)
-    return Contents(spans=tuple(spans), fields=tuple(schema.names), kinds=kinds, damage=tuple(damage))
+    kinds = tuple(column_kind(column.type) for column in schema)
+    return ShardContents(spans=tuple(spans), fields=tuple(schema.names), kinds=kinds, damage=tuple(damage))
 
 
-def _row_groups(metadata: pq.FileMetaData, size: int, path: str) -> tuple[list[Span], list[Damage]]:
-    spans: list[Span] = []
+def _row_groups(metadata: pq.FileMetaData, size: int, path: str) -> tuple[list[RowSpan], list[Damage]]:
+    spans: list[RowSpan] = []
     damage, first_row = [], 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -98,7 +102,7 @@ def _row_groups(metadata: pq.FileMetaData, size: int, path: str) -> tuple[list[S
 
 
 def group_span(group: pq.RowGroupMetaData) -> tuple[int, int]:
-    """Byte positions where the row group's pages begin and end."""
+    """Return the byte positions where the row group's pages begin and end."""
     begin, end = 1 << 62, 0
     for number in range(group.num_columns):
         column = group.column(number)
@@ -113,43 +117,46 @@ def _group_fault(group: pq.RowGroupMetaData, begin: int, end: int, size: int) ->
     if group.num_rows == 0:
         return None
     columns = [group.column(number) for number in range(group.num_columns)]
-    if not 0 < group.num_rows <= MOST_ROWS_IN_GROUP:
-        return BadSample("bad_row_group", f"claims {group.num_rows} rows; at most {MOST_ROWS_IN_GROUP} are read")
+    if not 0 < group.num_rows <= MAX_ROWS_IN_GROUP:
+        return BadSample("bad_row_group", f"claims {group.num_rows} rows; at most {MAX_ROWS_IN_GROUP} are read")
     if any(column.num_values < group.num_rows for column in columns):
         return BadSample("bad_row_group", f"claims {group.num_rows} rows, but a column holds fewer values")
     if not 4 <= begin < end <= size - 8:
         return BadSample("bad_row_group", f"claims bytes {begin} to {end} of a file of {size} bytes")
-    if end - begin > LARGEST_GROUP or group.total_byte_size > LARGEST_DECODED_GROUP:
+    if end - begin > MAX_GROUP_BYTES or group.total_byte_size > MAX_DECODED_GROUP_BYTES:
         sizes = f"{(end - begin) >> 20} MiB, {group.total_byte_size >> 20} MiB decoded"
-        return BadSample("row_group_too_large", f"{sizes}; write row groups of at most {LARGEST_GROUP >> 20} MiB")
+        return BadSample("row_group_too_large", f"{sizes}; write row groups of at most {MAX_GROUP_BYTES >> 20} MiB")
     return None
 
 
-def _split(first_row: int, rows: int, offset: int, length: int) -> Iterator[Span]:
-    step = ROWS_PER_EXTENT if length <= LARGEST_SPLIT_GROUP else rows
+def _split(first_row: int, rows: int, offset: int, length: int) -> Iterator[RowSpan]:
+    step = ROWS_PER_EXTENT if length <= MAX_SPLIT_GROUP_BYTES else rows
     for start in range(0, rows, step):
         yield first_row + start, min(step, rows - start), offset, length
 
 
-def columns_to_read(schema: pa.Schema, wanted: Collection[str] | None) -> list[str]:
-    """The wanted columns that exist, and those that name a row or explain its absence."""
-    if wanted is None:
+def columns_to_read(schema: pa.Schema, columns: Collection[str] | None) -> list[str]:
+    """Return those of `columns` that exist (None: all), and those that hold a row's key or why it is absent."""
+    if columns is None:
         return list(schema.names)
-    named = {*wanted, *KEY_COLUMNS, STATUS_COLUMN, ERROR_COLUMN}
-    return [name for name in schema.names if name in named]
+    names = {*columns, *KEY_COLUMNS, STATUS_COLUMN, ERROR_COLUMN}
+    return [name for name in schema.names if name in names]
 
 
-def raw_samples(table: pa.Table, first_row: int, wanted: Collection[str] | None) -> list[RawSample]:
-    """The rows of a table as samples; `first_row` is the number of its first row in the file."""
-    values = {name: to_python(table.column(name)) for name in dict.fromkeys(table.column_names)}
+def raw_samples(table: pa.Table, first_row: int, columns: Collection[str] | None) -> list[RawSample]:
+    """Return the rows of a table as samples with the members `columns` (None: all columns).
+
+    `first_row` is the number of the table's first row in the file; it is the key where the table has no key column.
+    """
+    values = {name: column_values(table.column(name)) for name in dict.fromkeys(table.column_names)}
     keys = next((values[name] for name in KEY_COLUMNS if name in values), [None] * len(table))
-    members = {name: column for name, column in values.items() if wanted is None or name in wanted}
+    member_columns = {name: column for name, column in values.items() if columns is None or name in columns}
     samples = []
     for i in range(len(table)):
-        own = {name: column[i] for name, column in members.items()}
+        members = {name: column[i] for name, column in member_columns.items()}
         key = str(first_row + i) if keys[i] is None else _safe_key(keys[i])
-        fault = _download_fault(own, {n: values[n][i] for n in (STATUS_COLUMN, ERROR_COLUMN) if n in values})
-        samples.append(RawSample(key, first_row + i, None if fault else own, fault))
+        fault = _download_fault(members, {n: values[n][i] for n in (STATUS_COLUMN, ERROR_COLUMN) if n in values})
+        samples.append(RawSample(key, first_row + i, None if fault else members, fault))
     return samples
 
 
@@ -158,15 +165,16 @@ def _safe_key(value: Any) -> str:
     return repr(key[:255]) if name_fault(key.encode("utf-8", "backslashreplace")) else key
 
 
-def _download_fault(members: dict[str, Any], notes: dict[str, Any]) -> BadSample | None:
-    status = notes.get(STATUS_COLUMN)
+def _download_fault(members: dict[str, Any], download: dict[str, Any]) -> BadSample | None:
+    """Return why a row of img2dataset has no bytes; None where it is complete or was not downloaded at all."""
+    status = download.get(STATUS_COLUMN)
     if not isinstance(status, str) or status == "success" or None not in members.values():
         return None
-    return BadSample("missing_member", f"status {status[:80]!r}: {str(notes.get(ERROR_COLUMN))[:120]}")
+    return BadSample("missing_member", f"status {status[:80]!r}: {str(download.get(ERROR_COLUMN))[:120]}")
 
 
-def to_python(column: pa.ChunkedArray) -> list[Any]:
-    """Python values of a column: bytes of a file struct, storage of an extension, bytes where text is not UTF-8."""
+def column_values(column: pa.ChunkedArray) -> list[Any]:
+    """Return the Python values of a column: the bytes of a file struct, and bytes where text is not UTF-8."""
     return [value for chunk in column.chunks for value in _chunk_to_python(chunk)]
 
 
@@ -178,16 +186,16 @@ def _chunk_to_python(array: pa.Array) -> list[Any]:
     if _is_file(array.type):
         array = pc.struct_field(array, "bytes")
     try:
-        return array.to_pylist()
+        return list(array.to_pylist())
     except UnicodeDecodeError:
         if not _is_text(array.type):
             return [None] * len(array)
         large = pa.types.is_large_string(array.type)
-        return [_text(value) for value in array.view(pa.large_binary() if large else pa.binary()).to_pylist()]
+        return [_text_or_bytes(value) for value in array.view(pa.large_binary() if large else pa.binary()).to_pylist()]
 
 
-def _text(value: bytes | None) -> str | bytes | None:
-    """Text if it is UTF-8; otherwise the bytes, for the text field to refuse."""
+def _text_or_bytes(value: bytes | None) -> str | bytes | None:
+    """Return text if it is UTF-8; otherwise the bytes, for the text field to reject."""
     try:
         return None if value is None else value.decode()
     except UnicodeDecodeError:

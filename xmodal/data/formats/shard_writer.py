@@ -1,4 +1,4 @@
-"""Samples come in, tar or Parquet shards go to storage: the same bytes for the same samples, each whole or absent."""
+"""Write samples as tar or Parquet shards; equal samples give equal bytes, and a shard is stored whole or not at all."""
 
 import io
 import tarfile
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xmodal import storage
-from xmodal.data.extents import DEFAULT, Format
+from xmodal.data.extents import DEFAULT_STORAGE, ShardFormat
 from xmodal.data.formats.tar_samples import name_fault, split_name
 from xmodal.errors import BadSample
 
@@ -23,7 +23,7 @@ Members = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """A shard in storage, and the keys of its samples in their order."""
+    """A shard that was stored, and the keys of its samples in their order."""
 
     uri: str
     size: int  # bytes
@@ -34,44 +34,50 @@ def write_shards(
     samples: Iterable[tuple[str, Members]],
     uri: str,
     *,
-    format: Format,
+    format: ShardFormat,
     prefix: str = "",
-    first: int = 0,
-    rows: int = ROWS_PER_SHARD,
-    size: int = BYTES_PER_SHARD,
-    files: Sequence[str] = (),
-    options: storage.StorageOptions = DEFAULT,
+    first_number: int = 0,
+    rows_per_shard: int = ROWS_PER_SHARD,
+    bytes_per_shard: int = BYTES_PER_SHARD,
+    file_columns: Sequence[str] = (),
+    options: storage.StorageOptions = DEFAULT_STORAGE,
 ) -> Iterator[WrittenShard]:
-    """Write (key, members) as shards `<prefix>00000.tar` or `.parquet` below `uri`, numbered from `first`.
+    """Write (key, members) as shards `<prefix>00000.tar` or `.parquet` below `uri`, numbered from `first_number`.
 
-    Each shard holds at most `rows` samples and about `size` bytes, and is yielded when it is stored: a writer that
-    was stopped goes on with the samples after those. Raises BadSample as `check_sample`; `files` as in `parquet_shard`.
+    Each shard holds at most `rows_per_shard` samples and about `bytes_per_shard` bytes. It is yielded when it is
+    stored, so that an interrupted writer can continue with the samples after it. `file_columns` as in `parquet_shard`.
+    Raises BadSample as `check_sample`.
     """
-    for number, chunk in enumerate(_chunks(samples, rows, size), first):
-        data = tar_shard(chunk) if format == "tar" else parquet_shard(chunk, files=files)
+    for number, chunk in enumerate(_chunks(samples, rows_per_shard, bytes_per_shard), first_number):
+        data = tar_shard(chunk) if format == "tar" else parquet_shard(chunk, file_columns=file_columns)
         ending = "tar" if format == "tar" else "parquet"
         target = storage.join(uri, f"{prefix}{number:05d}.{ending}")
         storage.write(target, data, options=options)
         yield WrittenShard(target, len(data), tuple(key for key, _ in chunk))
 
 
-def _chunks(samples: Iterable[tuple[str, Members]], rows: int, size: int) -> Iterator[list[tuple[str, Members]]]:
+def _chunks(
+    samples: Iterable[tuple[str, Members]], max_rows: int, max_bytes: int
+) -> Iterator[list[tuple[str, Members]]]:
     chunk: list[tuple[str, Members]] = []
-    held = 0
+    chunk_bytes = 0
     for key, members in samples:
         check_sample(key, members)
-        own = sum(len(value) if isinstance(value, bytes | str) else 64 for value in members.values())
-        if chunk and (len(chunk) == rows or held + own > size):
+        sample_bytes = sum(len(value) if isinstance(value, bytes | str) else 64 for value in members.values())
+        if chunk and (len(chunk) == max_rows or chunk_bytes + sample_bytes > max_bytes):
             yield chunk
-            chunk, held = [], 0
+            chunk, chunk_bytes = [], 0
         chunk.append((key, members))
-        held += own
+        chunk_bytes += sample_bytes
     if chunk:
         yield chunk
 
 
 def check_sample(key: str, members: Members) -> None:
-    """BadSample `bad_name` if a reader would refuse the key or an extension, or would split them elsewhere."""
+    """Raise BadSample `bad_name` if a reader would reject the key or an extension, or would split them elsewhere.
+
+    `missing_member` if there are no members.
+    """
     for extension in members:
         name = f"{key}.{extension}".encode("utf-8", "surrogatepass")
         if fault := name_fault(name):
@@ -85,7 +91,11 @@ def check_sample(key: str, members: Members) -> None:
 
 
 def tar_shard(samples: Iterable[tuple[str, Members]]) -> bytes:
-    """A tar of the samples; str members are stored as UTF-8. No time, owner or mode of this machine gets in."""
+    """Return a tar of the samples, without times, owners or modes of this machine; str members become UTF-8.
+
+    >>> len(tar_shard([("0001", {"txt": "a red boat"})])) % 512
+    0
+    """
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as archive:
         for key, members in samples:
@@ -98,10 +108,10 @@ def tar_shard(samples: Iterable[tuple[str, Members]]) -> bytes:
     return out.getvalue()
 
 
-def parquet_shard(samples: Iterable[tuple[str, Members]], *, files: Sequence[str] = ()) -> bytes:
-    """A Parquet file with a `key` column and one column per member name; absent members are null.
+def parquet_shard(samples: Iterable[tuple[str, Members]], *, file_columns: Sequence[str] = ()) -> bytes:
+    """Return a Parquet file with a `key` column and one column per member name; absent members are null.
 
-    Columns in `files` become `struct<bytes, path>`, the Hugging Face layout of images and sounds. One type per column:
+    `file_columns` become `struct<bytes, path>`, Hugging Face's layout of image and audio files. One type per column:
     bytes, str, list of str, int, float, bool or dict.
     """
     rows = list(samples)
@@ -109,9 +119,9 @@ def parquet_shard(samples: Iterable[tuple[str, Members]], *, files: Sequence[str
     columns: dict[str, pa.Array] = {"key": pa.array([key for key, _ in rows], pa.string())}
     for name in names:
         values = [members.get(name) for _, members in rows]
-        columns[name] = _file_column(values) if name in files else pa.array(values)
+        columns[name] = _file_column(values) if name in file_columns else pa.array(values)
     out = io.BytesIO()
-    compressed = [name for name in columns if not pa.types.is_binary(columns[name].type) and name not in files]
+    compressed = [name for name in columns if not pa.types.is_binary(columns[name].type) and name not in file_columns]
     pq.write_table(
         pa.table(columns),
         out,

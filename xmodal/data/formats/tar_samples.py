@@ -1,7 +1,7 @@
-"""Members of a tar come in, samples (adjacent members of one key) go out, and the verdict on each of them.
+"""Group the members of a tar into samples (adjacent members of one key), and find the samples that cannot be used.
 
-The key is the member's path up to the first dot of its last part; the rest, in lower case, is the extension, as in
-WebDataset.
+As in WebDataset, the key is the member's path up to the first dot of its last part; the rest, in lower case, is the
+extension.
 """
 
 import re
@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from xmodal.data.formats.tar_walk import Gap, Member
+from xmodal.data.formats.tar_walk import TarGap, TarMember
 
-LONGEST_NAME = 255  # bytes
-LARGEST_SAMPLE = 512 << 20  # bytes in the archive
+MAX_NAME_BYTES = 255
+MAX_SAMPLE_BYTES = 512 << 20  # in the archive
 LOSSY_FAULTS = ("bad_size", "bad_end", "bad_header", "cut_in_data")  # neighbours may have lost members too
 
 _HOSTILE = re.compile(
@@ -23,31 +23,35 @@ _HOSTILE = re.compile(
 
 
 @dataclass(slots=True)
-class Sample:
-    """Adjacent members of one key, by extension; not to be used if it has a `reason`.
+class TarSample:
+    """Adjacent members of one key, by extension; a `reason` says why it must not be used.
 
-    `touched`: damage lies beside it, so members may be missing.
+    `near_damage`: there is damage next to it, so that members may be missing.
     """
 
     key: str
     begin: int
     end: int
-    members: dict[str, Member] = field(default_factory=dict)
-    touched: bool = False
+    members: dict[str, TarMember] = field(default_factory=dict)
+    near_damage: bool = False
     reason: str = ""
     detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Stray:
-    """A sound member that belongs to no sample: no key or no extension."""
+class StrayMember:
+    """A valid member that belongs to no sample, because it has no key or no extension."""
 
     begin: int
     name: str
 
 
 def split_name(name: bytes) -> tuple[str, str] | None:
-    """Key and extension; None for names without either, for dot files and for webdataset's `__meta__` members."""
+    """Return key and extension of a name; None for names without either, dot files and WebDataset's `__meta__` members.
+
+    >>> split_name(b"train/0001.seg.PNG")
+    ('train/0001', 'seg.png')
+    """
     text = name.decode("utf-8", "backslashreplace").removeprefix("./")
     folder, slash, base = text.rpartition("/")
     stem, _, extension = base.partition(".")
@@ -57,66 +61,70 @@ def split_name(name: bytes) -> tuple[str, str] | None:
 
 
 def name_fault(name: bytes) -> str:
-    """Why a name is refused ("" if it is not): it could escape a folder or a terminal once it is used as one."""
-    if len(name) > LONGEST_NAME:
-        return f"longer than {LONGEST_NAME} bytes"
+    """Return why a name is rejected ("" for a valid one): used as a path or printed, it could do harm.
+
+    >>> name_fault(b"0001.jpg"), name_fault(b"../etc/passwd")
+    ('', 'absolute, leads out of its folder, or holds control characters')
+    """
+    if len(name) > MAX_NAME_BYTES:
+        return f"longer than {MAX_NAME_BYTES} bytes"
     return "absolute, leads out of its folder, or holds control characters" if _HOSTILE.search(name) else ""
 
 
-def samples(events: Iterable[Member | Gap]) -> Iterator[Sample | Gap | Stray]:
-    """Group what `walk` yields, in the order of the archive; a sample comes after what is inside its span."""
-    current: Sample | None = None
-    touched = False  # by what lies before the next sample
+def group_members(events: Iterable[TarMember | TarGap]) -> Iterator[TarSample | TarGap | StrayMember]:
+    """Group the output of `walk_tar` into samples, in the order of the archive; a sample comes after what it spans."""
+    current: TarSample | None = None
+    near_damage = False  # whether there is damage just before the next sample
     for event in events:
-        if isinstance(event, Gap):
+        if isinstance(event, TarGap):
             if current:
-                current.touched |= event.lossy
+                current.near_damage |= event.lossy
                 yield current
-            current, touched = None, touched or event.lossy
+            current, near_damage = None, near_damage or event.lossy
             yield event
             continue
         if event.is_directory:
             continue
-        named = split_name(event.name)
-        if named is None and event.fault not in LOSSY_FAULTS:
-            yield Stray(event.begin, event.name[:LONGEST_NAME].decode("utf-8", "backslashreplace"))
+        key_and_extension = split_name(event.name)
+        if key_and_extension is None and event.fault not in LOSSY_FAULTS:
+            yield StrayMember(event.begin, event.name[:MAX_NAME_BYTES].decode("utf-8", "backslashreplace"))
             continue
-        key, extension = named or (repr(event.name[:LONGEST_NAME]), "")
+        key, extension = key_and_extension or (repr(event.name[:MAX_NAME_BYTES]), "")
         if current is None or key != current.key or extension in current.members:
             if current:
                 yield current
-            current = Sample(key, event.begin, event.end, touched=touched)
-            touched = False
-        touched |= _add(current, extension, event)
+            current = TarSample(key, event.begin, event.end, near_damage=near_damage)
+            near_damage = False
+        near_damage |= _add(current, extension, event)
     if current:
         yield current
 
 
-def _add(sample: Sample, extension: str, member: Member) -> bool:
-    """Add a member; whether the next sample may have lost members by its fault."""
+def _add(sample: TarSample, extension: str, member: TarMember) -> bool:
+    """Add a member to a sample; return whether the next sample, too, may have lost members by the member's fault."""
     sample.members[extension] = member
     sample.end = member.end
     fault = member.fault or ("bad_name" if name_fault(member.name) else "")
-    if sample.end - sample.begin > LARGEST_SAMPLE:
+    if sample.end - sample.begin > MAX_SAMPLE_BYTES:
         fault = fault or "sample_too_large"
     if fault and not sample.reason:
         sample.reason = fault
-        sample.detail = name_fault(member.name) or f"{member.name[:LONGEST_NAME]!r}, {member.size} bytes"
+        sample.detail = name_fault(member.name) or f"{member.name[:MAX_NAME_BYTES]!r}, {member.size} bytes"
     lossy = member.fault in LOSSY_FAULTS
-    sample.touched |= lossy
+    sample.near_damage |= lossy
     return lossy
 
 
-def judge(found: Sequence[Sample]) -> None:
-    """Give a reason to every sample of a shard that must not be used beside the others."""
-    _refuse_repeated_keys(found)
-    _refuse_incomplete(found)
+def mark_unusable(samples: Sequence[TarSample]) -> None:
+    """Set the `reason` of every sample of a shard that only the other samples show to be unusable."""
+    _mark_repeated_keys(samples)
+    _mark_incomplete(samples)
 
 
-def _refuse_repeated_keys(found: Sequence[Sample]) -> None:
-    """A key that comes back: with other members the sample was torn apart, with the same it is a duplicate."""
-    first: dict[str, Sample] = {}
-    for sample in found:
+def _mark_repeated_keys(samples: Sequence[TarSample]) -> None:
+    """Mark samples whose key occurs again: as duplicates with equal members, as scattered with other members."""
+    first: dict[str, TarSample] = {}
+    for sample in samples:
         earlier = first.setdefault(sample.key, sample)
         if earlier is sample:
             continue
@@ -129,21 +137,21 @@ def _refuse_repeated_keys(found: Sequence[Sample]) -> None:
             part.detail = part.detail or "its members do not follow one another"
 
 
-def _refuse_incomplete(found: Sequence[Sample]) -> None:
-    """Beside damage, a sample counts as whole only if it has exactly the members that undamaged samples have.
+def _mark_incomplete(samples: Sequence[TarSample]) -> None:
+    """Mark samples next to damage that do not have exactly the members of undamaged samples.
 
-    A refused one may have lost them to the one behind it (a lost name), so that one is looked at too.
+    A marked sample may have lost members to the one after it (where a name was lost), so that one is checked, too.
     """
-    known = Counter(frozenset(s.members) for s in found if not s.touched and not s.reason)
-    if not known:
-        known = Counter(frozenset(s.members) for s in found)
-    usual = [signature for signature, _ in known.most_common(64)]
-    beside = False
-    for sample in found:
-        if not (sample.touched or beside):
+    signatures = Counter(frozenset(s.members) for s in samples if not s.near_damage and not s.reason)
+    if not signatures:
+        signatures = Counter(frozenset(s.members) for s in samples)
+    usual = [signature for signature, _ in signatures.most_common(64)]
+    after_unusable = False
+    for sample in samples:
+        if not (sample.near_damage or after_unusable):
             continue
-        own = frozenset(sample.members)
-        if not sample.reason and (own not in usual or any(own < other for other in usual)):
+        names = frozenset(sample.members)
+        if not sample.reason and (names not in usual or any(names < other for other in usual)):
             sample.reason = "incomplete_sample"
-            sample.detail = f"it lies beside damage and has only {', '.join(sorted(own))}"
-        beside = bool(sample.reason)
+            sample.detail = f"it lies beside damage and has only {', '.join(sorted(names))}"
+        after_unusable = bool(sample.reason)

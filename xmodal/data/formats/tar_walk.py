@@ -1,40 +1,40 @@
-"""A tar comes in as bytes by position, its members and every gap between them go out, in order and in bounded memory.
+"""Walk over a tar: yield its members and every gap between them, in order and in bounded memory.
 
-Python's `tarfile` takes a bad or missing header for the end of the archive, so damage looks like a smaller archive.
-This walker wants the two zero blocks that end an archive, looks past zeros and bad headers for the next header, and
-says what it skipped.
+Python's `tarfile` takes a bad or missing header for the end of the archive, so that damage looks like a smaller
+archive. This walker requires the two zero blocks that end an archive, searches behind zeros and bad headers for the
+next header, and reports what it skipped.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from xmodal.data.formats.byte_source import WINDOW, Source
+from xmodal.data.formats.byte_source import WINDOW_BYTES, ByteSource
 from xmodal.data.formats.tar_header import (
     BLOCK,
     BODILESS_KINDS,
     DIRECTORY,
-    EXTENSIONS,
+    EXTENSION_KINDS,
     FILE_KINDS,
     LONG_NAME,
     PAX,
     PAX_GLOBAL,
     PAX_SOLARIS,
-    Header,
+    TarHeader,
     looks_like_header,
     parse_header,
     pax_records,
 )
 
-LARGEST_EXTENSION = 1 << 20  # bytes of a long name or pax header; real ones are below 10 KiB
-LARGEST_MEMBER = 256 << 20  # bytes
-LONGEST_CHAIN = 16  # extension headers before one member
+MAX_EXTENSION_BYTES = 1 << 20  # of a long name or pax header; real ones are below 10 KiB
+MAX_MEMBER_BYTES = 256 << 20
+MAX_EXTENSION_HEADERS = 16  # extension headers before one member
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """A member of the archive; `fault` says why its bytes are not to be used ("" for a sound file).
+class TarMember:
+    """A member of the archive; `fault` says why its bytes must not be used ("" for a valid file).
 
-    It spans `begin` to `end` with its extension headers and padding; `data` is the position of its body.
+    With its extension headers and padding it spans the bytes `begin` to `end`; `data` is the position of its body.
     """
 
     name: bytes
@@ -47,10 +47,10 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
-    """Bytes that belong to no member; no `reason` at the sound end of an archive.
+class TarGap:
+    """Bytes that belong to no member; without a `reason` at the proper end of an archive.
 
-    Samples on both sides may have lost members where `lossy`.
+    Where `lossy`, the samples on both sides may have lost members.
     """
 
     begin: int
@@ -62,47 +62,48 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """Why no member could be read; `at` is where the block in question stands."""
+    """Why no member could be read; `at` is the position of the block in question."""
 
     reason: str
     at: int
     detail: str = ""
 
 
-def walk(source: Source, begin: int, end: int, *, whole: bool) -> Iterator[Member | Gap]:
-    """Members and gaps from `begin` to `end`; with `whole`, the end of the archive must be marked by zero blocks."""
-    at, held, after_gap, explained = begin, None, False, False
+def walk_tar(source: ByteSource, begin: int, end: int, *, whole: bool) -> Iterator[TarMember | TarGap]:
+    """Yield members and gaps from byte `begin` to `end`; with `whole`, the archive must end with two zero blocks."""
+    at, after_gap, end_explained = begin, False, False
+    previous: TarMember | None = None  # yielded only when a valid header behind it shows that its size is right
     while at < end:
-        found = _read_member(source, at, end)
-        if isinstance(found, Member):
-            if held:  # it was held back until a sound header behind it was seen
-                yield held
-            held = _bounded(source, _distrusted(found) if after_gap else found, end)
-            at, after_gap, explained = held.end, False, held.end == end and bool(held.fault)
+        item = _read_member(source, at, end)
+        if isinstance(item, TarMember):
+            if previous:
+                yield previous
+            previous = _find_end(source, _check_name(item) if after_gap else item, end)
+            at, after_gap, end_explained = previous.end, False, previous.end == end and bool(previous.fault)
             continue
-        held, gap = _resolve(source, found, at, end, held)
-        if held:
-            yield held
+        previous, gap = _resolve(source, item, at, end, previous)
+        if previous:
+            yield previous
         if gap.reason:
             yield gap
-        held, at, after_gap, explained = None, gap.end, True, gap.end == end
-    if held:
-        yield held
-    if whole and not explained:
-        yield Gap(end, end, "missing_end", "the archive stops without its two zero blocks")
+        previous, at, after_gap, end_explained = None, gap.end, True, gap.end == end
+    if previous:
+        yield previous
+    if whole and not end_explained:
+        yield TarGap(end, end, "missing_end", "the archive stops without its two zero blocks")
 
 
-def _read_member(source: Source, begin: int, end: int) -> Member | _Problem:
-    """The member at `begin`, its extension headers applied, or what stands there instead."""
+def _read_member(source: ByteSource, begin: int, end: int) -> TarMember | _Problem:
+    """Return the member at `begin` with its extension headers applied, or why there is none."""
     at, name, size = begin, None, None
-    for _ in range(LONGEST_CHAIN):
+    for _ in range(MAX_EXTENSION_HEADERS):
         block = source.read(at, min(BLOCK, end - at))
         header = parse_header(block)
         if header is None:
             return _no_header(block, at)
-        if header.kind not in EXTENSIONS:
+        if header.kind not in EXTENSION_KINDS:
             return _member(header, name or header.name, size, begin, at, end)
-        if not 0 <= header.size <= LARGEST_EXTENSION:
+        if not 0 <= header.size <= MAX_EXTENSION_BYTES:
             return _Problem("bad_size", at, f"an extension header of {header.size} bytes")
         body = source.read(at + BLOCK, min(header.size, end - at - BLOCK))
         if len(body) < header.size:
@@ -119,25 +120,27 @@ def _read_member(source: Source, begin: int, end: int) -> Member | _Problem:
             else:
                 name = records.get(b"path", name)
                 size = records.get(b"size", size)
-        at += BLOCK + _padded(header.size)
-    return _Problem("bad_header", begin, f"more than {LONGEST_CHAIN} extension headers")
+        at += BLOCK + _round_up_to_block(header.size)
+    return _Problem("bad_header", begin, f"more than {MAX_EXTENSION_HEADERS} extension headers")
 
 
-def _member(header: Header, name: bytes, pax_size: bytes | None, begin: int, at: int, end: int) -> Member | _Problem:
+def _member(
+    header: TarHeader, name: bytes, pax_size: bytes | None, begin: int, at: int, end: int
+) -> TarMember | _Problem:
     size = header.size
     if pax_size is not None:
         size = int(pax_size) if pax_size.isdigit() and len(pax_size) < 20 else -1
     if header.kind in BODILESS_KINDS:
         size = 0
     data = at + BLOCK
-    member = Member(name, begin, data, size, min(data + _padded(size), end), header.kind == DIRECTORY)
+    member = TarMember(name, begin, data, size, min(data + _round_up_to_block(size), end), header.kind == DIRECTORY)
     if size < 0:
         return replace(member, size=0, end=data, fault="bad_size")
     if data + size > end:
         return replace(member, end=data, fault="cut_in_data")
     if header.kind not in FILE_KINDS and header.kind != DIRECTORY:
         return replace(member, fault="not_a_file")
-    if size > LARGEST_MEMBER:
+    if size > MAX_MEMBER_BYTES:
         return replace(member, fault="member_too_large")
     return member
 
@@ -147,23 +150,23 @@ def _no_header(block: bytes, at: int) -> _Problem:
         return _Problem("zeros", at)
     if len(block) < BLOCK:
         return _Problem("cut_in_header", at, f"the archive ends after {len(block)} bytes of a header")
-    what = "wrong checksum" if looks_like_header(block) else f"no tar header but {block[:16]!r}"
-    return _Problem("bad_header", at, what)
+    detail = "wrong checksum" if looks_like_header(block) else f"no tar header but {block[:16]!r}"
+    return _Problem("bad_header", at, detail)
 
 
-def _padded(size: int) -> int:
+def _round_up_to_block(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def _distrusted(member: Member) -> Member:
-    """The first member behind a gap: the gap may have swallowed the extension header with its full name."""
+def _check_name(member: TarMember) -> TarMember:
+    """Fault the first member behind a gap if its name may be cut: its extension header may be lost in the gap."""
     has_own_extension = member.data - member.begin > BLOCK
     mangled = len(member.name) >= 100 or b"?" in member.name
     return replace(member, fault="bad_header") if mangled and not has_own_extension else member
 
 
-def _bounded(source: Source, member: Member, end: int) -> Member:
-    """A member whose size leads past the end, or is no number, is taken to reach to the next header."""
+def _find_end(source: ByteSource, member: TarMember, end: int) -> TarMember:
+    """Let a member whose size is no number or leads past the end reach to the next header."""
     if member.fault not in ("bad_size", "cut_in_data"):
         return member
     following = find_header(source, member.data, end)
@@ -172,77 +175,96 @@ def _bounded(source: Source, member: Member, end: int) -> Member:
     return replace(member, end=following, fault="bad_size")
 
 
-def _resolve(source: Source, problem: _Problem, at: int, end: int, held: Member | None) -> tuple[Member | None, Gap]:
-    """What the problem says about the member before it, and the gap up to the next header."""
+def _resolve(
+    source: ByteSource, problem: _Problem, at: int, end: int, previous: TarMember | None
+) -> tuple[TarMember | None, TarGap]:
+    """Return the member before the problem, corrected by what the problem shows, and the gap up to the next header."""
     if problem.reason == "zeros":
-        return _behind_zeros(source, at, end, held)
+        return _behind_zeros(source, at, end, previous)
     if problem.reason == "cut_in_header":
-        return held, Gap(at, end, problem.reason, problem.detail)
-    if held and not looks_like_header(source.read(problem.at, BLOCK)):
-        hidden = find_header(source, held.data, at)
-        if hidden is not None:  # so it is the size of the member before that is wrong
-            return replace(held, fault="bad_size", end=hidden), Gap(hidden, hidden, "")
-        held = replace(held, fault=held.fault or "bad_end")  # what overwrote a header may have begun before it
-    following = find_header(source, problem.at + 1, end)
-    return held, Gap(at, end if following is None else following, problem.reason, problem.detail)
+        return previous, TarGap(at, end, problem.reason, problem.detail)
+    if previous and not looks_like_header(source.read(problem.at, BLOCK)):
+        hidden_header = find_header(source, previous.data, at)
+        if hidden_header is not None:  # so it is the size of the previous member that is wrong
+            return replace(previous, fault="bad_size", end=hidden_header), TarGap(hidden_header, hidden_header, "")
+        previous = replace(
+            previous, fault=previous.fault or "bad_end"
+        )  # damage that overwrote a header may have begun before it
+    next_header = find_header(source, problem.at + 1, end)
+    return previous, TarGap(at, end if next_header is None else next_header, problem.reason, problem.detail)
 
 
-def _behind_zeros(source: Source, at: int, end: int, held: Member | None) -> tuple[Member | None, Gap]:
-    """Zeros at a header's place: the end of the archive if nothing follows, otherwise a hole or a second archive."""
+def _behind_zeros(source: ByteSource, at: int, end: int, previous: TarMember | None) -> tuple[TarMember | None, TarGap]:
+    """Interpret zeros in place of a header.
+
+    If nothing follows, they are the end of the archive; otherwise they are a hole, or a second archive follows.
+    """
     nonzero = _first_nonzero(source, at, end)
     if nonzero is None:
-        return _at_the_end(source, at, end, held)
+        return _at_the_end(source, at, end, previous)
     block = nonzero - (nonzero - at) % BLOCK
     if block - at >= 2 * BLOCK and parse_header(source.read(block, BLOCK)):
         detail = f"more members after {block - at} zero bytes: joined archives, or a hole"
-        return held, Gap(at, block, "data_after_end", detail)
-    following = find_header(source, block, end)
-    if held and held.size and (_shifted(at, following) or source.read(held.data + held.size - 1, 1) == b"\0"):
-        held = replace(held, fault=held.fault or "bad_end")  # bytes were lost, or the hole reaches back into its body
-    gap_end = end if following is None else following
-    return held, Gap(at, gap_end, "zero_hole", f"{nonzero - at} zero bytes, then other data")
+        return previous, TarGap(at, block, "data_after_end", detail)
+    next_header = find_header(source, block, end)
+    if (
+        previous
+        and previous.size
+        and (_is_shifted(at, next_header) or source.read(previous.data + previous.size - 1, 1) == b"\0")
+    ):
+        previous = replace(
+            previous, fault=previous.fault or "bad_end"
+        )  # bytes were lost, or the hole reaches back into its body
+    gap_end = end if next_header is None else next_header
+    return previous, TarGap(at, gap_end, "zero_hole", f"{nonzero - at} zero bytes, then other data")
 
 
-def _at_the_end(source: Source, at: int, end: int, held: Member | None) -> tuple[Member | None, Gap]:
-    """Zeros up to the last byte: a sound end if they are whole blocks, and two of them at least.
+def _at_the_end(source: ByteSource, at: int, end: int, previous: TarMember | None) -> tuple[TarMember | None, TarGap]:
+    """Interpret zeros up to the last byte: a proper end if they are whole blocks, and at least two of them.
 
-    A broken block means that bytes were lost, at the end or in the last member, which then swallowed what follows it.
+    A partial block means that bytes were lost, at the end or in the last member, which then contains what follows it.
     """
     if (end - at) % BLOCK:
-        hidden = find_header(source, held.data, at) if held else None
-        if held and hidden is not None:
-            return replace(held, fault="bad_size", end=hidden), Gap(hidden, hidden, "")
-        held = held and replace(held, fault=held.fault or "bad_end")
+        hidden_header = find_header(source, previous.data, at) if previous else None
+        if previous and hidden_header is not None:
+            return replace(previous, fault="bad_size", end=hidden_header), TarGap(hidden_header, hidden_header, "")
+        previous = previous and replace(previous, fault=previous.fault or "bad_end")
     elif end - at >= 2 * BLOCK:
-        return held, Gap(at, end, "")
-    return held, Gap(at, end, "missing_end", f"the archive ends in {end - at} zero bytes, cut short", lossy=False)
+        return previous, TarGap(at, end, "")
+    return previous, TarGap(
+        at, end, "missing_end", f"the archive ends in {end - at} zero bytes, cut short", lossy=False
+    )
 
 
-def _shifted(at: int, following: int | None) -> bool:
+def _is_shifted(at: int, following: int | None) -> bool:
+    """Return whether the next header is out of step with the block at `at`, so that bytes were lost between them."""
     return following is not None and (following - at) % BLOCK != 0
 
 
-def find_header(source: Source, begin: int, end: int) -> int | None:
-    """Position of the first header with the ustar magic and a right checksum from `begin` on, at any alignment."""
-    at = begin
-    while at + BLOCK <= end:
-        chunk = source.read(at, min(WINDOW // 2, end - at))
+def find_header(source: ByteSource, begin: int, end: int) -> int | None:
+    """Return the position of the first header with the ustar magic and a right checksum from `begin` on.
+
+    It may stand at any alignment; None where there is none before `end`.
+    """
+    position = begin
+    while position + BLOCK <= end:
+        chunk = source.read(position, min(WINDOW_BYTES // 2, end - position))
         hit = chunk.find(b"ustar")
         while hit >= 0:
             start = hit - 257
-            if start >= 0 and at + start + BLOCK <= end and parse_header(source.read(at + start, BLOCK)):
-                return at + start
+            if start >= 0 and position + start + BLOCK <= end and parse_header(source.read(position + start, BLOCK)):
+                return position + start
             hit = chunk.find(b"ustar", hit + 1)
-        at += max(len(chunk) - BLOCK, 1) if at + len(chunk) < end else len(chunk)
+        position += max(len(chunk) - BLOCK, 1) if position + len(chunk) < end else len(chunk)
     return None
 
 
-def _first_nonzero(source: Source, begin: int, end: int) -> int | None:
-    at = begin
-    while at < end:
-        chunk = source.read(at, min(WINDOW // 2, end - at))
-        rest = chunk.lstrip(b"\0")
-        if rest:
-            return at + len(chunk) - len(rest)
-        at += len(chunk)
+def _first_nonzero(source: ByteSource, begin: int, end: int) -> int | None:
+    position = begin
+    while position < end:
+        chunk = source.read(position, min(WINDOW_BYTES // 2, end - position))
+        nonzero_tail = chunk.lstrip(b"\0")
+        if nonzero_tail:
+            return position + len(chunk) - len(nonzero_tail)
+        position += len(chunk)
     return None

@@ -1,4 +1,4 @@
-"""A corpus URI comes in (a folder, a file, or a pattern such as `{00000..00012}.tar`), its shards go out."""
+"""List the shards of a corpus URI: of a folder, a file, or a pattern such as `{00000..00012}.tar`."""
 
 import fnmatch
 import re
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from xmodal import storage
-from xmodal.data.extents import Format
-from xmodal.data.index.shard_indexer import relative
+from xmodal.data.extents import ShardFormat
+from xmodal.data.index.shard_indexer import relative_path
 from xmodal.errors import CorpusError
 
 TAR_ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.zst", ".tar.bz2", ".tar.xz", ".tar.lz4")
 PARQUET_ENDINGS = (".parquet",)
-MOST_NAMES = 1_000_000  # of one brace pattern
+MAX_NAMES = 1_000_000  # of one brace pattern
 
 _MAGIC = re.compile(r"[{*?\[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -21,37 +21,41 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 @dataclass(frozen=True)
 class Listing:
-    """The shards of a corpus, sorted; `base` is the folder that their paths are relative to."""
+    """The shards of a corpus, sorted by path; `base` is the folder that their paths are relative to.
+
+    `ignored` are the paths of other files there; `is_folder` says whether the corpus was given as a folder.
+    """
 
     base: str
-    format: Format
+    format: ShardFormat
     entries: tuple[storage.Entry, ...]
     ignored: tuple[str, ...]
     is_folder: bool
 
     @property
     def paths(self) -> list[str]:
-        return [relative(self.base, entry.uri) for entry in self.entries]
+        """Path of each shard, relative to `base`."""
+        return [relative_path(self.base, entry.uri) for entry in self.entries]
 
 
 def list_shards(uri: str, options: storage.StorageOptions) -> Listing:
     """List the shards of `uri`; CorpusError when there are none.
 
-    In a folder, files and folders whose name starts with `_` or `.` are no shards, nor is anything but tar and Parquet.
-    Where a folder holds both, the tars are the corpus (img2dataset writes its metadata beside them).
+    In a folder, only tar and Parquet files count, and nothing whose name or folder begins with `_` or `.`. Where a
+    folder holds both kinds, the tars are the corpus (img2dataset stores its metadata next to them as Parquet).
     """
     base, entries, is_folder = _candidates(uri, options)
-    named = [(relative(base, entry.uri), entry) for entry in entries]
-    visible = [(path, entry) for path, entry in named if not is_folder or _is_visible(path)]
+    by_path = [(relative_path(base, entry.uri), entry) for entry in entries]
+    visible = [(path, entry) for path, entry in by_path if not is_folder or _is_visible(path)]
     tars = [entry for path, entry in visible if path.lower().endswith(TAR_ENDINGS)]
     parquets = [entry for path, entry in visible if path.lower().endswith(PARQUET_ENDINGS)]
-    chosen = tars or parquets
-    if not chosen:
-        seen = f"only {', '.join(path for path, _ in named[:5])}" if named else "nothing"
-        raise CorpusError(f"{uri} holds no .tar or .parquet shards, {seen}; name the folder of the shards")
-    taken = {entry.uri for entry in chosen}
-    ignored = tuple(path for path, entry in named if entry.uri not in taken)
-    return Listing(base, "tar" if tars else "parquet", tuple(chosen), ignored, is_folder)
+    shards = tars or parquets
+    if not shards:
+        content = f"only {', '.join(path for path, _ in by_path[:5])}" if by_path else "nothing"
+        raise CorpusError(f"{uri} holds no .tar or .parquet shards, {content}; name the folder of the shards")
+    shard_uris = {entry.uri for entry in shards}
+    ignored = tuple(path for path, entry in by_path if entry.uri not in shard_uris)
+    return Listing(base, "tar" if tars else "parquet", tuple(shards), ignored, is_folder)
 
 
 def _is_visible(path: str) -> bool:
@@ -59,9 +63,9 @@ def _is_visible(path: str) -> bool:
 
 
 def _candidates(uri: str, options: storage.StorageOptions) -> tuple[str, list[storage.Entry], bool]:
-    """The base folder, the files in question, and whether `uri` is that folder."""
+    """Return the base folder, the files that may be shards, and whether `uri` is that folder."""
     if _MAGIC.search(uri) and not storage.exists(uri, options=options):
-        return _matching(uri, options)
+        return _match_pattern(uri, options)
     try:
         entries = storage.list_files(uri, options=options)
     except storage.NotFound as error:
@@ -77,44 +81,51 @@ def _parent(uri: str) -> str:
 
 
 def folder_before_pattern(uri: str) -> str:
-    """What a pattern matches files below: the folders before its first brace or wildcard; any other URI itself."""
+    """Return the folder before a pattern's first brace or wildcard; any other URI as it is.
+
+    >>> folder_before_pattern("s3://bucket/train/{000..012}.tar")
+    's3://bucket/train'
+    """
     magic = _MAGIC.search(uri)
     return _parent(uri[: magic.start()] + "x") if magic else uri
 
 
-def _matching(pattern: str, options: storage.StorageOptions) -> tuple[str, list[storage.Entry], bool]:
+def _match_pattern(pattern: str, options: storage.StorageOptions) -> tuple[str, list[storage.Entry], bool]:
     base = folder_before_pattern(pattern)
-    wanted = list(expand_braces(pattern.removeprefix(base.removesuffix("/") + "/")))
+    names = list(expand_braces(pattern.removeprefix(base.removesuffix("/") + "/")))
     try:
-        listed = storage.list_files(base, options=options)
+        entries = storage.list_files(base, options=options)
     except storage.NotFound as error:
         raise CorpusError(f"there is no corpus at {pattern}: {base} does not exist; check the path") from error
-    by_path = {relative(base, entry.uri): entry for entry in listed}
-    missing = [name for name in wanted if name not in by_path and not _MAGIC.search(name)]
+    by_path = {relative_path(base, entry.uri): entry for entry in entries}
+    missing = [name for name in names if name not in by_path and not _MAGIC.search(name)]
     if missing:
         raise CorpusError(
-            f"{pattern} names {len(wanted)} files, of which {len(missing)} do not exist, "
+            f"{pattern} names {len(names)} files, of which {len(missing)} do not exist, "
             f"first {', '.join(missing[:3])}; correct the range"
         )
-    found = {name for name in wanted if name in by_path}
-    for glob in (name for name in wanted if name not in by_path):
-        found.update(path for path in by_path if fnmatch.fnmatchcase(path, glob))
-    return base, [by_path[path] for path in sorted(found)], False
+    matches = {name for name in names if name in by_path}
+    for glob in (name for name in names if name not in by_path):
+        matches.update(path for path in by_path if fnmatch.fnmatchcase(path, glob))
+    return base, [by_path[path] for path in sorted(matches)], False
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """`{000..012}` counts, keeping the width; `{a,b}` lists; anything else in braces stays as it is.
+    """Yield the names of a pattern: `{000..012}` counts and keeps the width, `{a,b}` lists alternatives.
 
-    CorpusError beyond a million names.
+    Anything else in braces stays as it is. CorpusError beyond a million names.
+
+    >>> list(expand_braces("{08..10}-{a,b}.tar"))
+    ['08-a.tar', '08-b.tar', '09-a.tar', '09-b.tar', '10-a.tar', '10-b.tar']
     """
     names = [pattern]
     while any(_first_group(name) for name in names):
-        longer: list[str] = []
+        expanded: list[str] = []
         for name in names:
-            longer += _expand_once(name)
-            if len(longer) > MOST_NAMES:
-                raise CorpusError(f"{pattern} names more than {MOST_NAMES} files; name their folder instead")
-        names = longer
+            expanded += _expand_once(name)
+            if len(expanded) > MAX_NAMES:
+                raise CorpusError(f"{pattern} names more than {MAX_NAMES} files; name their folder instead")
+        names = expanded
     yield from names
 
 
@@ -128,11 +139,11 @@ def _expand_once(name: str) -> list[str]:
     if group is None:
         return [name]
     head, tail = name[: group.start()], name[group.end() :]
-    span = _RANGE.fullmatch(group[1])
-    if span is None:
+    counter = _RANGE.fullmatch(group[1])
+    if counter is None:
         return [head + choice + tail for choice in group[1].split(",")]
-    first, last = int(span[1]), int(span[2])
-    if abs(last - first) >= MOST_NAMES:
-        raise CorpusError(f"{{{group[1]}}} names more than {MOST_NAMES} files; name their folder instead")
+    first, last = int(counter[1]), int(counter[2])
+    if abs(last - first) >= MAX_NAMES:
+        raise CorpusError(f"{{{group[1]}}} names more than {MAX_NAMES} files; name their folder instead")
     step = 1 if last >= first else -1
-    return [f"{head}{number:0{len(span[1])}d}{tail}" for number in range(first, last + step, step)]
+    return [f"{head}{number:0{len(counter[1])}d}{tail}" for number in range(first, last + step, step)]

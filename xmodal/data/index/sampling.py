@@ -1,4 +1,4 @@
-"""A corpus in, some of its rows spread evenly over it out: all of them where it is small."""
+"""Read a sample of a corpus: rows at even distances, or single rows by number."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -7,47 +7,51 @@ import numpy as np
 
 from xmodal.data.index.corpus import Corpus, RawSample, read_extent
 
-FEWEST_EXTENTS = 16  # however few rows are wanted: neighbours in a shard are often alike
+MIN_EXTENTS = 16  # however small the sample: neighbours in a shard are often alike
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Which extents are read, and the first so many rows of each."""
+class SamplePlan:
+    """Which extents are read, and how many of the first rows of each."""
 
     extents: tuple[int, ...]
-    rows_of_each: int
-    rows: int  # in all
+    rows_per_extent: int
+    rows: int  # of the whole sample
 
     @staticmethod
-    def over(corpus: Corpus, most: int) -> "Spread":
-        """At most `most` rows, from extents at even distances; all rows of a corpus that has no more."""
+    def evenly(corpus: Corpus, max_rows: int) -> "SamplePlan":
+        """Choose at most `max_rows` rows, from extents at even distances; all rows of a smaller corpus."""
         counts = corpus.extents.rows
-        if corpus.rows <= most:
-            return Spread(extents=tuple(range(len(counts))), rows_of_each=int(counts.max(initial=1)), rows=corpus.rows)
-        wanted = max(FEWEST_EXTENTS, -(-most // max(1, corpus.rows // len(counts))))
-        number = min(len(counts), wanted, most)
-        chosen = np.unique(np.linspace(0, len(counts) - 1, number).round().astype(int))
-        each = max(1, most // len(chosen))
-        return Spread(
-            extents=tuple(chosen.tolist()), rows_of_each=each, rows=int(np.minimum(counts[chosen], each).sum())
+        if corpus.rows <= max_rows:
+            return SamplePlan(
+                extents=tuple(range(len(counts))), rows_per_extent=int(counts.max(initial=1)), rows=corpus.rows
+            )
+        target = max(MIN_EXTENTS, -(-max_rows // max(1, corpus.rows // len(counts))))
+        number = min(len(counts), target, max_rows)
+        extents = np.unique(np.linspace(0, len(counts) - 1, number).round().astype(int))
+        rows_per_extent = max(1, max_rows // len(extents))
+        return SamplePlan(
+            extents=tuple(extents.tolist()),
+            rows_per_extent=rows_per_extent,
+            rows=int(np.minimum(counts[extents], rows_per_extent).sum()),
         )
 
 
-def read_spread(
-    corpus: Corpus, spread: Spread, *, columns: Collection[str] | None = None
+def read_sample(
+    corpus: Corpus, plan: SamplePlan, *, columns: Collection[str] | None = None
 ) -> Iterator[tuple[int, RawSample]]:
-    """(number of the row in the corpus, sample) of every chosen row, one extent in memory at a time."""
-    for extent in spread.extents:
+    """Yield (number of the row in the corpus, sample) of every chosen row, with one extent in memory at a time."""
+    for extent in plan.extents:
         samples = read_extent(corpus, extent, columns=columns)
-        first = int(corpus.row_start[extent])
-        for place in range(min(spread.rows_of_each, len(samples))):
-            yield first + place, samples[place]
+        first_row = int(corpus.row_start[extent])
+        for position in range(min(plan.rows_per_extent, len(samples))):
+            yield first_row + position, samples[position]
 
 
 def read_rows(
     corpus: Corpus, rows: Collection[int], *, columns: Collection[str] | None = None
 ) -> Iterator[tuple[int, RawSample]]:
-    """(row, sample) of single rows, in corpus order; each extent is read once."""
+    """Yield (row, sample) of single rows in the order of the corpus; each extent is read once."""
     ordered = np.array(sorted(row for row in set(rows) if 0 <= row < corpus.rows), dtype=np.int64)
     extents = np.searchsorted(corpus.row_start, ordered, side="right") - 1
     for extent in np.unique(extents):

@@ -1,6 +1,6 @@
-"""An indexed corpus in; what its rows hold, how large and how alike they are, and what is wrong with them out.
+"""Survey a corpus: the members of its rows, their sizes, duplicates, and the rows that training would quarantine.
 
-Of a large corpus a sample is read; every share and every number of duplicates is then one of the sample.
+Of a large corpus a sample is read; shares and numbers of duplicates are then those of the sample.
 """
 
 import hashlib
@@ -8,26 +8,26 @@ import io
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from xmodal.data.decode.fields import FieldMap
-from xmodal.data.decode.pillow import FORMATS
+from xmodal.data.decode.pillow import PILLOW_FORMATS
 from xmodal.data.decode.text import caption_id, clean_caption
 from xmodal.data.decode.thumbnail import thumbnail
 from xmodal.data.index.corpus import Corpus, RawSample
-from xmodal.data.index.sampling import Spread, read_spread
+from xmodal.data.index.sampling import SamplePlan, read_sample
 from xmodal.errors import BadSample
 
-CHECKED_AT = 32  # pixels that a picture is decoded to, to see whether it can be
+CHECK_SIZE = 32  # pixels a side, to which every image is decoded to check that it can be
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example:
-    """A sound row, for the grid of samples."""
+class SurveyExample:
+    """A valid row, for the grid of samples."""
 
     row: int
     key: str
@@ -36,44 +36,44 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alike:
-    """Rows that share something: `rows` of them in `groups`; the keys of the largest group's first few."""
+class DuplicateRows:
+    """Rows that share their image or a caption: `rows` of them in `groups`; some keys of the largest group."""
 
     rows: int
     groups: int
     keys: tuple[str, ...] = ()
-    what: str = ""  # for captions: the caption
+    caption: str = ""  # of the largest group, where captions were compared
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fault:
-    """Rows that training would quarantine for the same reason."""
+class FaultCount:
+    """Number of rows that training would quarantine for the same reason."""
 
     field: str
     reason: str
     rows: int
-    key: str  # of the first
-    detail: str
+    key: str  # of the first such row
+    detail: str  # of the first such row
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey:
-    """`measures` holds one number for each row or caption that has it, by a name with its unit."""
+class CorpusSurvey:
+    """The result of a survey. `measures` maps a name with its unit to one number for each row or caption."""
 
-    rows: int  # read
-    extents: int  # read
+    rows: int  # that were read
+    extents: int  # that were read
     members: Mapping[str, int]  # rows that have each member or column
     formats: Mapping[str, int]  # of images
     measures: Mapping[str, np.ndarray]
-    same_bytes: Alike
-    same_caption: Alike
-    faults: tuple[Fault, ...]
-    examples: tuple[Example, ...]
+    same_bytes: DuplicateRows
+    same_caption: DuplicateRows
+    faults: tuple[FaultCount, ...]
+    examples: tuple[SurveyExample, ...]
 
 
 @dataclass
-class _Tally:
-    """What is counted on the way."""
+class _Counts:
+    """Everything that is counted while rows are read."""
 
     rows: int = 0
     members: Counter[str] = field(default_factory=Counter)
@@ -82,101 +82,103 @@ class _Tally:
     by_bytes: defaultdict[bytes, list[str]] = field(default_factory=lambda: defaultdict(list))
     by_caption: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     captions: dict[int, str] = field(default_factory=dict)
-    faults: dict[tuple[str, str], list] = field(default_factory=dict)
+    faults: dict[tuple[str, str], FaultCount] = field(default_factory=dict)
 
 
-def survey(corpus: Corpus, mapping: FieldMap, *, most: int, examples: int) -> Survey:
-    """Read up to `most` rows, decode every picture of them, keep `examples` sound ones spread over what was read.
+def survey_corpus(corpus: Corpus, mapping: FieldMap, *, max_rows: int, examples: int) -> CorpusSurvey:
+    """Read up to `max_rows` rows, decode all their images, and keep `examples` valid rows at even distances.
 
-    Fields that `mapping` does not name are not looked into.
+    Only the fields that `mapping` names are examined.
     """
-    spread = Spread.over(corpus, most)
-    wanted = set(np.linspace(0, spread.rows - 1, min(examples, spread.rows)).round().astype(int).tolist())
-    tally, kept, due = _Tally(), [], 0
-    for number, (row, sample) in enumerate(read_spread(corpus, spread)):
-        sound = _enter(tally, sample, mapping)
-        due += number in wanted
-        if due and sound is not None:  # where a chosen row is bad, the next sound one stands for it
-            kept.append(Example(row=row, key=sample.key, encoded=sound[0], caption=sound[1]))
-            due -= 1
-    return Survey(
-        rows=tally.rows,
-        extents=len(spread.extents),
-        members=dict(tally.members.most_common()),
-        formats=dict(tally.formats.most_common()),
-        measures={name: np.array(values) for name, values in tally.measures.items()},
-        same_bytes=_alike(tally.by_bytes.values()),
-        same_caption=_alike(tally.by_caption.values(), {id(v): tally.captions[k] for k, v in tally.by_caption.items()}),
-        faults=tuple(
-            Fault(field=name, reason=reason, rows=rows, key=key, detail=detail)
-            for (name, reason), (rows, key, detail) in sorted(tally.faults.items(), key=lambda item: -item[1][0])
+    plan = SamplePlan.evenly(corpus, max_rows)
+    example_numbers = set(np.linspace(0, plan.rows - 1, min(examples, plan.rows)).round().astype(int).tolist())
+    counts, chosen, missing = _Counts(), [], 0
+    for number, (row, sample) in enumerate(read_sample(corpus, plan)):
+        pair = _count_row(counts, sample, mapping)
+        missing += number in example_numbers
+        if missing and pair is not None:  # the next valid row replaces a chosen one that is bad
+            chosen.append(SurveyExample(row=row, key=sample.key, encoded=pair[0], caption=pair[1]))
+            missing -= 1
+    return CorpusSurvey(
+        rows=counts.rows,
+        extents=len(plan.extents),
+        members=dict(counts.members.most_common()),
+        formats=dict(counts.formats.most_common()),
+        measures={name: np.array(values) for name, values in counts.measures.items()},
+        same_bytes=_duplicates(counts.by_bytes.values()),
+        same_caption=_duplicates(
+            counts.by_caption.values(), {id(v): counts.captions[k] for k, v in counts.by_caption.items()}
         ),
-        examples=tuple(kept),
+        faults=tuple(sorted(counts.faults.values(), key=lambda fault: -fault.rows)),
+        examples=tuple(chosen),
     )
 
 
-def _enter(tally: _Tally, sample: RawSample, mapping: FieldMap) -> tuple[bytes | None, str] | None:
-    """Count one row; its picture and its first caption where it is sound, else None."""
-    tally.rows += 1
+def _count_row(counts: _Counts, sample: RawSample, mapping: FieldMap) -> tuple[bytes | None, str] | None:
+    """Count one row; return its image and its first caption where it is valid, else None."""
+    counts.rows += 1
     if sample.fault is not None:
-        _refuse(tally, "sample", sample, sample.fault)
+        _count_fault(counts, "sample", sample, sample.fault)
         return None
     members = sample.members or {}
-    tally.members.update(name for name, value in members.items() if value is not None)
+    counts.members.update(name for name, value in members.items() if value is not None)
     encoded, caption, name = None, "", ""
     try:
         if "image" in mapping.sources:
             name = "image"
-            encoded = _image(tally, sample.key, mapping.pick(name, members))
+            encoded = _count_image(counts, sample.key, mapping.pick(name, members))
         if "text" in mapping.sources:
             name = "text"
-            caption = _captions(tally, sample.key, mapping.pick(name, members))
+            caption = _count_captions(counts, sample.key, mapping.pick(name, members))
     except BadSample as fault:
-        _refuse(tally, name, sample, fault)
+        _count_fault(counts, name, sample, fault)
         return None
     return encoded, caption
 
 
-def _refuse(tally: _Tally, name: str, sample: RawSample, fault: BadSample) -> None:
-    entry = tally.faults.setdefault((name, fault.reason), [0, sample.key, fault.detail])
-    entry[0] += 1
+def _count_fault(counts: _Counts, name: str, sample: RawSample, fault: BadSample) -> None:
+    first = FaultCount(field=name, reason=fault.reason, rows=0, key=sample.key, detail=fault.detail)
+    count = counts.faults.get((name, fault.reason), first)
+    counts.faults[name, fault.reason] = replace(count, rows=count.rows + 1)
 
 
-def _image(tally: _Tally, key: str, value: Any) -> bytes:
-    thumbnail(value, CHECKED_AT)
+def _count_image(counts: _Counts, key: str, value: Any) -> bytes:
+    """Decode and count one image; return its bytes."""
+    thumbnail(value, CHECK_SIZE)
     encoded = bytes(value)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is wrong with it was found by the decoder above
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
-            width, height = picture.size
-            tally.formats[picture.format or "unknown"] += 1
-    tally.measures["image width, px"].append(width)
-    tally.measures["image height, px"].append(height)
-    tally.measures["image size, bytes"].append(len(encoded))
-    tally.by_bytes[hashlib.blake2b(encoded, digest_size=16).digest()].append(key)
+        warnings.simplefilter("ignore")  # the decoder above has reported every fault already
+        with Image.open(io.BytesIO(encoded), formats=PILLOW_FORMATS) as image:
+            width, height = image.size
+            counts.formats[image.format or "unknown"] += 1
+    counts.measures["image width, px"].append(width)
+    counts.measures["image height, px"].append(height)
+    counts.measures["image size, bytes"].append(len(encoded))
+    counts.by_bytes[hashlib.blake2b(encoded, digest_size=16).digest()].append(key)
     return encoded
 
 
-def _captions(tally: _Tally, key: str, value: Any) -> str:
-    """The first caption of the row, cleaned; every one of a list is measured."""
+def _count_captions(counts: _Counts, key: str, value: Any) -> str:
+    """Count all captions of a row; return the first one, cleaned."""
     texts = [text for text in (value if isinstance(value, list | tuple) else [value]) if text]
     if not all(isinstance(text, str | bytes) for text in texts) or not texts:
         raise BadSample("no_caption", f"{type(value).__name__} {str(value)[:40]!r}")
     cleaned = [clean_caption(text) for text in texts]
-    tally.measures["captions a row"].append(len(texts))
-    for text, short in zip(texts, cleaned, strict=True):
-        tally.measures["caption, characters"].append(len(text))
-        tally.measures["caption, words"].append(len(short.split()))
-    for text in {caption_id(one): one for one in cleaned}.items():
-        tally.by_caption[text[0]].append(key)
-        tally.captions.setdefault(*text)
+    counts.measures["captions a row"].append(len(texts))
+    for text, caption in zip(texts, cleaned, strict=True):
+        counts.measures["caption, characters"].append(len(text))
+        counts.measures["caption, words"].append(len(caption.split()))
+    for number, caption in {caption_id(caption): caption for caption in cleaned}.items():
+        counts.by_caption[number].append(key)
+        counts.captions.setdefault(number, caption)
     return cleaned[0]
 
 
-def _alike(groups: Iterable[list[str]], names: Mapping[int, str] | None = None) -> Alike:
-    several = [keys for keys in groups if len(keys) > 1]
-    if not several:
-        return Alike(rows=0, groups=0)
-    largest = max(several, key=len)
-    what = (names or {}).get(id(largest), "")
-    return Alike(rows=sum(map(len, several)), groups=len(several), keys=tuple(largest[:3]), what=what)
+def _duplicates(groups: Iterable[list[str]], captions: Mapping[int, str] | None = None) -> DuplicateRows:
+    """Count the groups of more than one key; `captions` has the caption of each group by the id of its list."""
+    repeats = [keys for keys in groups if len(keys) > 1]
+    if not repeats:
+        return DuplicateRows(rows=0, groups=0)
+    largest = max(repeats, key=len)
+    caption = (captions or {}).get(id(largest), "")
+    return DuplicateRows(rows=sum(map(len, repeats)), groups=len(repeats), keys=tuple(largest[:3]), caption=caption)

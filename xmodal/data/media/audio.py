@@ -1,4 +1,4 @@
-"""One recording, or the sound of one clip, in; a log-mel spectrogram or waveform of fixed length and its length out."""
+"""Decode audio, from a recording or a video, into a log-mel spectrogram or a waveform of fixed length."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,24 +9,24 @@ import soxr
 from jaxtyping import Float32
 
 from xmodal.data.decode.fields import Column
-from xmodal.data.media.audio_reader import Sound, open_sound
-from xmodal.data.media.clip_window import Window, unpack
+from xmodal.data.media.audio_reader import AudioSegment, open_audio
+from xmodal.data.media.clip_window import ClipWindow, split_time_span
 from xmodal.data.media.media_limits import MediaLimits
-from xmodal.data.media.mel import FLOOR, Mel
+from xmodal.data.media.mel import POWER_FLOOR, MelSpectrogram
 from xmodal.data.media.video import media_bytes
 from xmodal.errors import BadSample, ConfigError
 
 DTYPES = ("float32", "float16")
-SILENCE = float(np.log10(FLOOR))
+SILENCE = float(np.log10(POWER_FLOOR))
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioField:
-    """Columns `name` and `name_length` int32: how much of `name` is sound; the rest is silence.
+    """Decode audio into the columns `name` and `name_length` int32 (how much of `name` is audio; the rest is silence).
 
-    `name` is a log-mel spectrogram [frames, bands] (silence is -10), or with `mel=None` the waveform [samples];
-    channels are averaged. Its length is that of the window; with a window equal to a `VideoField`'s, both are of the
-    same seconds of a clip.
+    `name` is a log-mel spectrogram [frames, bands] (silence is -10), or with `mel=None` the waveform [samples].
+    Channels are averaged. Its length is that of the window. If a `VideoField` has an equal window, both take the same
+    seconds of a clip.
 
     BadSample: `missing_member`, `not_a_video`, `no_audio_track`, `unknown_codec`, `too_large`, `too_long`,
     `bad_window`, `decode_truncated`, `decode_corrupt`, `not_finite`.
@@ -34,8 +34,8 @@ class AudioField:
 
     name: str = "audio"
     rate: int = 16_000  # Hz
-    window: Window = field(default_factory=lambda: Window(seconds=3.0))
-    mel: Mel | None = field(default_factory=Mel)
+    window: ClipWindow = field(default_factory=lambda: ClipWindow(seconds=3.0))
+    mel: MelSpectrogram | None = field(default_factory=MelSpectrogram)
     dtype: str = "float32"
     limits: MediaLimits = field(default_factory=MediaLimits)
 
@@ -58,30 +58,31 @@ class AudioField:
 
     @property
     def columns(self) -> dict[str, Column]:
-        shape = (self.mel.frames(self.samples, self.rate), self.mel.bands) if self.mel else (self.samples,)
+        shape = (self.mel.frame_count(self.samples, self.rate), self.mel.bands) if self.mel else (self.samples,)
         return {
             self.name: Column(dtype=self.dtype, shape=shape),
             f"{self.name}_length": Column(dtype="int32", shape=()),
         }
 
     def decode(self, raw: Any, rng: np.random.Generator, out: dict[str, np.ndarray]) -> None:
-        """Write the sound of `raw` (bytes of a recording or container, or an `Excerpt`) into the two columns."""
-        encoded, excerpt = unpack(raw)
-        sound = open_sound(media_bytes(encoded, self.name), self.limits)
-        heard = sound.read(self.window.choose(sound.span, excerpt, rng))
-        if not np.isfinite(heard.samples).all():
+        """Decode the audio in `raw` (bytes of a recording or container, or a `ValueWithSpan`) into the two columns."""
+        encoded, region = split_time_span(raw)
+        reader = open_audio(media_bytes(encoded, self.name), self.limits)
+        segment = reader.read(self.window.choose(reader.span, region, rng))
+        if not np.isfinite(segment.samples).all():
             raise BadSample("not_finite", "NaN or infinite samples")
-        waveform = self._resampled(heard)
+        waveform = self._resample(segment)
         if len(waveform) == 0:
-            raise BadSample("bad_window", "no sound in the window")
-        length = len(waveform) if self.mel is None else self.mel.frames(len(waveform), self.rate)
+            raise BadSample("bad_window", "no audio in the window")
+        length = len(waveform) if self.mel is None else self.mel.frame_count(len(waveform), self.rate)
         row = out[self.name]
         row[length:] = 0 if self.mel is None else SILENCE
         row[:length] = waveform if self.mel is None else self.mel.log_mel(waveform, self.rate)
         out[f"{self.name}_length"][...] = length
 
-    def _resampled(self, sound: Sound) -> Float32[np.ndarray, "S"]:
-        """At most `samples` samples at `rate`; the k-th is of the k-th instant, whatever the recording's rate."""
-        if sound.rate == self.rate or len(sound.samples) == 0:
-            return sound.samples[: self.samples]
-        return soxr.resample(sound.samples, sound.rate, self.rate)[: self.samples]
+    def _resample(self, segment: AudioSegment) -> Float32[np.ndarray, "S"]:
+        """Return at most `samples` samples at `rate`."""
+        if segment.rate == self.rate or len(segment.samples) == 0:
+            return segment.samples[: self.samples]
+        waveform: np.ndarray = soxr.resample(segment.samples, segment.rate, self.rate)
+        return waveform[: self.samples]

@@ -1,7 +1,7 @@
-"""A table or a folder of images and captions comes in, its `Pairs` go out: one row for each, no image read yet.
+"""List the image-caption pairs of a table or a folder, without reading the images.
 
 Tables are CSV, TSV, JSON lines or Parquet with a column of image paths and a column of captions. In a folder, the
-caption of `a/b.jpg` stands in `a/b.txt`, `a/b.caption` or `a/b.json`.
+caption of `a/b.jpg` is in `a/b.txt`, `a/b.caption` or `a/b.json`.
 """
 
 import hashlib
@@ -18,33 +18,33 @@ from xmodal.errors import CorpusError, nearest
 from xmodal.storage import StorageOptions
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-SIDECARS = (".txt", ".caption", ".json")  # in order of preference
-TABLES = {
+CAPTION_EXTENSIONS = (".txt", ".caption", ".json")  # in order of preference
+TABLE_READERS = {
     ".csv": tables.read_csv, ".tsv": tables.read_csv, ".jsonl": tables.read_json_lines,
     ".ndjson": tables.read_json_lines, ".parquet": tables.read_parquet,
 }  # fmt: skip
-SCHEMA = pa.schema([
-    ("row", pa.int64()),  # of the source, from 1
-    ("image", pa.large_binary()),  # the path as the source writes it
-    ("caption", pa.large_binary()),  # null where a sidecar holds it
-    ("sidecar", pa.string()),  # path below the base
-    ("size", pa.int64()),  # bytes of the image, 0 where nobody has looked
+LISTING_SCHEMA = pa.schema([
+    ("row", pa.int64()),  # number in the source, from 1
+    ("image", pa.large_binary()),  # path as in the source
+    ("caption", pa.large_binary()),  # null where it is in a file of its own
+    ("sidecar", pa.string()),  # path, below the base, of the file with the caption
+    ("size", pa.int64()),  # bytes of the image, 0 where unknown
     ("reason", pa.string()),  # why the row cannot be used; null otherwise
     ("detail", pa.string()),
 ])  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
-    """R rows in the order of the source; paths are relative to `base`, a folder in storage."""
+class PairListing:
+    """The pairs of a source in its order; paths are relative to `base`, a folder in storage."""
 
     base: str
-    table: pa.Table  # of SCHEMA
-    caption_column: str | None = None  # also the key of a JSON sidecar
+    table: pa.Table  # with the columns of LISTING_SCHEMA
+    caption_column: str | None = None  # also the key of the caption in JSON files
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change when a path, a caption or the order of rows does."""
+        """16 hex digits that change when a path, a caption or the order of rows changes."""
         digest = hashlib.sha256()
         for batch in self.table.select(["row", "image", "caption", "sidecar"]).to_batches(max_chunksize=1 << 16):
             digest.update(batch.serialize())
@@ -58,54 +58,58 @@ def read_pairs(
     caption_column: str | None = None,
     base: str | None = None,
     options: StorageOptions | None = None,
-) -> Pairs:
-    """List `source`, a folder or a table by its ending; CorpusError where it is missing, empty or neither.
+) -> PairListing:
+    """List `source`, a folder or a table (by its file name); CorpusError where it is missing, empty or neither.
 
-    Without `image_column` and `caption_column` the columns are recognised by their usual names. `base` is where
-    relative paths of a table begin; by default, the table's own folder.
+    Without `image_column` and `caption_column` the columns are found by their usual names. `base` is the folder that
+    the paths of a table are relative to; by default, the table's own folder.
     """
     options = options or StorageOptions()
     ending = posixpath.splitext(source)[1].lower()
     files = storage.list_files(source, options=options)
-    if ending in TABLES and [entry.uri for entry in files] == [source]:
-        columns = tables.Columns(image_column, caption_column)
-        rows, caption = TABLES[ending](storage.read(source, options=options), source, columns)
-        return Pairs(base or posixpath.dirname(source) or ".", _table(rows, source), caption)
+    if ending in TABLE_READERS and [entry.uri for entry in files] == [source]:
+        columns = tables.TableColumns(image_column, caption_column)
+        rows, caption = TABLE_READERS[ending](storage.read(source, options=options), source, columns)
+        return PairListing(base or posixpath.dirname(source) or ".", _table(rows, source), caption)
     if len(files) == 1 and files[0].uri == source:
         raise CorpusError(
             f"{source} is neither a folder nor a table that can be read (its name ends in {ending or 'nothing'!r}); "
-            f"{nearest(ending, TABLES)}"
+            f"{nearest(ending, TABLE_READERS)}"
         )
     if base or image_column:
         raise CorpusError(f"{source} is a folder: --base and --image-column are for tables; leave them out")
-    return Pairs(source, _table(_folder(source, files), source), caption_column)
+    return PairListing(source, _table(_list_folder(source, files), source), caption_column)
 
 
 def _table(rows: Iterable[dict[str, Any]], source: str) -> pa.Table:
-    """Rows in pieces of 64k, so that tables of many millions of rows never stand in memory as Python objects."""
-    batches, held = [], []
+    """Convert rows to a table, 64k at a time, so that millions of rows are never in memory as Python objects."""
+    batches, pending = [], []
     for row in rows:
-        held.append(row)
-        if len(held) == 1 << 16:
-            batches.append(pa.RecordBatch.from_pylist(held, schema=SCHEMA))
-            held = []
-    batches.append(pa.RecordBatch.from_pylist(held, schema=SCHEMA))
-    table = pa.Table.from_batches(batches, schema=SCHEMA).combine_chunks()
+        pending.append(row)
+        if len(pending) == 1 << 16:
+            batches.append(pa.RecordBatch.from_pylist(pending, schema=LISTING_SCHEMA))
+            pending = []
+    batches.append(pa.RecordBatch.from_pylist(pending, schema=LISTING_SCHEMA))
+    table = pa.Table.from_batches(batches, schema=LISTING_SCHEMA).combine_chunks()
     if not table.num_rows:
         raise CorpusError(f"{source} lists no images: there is nothing to prepare")
     return table
 
 
-def _folder(source: str, files: list[storage.Entry]) -> Iterable[dict[str, Any]]:
+def _list_folder(source: str, files: list[storage.Entry]) -> Iterable[dict[str, Any]]:
+    """Yield a row for each image file; CorpusError where there is none."""
     prefix = source.removesuffix("/") + "/"
     sizes = {entry.uri.removeprefix(prefix): entry.size for entry in files}
-    images = [path for path in sizes if _ending(path) in IMAGE_EXTENSIONS and not _hidden(path)]
+    images = [path for path in sizes if _ending(path) in IMAGE_EXTENSIONS and not _is_hidden(path)]
     for number, path in enumerate(images, 1):
         stem = posixpath.splitext(path)[0]
-        sidecar = next((stem + ending for ending in SIDECARS if stem + ending in sizes), None)
+        sidecar = next((stem + ending for ending in CAPTION_EXTENSIONS if stem + ending in sizes), None)
         row = {"row": number, "image": path.encode(errors="surrogateescape"), "size": sizes[path], "sidecar": sidecar}
         if sidecar is None:
-            row |= {"reason": "no_caption", "detail": f"none of {posixpath.basename(stem)}{{{','.join(SIDECARS)}}}"}
+            row |= {
+                "reason": "no_caption",
+                "detail": f"none of {posixpath.basename(stem)}{{{','.join(CAPTION_EXTENSIONS)}}}",
+            }
         yield row
     if not images:
         raise CorpusError(f"{source} holds no image files ({', '.join(IMAGE_EXTENSIONS)}) among {len(sizes)} files")
@@ -115,5 +119,5 @@ def _ending(path: str) -> str:
     return posixpath.splitext(path)[1].lower()
 
 
-def _hidden(path: str) -> bool:
+def _is_hidden(path: str) -> bool:
     return any(part.startswith(".") for part in path.split("/"))

@@ -1,7 +1,7 @@
-"""The bytes of a CSV, JSON-lines or Parquet table come in, rows of image path and caption go out.
+"""Read image paths and captions from the bytes of a CSV, JSON-lines or Parquet table.
 
-A reader returns the rows, as dicts with the fields of `pairs.SCHEMA`, and the caption column that it used. A row
-that cannot be read keeps its number and carries `reason` and `detail`.
+A reader returns the rows, as dicts with the fields of `pairs.LISTING_SCHEMA`, and the caption column that it used. A
+row that cannot be read keeps its number and has `reason` and `detail`.
 """
 
 import csv
@@ -19,20 +19,20 @@ IMAGE_NAMES = (
     "image", "image_path", "img", "img_path", "path", "file", "file_name", "filename", "filepath", "file_path",
 )  # fmt: skip
 CAPTION_NAMES = ("caption", "captions", "text", "txt", "title", "description", "sentence", "prompt", "alt", "alt_text")
-_SAMPLED_OBJECTS = 200  # lines of a JSON-lines table that are searched for column names
-_LARGEST_CELL = 1 << 24  # bytes of one CSV cell
+_SAMPLED_LINES = 200  # of a JSON-lines table, searched for column names
+_MAX_CELL_BYTES = 1 << 24  # of one CSV cell
 
 Row = dict[str, Any]
 
 
-class Columns(NamedTuple):
-    """Which columns to use; None means: the one with a usual name."""
+class TableColumns(NamedTuple):
+    """The columns to use; None means the one with a usual name."""
 
     image: str | None
     caption: str | None
 
-    def of(self, names: Sequence[str], source: str) -> tuple[str, str]:
-        """The image and caption columns of a table with these `names`; CorpusError where it is not clear."""
+    def resolve(self, names: Sequence[str], source: str) -> tuple[str, str]:
+        """Return the image and caption columns among `names`; CorpusError where there is not exactly one of each."""
         image = _choose("image", self.image, names, IMAGE_NAMES, source)
         caption = _choose("caption", self.caption, names, CAPTION_NAMES, source)
         if image == caption:
@@ -40,31 +40,33 @@ class Columns(NamedTuple):
         return image, caption
 
 
-def _choose(what: str, wanted: str | None, names: Sequence[str], usual: Sequence[str], source: str) -> str:
-    if wanted is not None:
-        if wanted not in names:
-            raise CorpusError(f"{source} has no column {wanted!r} for the {what}; {nearest(wanted, names)}")
-        return wanted
-    found = [name for name in names if name.strip().lower().replace(" ", "_").replace("-", "_") in usual]
-    listed = ", ".join(names) or "(none)"
-    if not found:
-        raise CorpusError(f"{source}: no column looks like the {what}; say --{what}-column NAME. Columns: {listed}")
-    if len(found) > 1:
+def _choose(role: str, column: str | None, names: Sequence[str], usual: Sequence[str], source: str) -> str:
+    """Return `column` if it is given and exists, else the only one of `names` that is a usual name for the role."""
+    if column is not None:
+        if column not in names:
+            raise CorpusError(f"{source} has no column {column!r} for the {role}; {nearest(column, names)}")
+        return column
+    matches = [name for name in names if name.strip().lower().replace(" ", "_").replace("-", "_") in usual]
+    columns = ", ".join(names) or "(none)"
+    if not matches:
+        raise CorpusError(f"{source}: no column looks like the {role}; say --{role}-column NAME. Columns: {columns}")
+    if len(matches) > 1:
         raise CorpusError(
-            f"{source}: {' and '.join(found)} could each be the {what}; choose with --{what}-column. Columns: {listed}"
+            f"{source}: {' and '.join(matches)} could each be the {role}; choose with --{role}-column. "
+            f"Columns: {columns}"
         )
-    return found[0]
+    return matches[0]
 
 
-def read_csv(data: bytes, source: str, columns: Columns) -> tuple[Iterator[Row], str]:
-    """Comma-separated with a header line, UTF-8; a table named `.tsv` is separated by tabs."""
+def read_csv(data: bytes, source: str, columns: TableColumns) -> tuple[Iterator[Row], str]:
+    """Read a comma-separated table with a header line, in UTF-8; `.tsv` is separated by tabs."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise CorpusError(f"{source} is UTF-16; save it as UTF-8")
     text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", errors="surrogateescape", newline="")
-    csv.field_size_limit(_LARGEST_CELL)
+    csv.field_size_limit(_MAX_CELL_BYTES)
     lines = csv.reader(text, delimiter="\t" if source.lower().endswith(".tsv") else ",")
     header = next(lines, [])
-    image, caption = columns.of(header, source)
+    image, caption = columns.resolve(header, source)
     return _csv_rows(lines, len(header), header.index(image), header.index(caption), source), caption
 
 
@@ -78,19 +80,19 @@ def _csv_rows(lines: Any, width: int, image: int, caption: int, source: str) -> 
             if len(cells) == width:
                 yield {"row": number, "image": _encode(cells[image]), "caption": _encode(cells[caption])}
             else:
-                yield _refused(number, "bad_row", f"{len(cells)} cells where the header has {width}")
+                yield _rejected_row(number, "bad_row", f"{len(cells)} cells where the header has {width}")
     except csv.Error as cause:
         raise CorpusError(f"{source}, line {lines.line_num}: {cause}; is it a CSV with balanced quotes?") from cause
 
 
-def read_json_lines(data: bytes, source: str, columns: Columns) -> tuple[Iterator[Row], str]:
-    """One JSON object a line."""
+def read_json_lines(data: bytes, source: str, columns: TableColumns) -> tuple[Iterator[Row], str]:
+    """Read a table of one JSON object a line."""
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    objects = (_parse(line) for line in lines[:_SAMPLED_OBJECTS] if line.strip())
+    objects = (_parse(line) for line in lines[:_SAMPLED_LINES] if line.strip())
     names = dict.fromkeys(name for item in objects if isinstance(item, dict) for name in item)
     if not names and any(line.strip() for line in lines):
         raise CorpusError(f"{source} is not JSON lines: none of its first lines is an object such as {{...}}")
-    image, caption = columns.of(list(names), source)
+    image, caption = columns.resolve(list(names), source)
     return _json_rows(lines, image, caption), caption
 
 
@@ -103,11 +105,11 @@ def _json_rows(lines: list[bytes], image: str, caption: str) -> Iterator[Row]:
             if isinstance(item, dict):
                 yield _row(number, item.get(image), item.get(caption))
             else:
-                yield _refused(number, *(item if isinstance(item, tuple) else ("bad_row", "not a JSON object")))
+                yield _rejected_row(number, *(item if isinstance(item, tuple) else ("bad_row", "not a JSON object")))
 
 
 def _parse(line: bytes) -> Any:
-    """The value of a JSON line, or (reason, detail) where it has none; a JSON array never becomes a tuple."""
+    """Return the value of a JSON line, or the tuple (reason, detail) where it has none; an array becomes a list."""
     try:
         return json.loads(line.decode())
     except UnicodeDecodeError as cause:
@@ -116,13 +118,13 @@ def _parse(line: bytes) -> Any:
         return "bad_row", f"not JSON: {cause}"
 
 
-def read_parquet(data: bytes, source: str, columns: Columns) -> tuple[Iterator[Row], str]:
-    """A table whose image column holds paths; one that holds the bytes is a corpus already."""
+def read_parquet(data: bytes, source: str, columns: TableColumns) -> tuple[Iterator[Row], str]:
+    """Read a Parquet table whose image column holds paths; CorpusError if it holds the images themselves."""
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as cause:
         raise CorpusError(f"{source} is not a Parquet file that can be read: {cause}") from cause
-    image, caption = columns.of(file.schema_arrow.names, source)
+    image, caption = columns.resolve(file.schema_arrow.names, source)
     for name in (image, caption):
         kind = file.schema_arrow.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -139,7 +141,7 @@ def _parquet_rows(file: pq.ParquetFile, image: str, caption: str, source: str) -
     number = 0
     try:
         for batch in file.iter_batches(columns=[image, caption]):
-            # as bytes: pyarrow does not check that stored text is UTF-8
+            # as bytes, because pyarrow does not check that stored text is UTF-8
             pair = [batch.column(name).cast(pa.large_string()).cast(pa.large_binary()) for name in (image, caption)]
             for path, text in zip(*(column.to_pylist() for column in pair), strict=True):
                 number += 1
@@ -150,18 +152,19 @@ def _parquet_rows(file: pq.ParquetFile, image: str, caption: str, source: str) -
 
 def _row(number: int, image: Any, caption: Any) -> Row:
     if not isinstance(image, str | bytes):
-        return _refused(number, "bad_row", f"the image path is {type(image).__name__}, not text")
+        return _rejected_row(number, "bad_row", f"the image path is {type(image).__name__}, not text")
     if not isinstance(caption, str | bytes):
-        return {**_refused(number, "no_caption", f"the caption is {type(caption).__name__}"), "image": _encode(image)}
+        rejected = _rejected_row(number, "no_caption", f"the caption is {type(caption).__name__}")
+        return {**rejected, "image": _encode(image)}
     return {"row": number, "image": _encode(image), "caption": _encode(caption)}
 
 
-def _refused(number: int, reason: str, detail: str) -> Row:
+def _rejected_row(number: int, reason: str, detail: str) -> Row:
     return {"row": number, "reason": reason, "detail": detail}
 
 
 def _encode(value: str | bytes) -> bytes:
-    """UTF-8; what was not UTF-8 becomes its old bytes again, so that it is refused later by its own row."""
+    """Return UTF-8; text that was not UTF-8 becomes its original bytes, so that its row is rejected later."""
     if isinstance(value, bytes):
         return value
     try:

@@ -1,1 +1,1 @@
-"""The deterministic order of rows, and the blocks that carry them."""
+"""The deterministic order of rows, decoded blocks of rows, and their cache."""

@@ -1,7 +1,7 @@
-"""Rows as a frozen model is shown them: extents in; what is decoded of the sound rows, with *all* captions, out.
+"""Read and decode rows for embedding and evaluation: valid rows only, each with *all* its captions.
 
-R: sound rows.  M: captions, of which a row may have several.  Training draws one caption of a row at every step;
-embeddings and evaluation want every one. What cannot be read is listed in `faults`, row by row, and nothing vanishes.
+R: valid rows.  M: captions, of which a row may have several.  Training chooses one caption of a row at every step;
+embedding and evaluation need every one. Each row or caption that cannot be read has a record in `faults`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from xmodal.data.decode.fields import Field, FieldMap, allocate, row_of
+from xmodal.data.decode.fields import Field, FieldMap, allocate_columns, row_views
 from xmodal.data.decode.text import TextField, caption_id, clean_caption
 from xmodal.data.index.corpus import Corpus, RawSample, read_extent
-from xmodal.data.stream.blocks import take
+from xmodal.data.stream.blocks import subset_corpus
 from xmodal.data.stream.order import RowRandom
 from xmodal.errors import BadSample
 
@@ -22,38 +22,38 @@ CHUNK_ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
-class ItemRecipe:
-    """Which fields are wanted and what decodes them; a row is sound when all of them are."""
+class EvaluationDecoder:
+    """How samples become rows for evaluation; a row is valid when all its fields can be decoded."""
 
     field_map: FieldMap
     fields: tuple[Field, ...]
-    label: bool = False
+    label: bool = False  # whether the label of each row is read, too
 
     @property
-    def text(self) -> TextField | None:
-        """The field of captions, of which a row may have several."""
+    def text_field(self) -> TextField | None:
+        """The field of captions, if any."""
         return next((field for field in self.fields if isinstance(field, TextField)), None)
 
     @property
-    def single(self) -> tuple[Field, ...]:
-        """The fields of which a row has one each: pictures, clips, sound."""
+    def single_fields(self) -> tuple[Field, ...]:
+        """The fields that have one value a row: images, video, audio."""
         return tuple(field for field in self.fields if not isinstance(field, TextField))
 
     @property
     def chunk_rows(self) -> int:
-        """Rows decoded together."""
-        row_bytes = sum(column.nbytes for column in allocate(self.single, 1).values())
+        """Number of rows decoded together."""
+        row_bytes = sum(column.nbytes for column in allocate_columns(self.single_fields, 1).values())
         return max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(1, row_bytes)))
 
 
 @dataclass(frozen=True, eq=False)
-class Items:
-    """The sound rows of some extents, in corpus order.
+class EvaluationRows:
+    """The valid rows of some extents, in the order of the corpus.
 
-    `row` int64 [R]; `key` and `label` one for each row; `columns` of pictures, clips and sound [R, ...]. Captions:
-    `owner` int64 [M] (place among the R rows), `item` int32 [M] (place in the row's list), `text` (clean), `tokens`
-    int32 [M, L], `length` int32 [M], `text_id` int64 [M] (equal captions, equal ids). Fields that were not asked for
-    are empty.
+    For each row: `row` int64 [R], `key`, `label`, and the `columns` of images, video and audio [R, ...]. For each
+    caption: `owner` int64 [M] (index of its row among the R rows), `item` int32 [M] (position in the row's list),
+    `text` (clean), `tokens` int32 [M, L], `length` int32 [M], `text_id` int64 [M] (equal captions, equal ids). Fields
+    that the decoder does not have are empty.
     """
 
     row: np.ndarray
@@ -69,122 +69,130 @@ class Items:
     faults: list[dict[str, Any]]
 
 
-def chunks(corpus: Corpus, start: int, stop: int, rows: int) -> Iterator[np.ndarray]:
-    """Extents `start` to `stop` - 1 in groups of about `rows` rows: int64 arrays of extent numbers."""
+def chunk_extents(corpus: Corpus, start: int, stop: int, rows: int) -> Iterator[np.ndarray]:
+    """Yield the extents `start` to `stop` - 1 in groups of about `rows` rows: int64 arrays of extent numbers."""
     counts = corpus.extents.rows[start:stop].astype(np.int64)
     group = (np.cumsum(counts) - counts) // rows
     yield from np.split(np.arange(start, stop), np.flatnonzero(np.diff(group)) + 1)
 
 
 @dataclass(frozen=True, eq=False)
-class Chunk:
-    """Some extents with all that it takes to read them, small enough to travel."""
+class ExtentChunk:
+    """Some extents with the part of the corpus that describes them, small enough to send to a worker."""
 
     corpus: Corpus
     first_rows: tuple[int, ...]  # the number in the whole corpus of each extent's first row
 
     @classmethod
-    def of(cls, corpus: Corpus, extents: np.ndarray) -> "Chunk":
-        return cls(take(corpus, extents), tuple(corpus.row_start[extents].tolist()))
+    def from_corpus(cls, corpus: Corpus, extents: np.ndarray) -> "ExtentChunk":
+        """Take the extents of these numbers from a corpus."""
+        return cls(subset_corpus(corpus, extents), tuple(corpus.row_start[extents].tolist()))
 
 
-def read_items(chunk: Chunk, recipe: ItemRecipe, *, only: frozenset[int] | None = None) -> Items:
-    """Read and decode, every row or `only` these; StorageError when the store itself fails."""
-    reading = _Reading(recipe, chunk.corpus.rows if only is None else len(only))
-    members = tuple(sorted(recipe.field_map.members))
+def read_evaluation_rows(
+    chunk: ExtentChunk, decoder: EvaluationDecoder, *, only: frozenset[int] | None = None
+) -> EvaluationRows:
+    """Read and decode all rows of the extents, or `only` those of these numbers; StorageError when storage fails."""
+    collector = _RowCollector(decoder, chunk.corpus.rows if only is None else len(only))
+    members = tuple(sorted(decoder.field_map.members))
     for extent, first in enumerate(chunk.first_rows):
         shard = chunk.corpus.shards[chunk.corpus.extents.shard[extent]].path
-        for place, sample in enumerate(read_extent(chunk.corpus, extent, columns=members)):
-            if only is None or first + place in only:
-                reading.enter(sample, first + place, shard)
-    return reading.items()
+        for row, sample in enumerate(read_extent(chunk.corpus, extent, columns=members), first):
+            if only is None or row in only:
+                collector.add(sample, row, shard)
+    return collector.rows()
 
 
-class _Reading:
-    """The rows read so far."""
+class _RowCollector:
+    """Collects decoded rows, captions and faults."""
 
-    def __init__(self, recipe: ItemRecipe, rows: int) -> None:
-        self._recipe = recipe
-        self._columns = allocate(recipe.single, rows)
+    def __init__(self, decoder: EvaluationDecoder, rows: int) -> None:
+        self._decoder = decoder
+        self._columns = allocate_columns(decoder.single_fields, rows)
         self._row: list[int] = []
         self._key: list[str] = []
         self._label: list[str] = []
-        self._captions: list[tuple[int, int, str]] = []  # owner, item, text
+        self._owner: list[int] = []  # of each caption
+        self._item: list[int] = []  # of each caption
+        self._text: list[str] = []  # of each caption
         self._faults: list[dict[str, Any]] = []
         self._random = RowRandom(0, 0)
 
-    def enter(self, sample: RawSample, row: int, shard: str) -> None:
-        """Decode every field of a sample; one that fails leaves a fault instead of a row."""
-        where = {"row": row, "shard": shard, "key": sample.key, "offset": sample.offset}
-        field = ""
+    def add(self, sample: RawSample, row: int, shard: str) -> None:
+        """Decode every field of a sample and add it; where that fails, add a fault instead."""
+        location = {"row": row, "shard": shard, "key": sample.key, "offset": sample.offset}
+        field_name = ""
         try:
             if sample.fault is not None:
                 raise sample.fault
-            held = sample.members or {}
-            field = "label"
-            label = _label(self._recipe.field_map.pick("label", held)) if self._recipe.label else None
-            field = "text"
-            captions, bad = self._texts(held)
-            for one in self._recipe.single:
-                field = one.name
-                self._decode(one, held, row)
+            members = sample.members or {}
+            field_name = "label"
+            label = _label(self._decoder.field_map.pick("label", members)) if self._decoder.label else None
+            field_name = "text"
+            captions, bad = self._clean_captions(members)
+            for field in self._decoder.single_fields:
+                field_name = field.name
+                self._decode(field, members, row)
         except BadSample as fault:
-            self._faults.append(_record(where, field, fault))
+            self._faults.append(_record(location, field_name, fault))
             return
-        self._faults += [_record(where, "text", fault, item) for item, fault in bad]
-        self._captions += [(len(self._row), item, text) for item, text in captions]
+        self._faults += [_record(location, "text", fault, item) for item, fault in bad]
+        for item, text in captions:
+            self._owner.append(len(self._row))
+            self._item.append(item)
+            self._text.append(text)
         self._row.append(row)
         self._key.append(sample.key)
         if label is not None:
             self._label.append(label)
 
-    def _texts(self, held: dict[str, Any]) -> tuple[list[tuple[int, str]], list[tuple[int, BadSample]]]:
-        if self._recipe.text is None:
+    def _clean_captions(self, members: dict[str, Any]) -> tuple[list[tuple[int, str]], list[tuple[int, BadSample]]]:
+        if self._decoder.text_field is None:
             return [], []
-        return _captions(self._recipe.field_map.pick("text", held))
+        return _captions(self._decoder.field_map.pick("text", members))
 
-    def _decode(self, field: Field, held: dict[str, Any], row: int) -> None:
-        raw = self._recipe.field_map.pick(field.name, held)
-        field.decode(raw, self._random(row), row_of(self._columns, len(self._row)))
+    def _decode(self, field: Field, members: dict[str, Any], row: int) -> None:
+        raw = self._decoder.field_map.pick(field.name, members)
+        field.decode(raw, self._random(row), row_views(self._columns, len(self._row)))
 
-    def items(self) -> Items:
-        owner, item, text = ([c[i] for c in self._captions] for i in range(3))
+    def rows(self) -> EvaluationRows:
+        """Return everything that was added, with the captions tokenised."""
         tokens, length = np.empty((0, 0), np.int32), np.empty(0, np.int32)
-        if self._recipe.text is not None:
-            tokens, length = self._recipe.text.tokens(text)  # type: ignore[arg-type]
-        return Items(
+        if self._decoder.text_field is not None:
+            tokens, length = self._decoder.text_field.tokenize(self._text)
+        return EvaluationRows(
             row=np.array(self._row, np.int64),
             key=self._key,
             columns={name: column[: len(self._row)] for name, column in self._columns.items()},
-            owner=np.array(owner, np.int64),
-            item=np.array(item, np.int32),
-            text=text,  # type: ignore[arg-type]
+            owner=np.array(self._owner, np.int64),
+            item=np.array(self._item, np.int32),
+            text=self._text,
             tokens=tokens,
             length=length,
-            text_id=np.array([caption_id(t) for t in text], np.int64),  # type: ignore[arg-type]
+            text_id=np.array([caption_id(text) for text in self._text], np.int64),
             label=self._label,
             faults=self._faults,
         )
 
 
 def _captions(raw: Any) -> tuple[list[tuple[int, str]], list[tuple[int, BadSample]]]:
-    """The usable captions of a row with their places, and those that are no text; BadSample where none is usable."""
-    given: Sequence[Any] = raw if isinstance(raw, list | tuple) else [raw]
-    found, bad = [], []
-    for place, text in enumerate(given):
+    """Return the usable captions and the faults of the others, with their positions; BadSample where none is usable."""
+    texts: Sequence[Any] = raw if isinstance(raw, list | tuple) else [raw]
+    captions, bad = [], []
+    for position, text in enumerate(texts):
         if not isinstance(text, str | bytes) or not text.strip():
-            continue  # a list may be filled up with nothing
+            continue  # lists may be padded with empty values
         try:
-            found.append((place, clean_caption(text)))
+            captions.append((position, clean_caption(text)))
         except BadSample as fault:
-            bad.append((place, fault))
-    if found:
-        return found, bad
+            bad.append((position, fault))
+    if captions:
+        return captions, bad
     raise bad[0][1] if bad else BadSample("no_caption", f"{type(raw).__name__} {str(raw)[:40]!r}")
 
 
 def _label(raw: Any) -> str:
-    """The class of a row as text: `3`, `"3"` and `b"3\\n"` are the same."""
+    """Return the class of a row as text: `3`, `"3"` and `b"3\\n"` are the same."""
     try:
         text = raw.decode() if isinstance(raw, bytes) else str(raw) if raw is not None else ""
     except UnicodeDecodeError as cause:
@@ -194,5 +202,5 @@ def _label(raw: Any) -> str:
     return " ".join(text.split())
 
 
-def _record(where: dict[str, Any], field: str, fault: BadSample, item: int | None = None) -> dict[str, Any]:
-    return {**where, "item": item, "field": field, "reason": fault.reason, "detail": fault.detail[:200]}
+def _record(location: dict[str, Any], field: str, fault: BadSample, item: int | None = None) -> dict[str, Any]:
+    return {**location, "item": item, "field": field, "reason": fault.reason, "detail": fault.detail[:200]}

@@ -1,4 +1,4 @@
-"""From a scene graph to sentences that are true of it, in varied wording and detail."""
+"""Describe a scene in true sentences of varied wording and detail."""
 
 import numpy as np
 
@@ -63,17 +63,24 @@ TEMPLATES = (
 )
 
 
-def captions(scene: Scene, seed: int, *, count: int = 5) -> list[str]:
-    """`count` different captions of a scene, each naming at least two of its things; a function of its arguments."""
+def describe_scene(scene: Scene, seed: int, *, count: int = 5) -> list[str]:
+    """Return `count` different captions of a scene, each of which names at least two of its things.
+
+    The result depends on the arguments alone.
+
+    >>> from xmodal.data.synthetic.scene_graph import make_scene
+    >>> describe_scene(make_scene(seed=0, index=1), seed=0, count=1)
+    ['a purple crescent below a blue square, together with a small green toadstool']
+    """
     rng = np.random.default_rng((seed, scene.seed, scene.index, 3))
     usable = [t for t in TEMPLATES if len(scene.things) > 2 or "{other}" not in t]
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found[_sentence(rng, scene, str(_one(rng, usable)))] = None
-    return list(found)
+    sentences: dict[str, None] = {}
+    while len(sentences) < count:
+        sentences[_sentence(rng, scene, str(_choose(rng, usable)))] = None
+    return list(sentences)
 
 
-def _one(rng: np.random.Generator, options: tuple[str, ...] | list[str]) -> str:
+def _choose(rng: np.random.Generator, options: tuple[str, ...] | list[str]) -> str:
     return options[int(rng.integers(len(options)))]
 
 
@@ -89,7 +96,7 @@ def _sentence(rng: np.random.Generator, scene: Scene, template: str) -> str:
 
 
 def _words(rng: np.random.Generator, scene: Scene, fact: Relation) -> dict[str, str]:
-    """What each slot of a template says of this scene, with `fact` between {a} and {b}."""
+    """Return the words for each slot of a template, with the relation `fact` between {a} and {b}."""
     names = [_name(rng, thing) for thing in scene.things]
     others = [n for i, n in enumerate(names) if i not in (fact.subject, fact.object)]
     order = [names[i] for i in rng.permutation(len(names))]
@@ -98,19 +105,19 @@ def _words(rng: np.random.Generator, scene: Scene, fact: Relation) -> dict[str, 
         "b": names[fact.object],
         "the_a": "the" + names[fact.subject].removeprefix("an").removeprefix("a"),
         "the_b": "the" + names[fact.object].removeprefix("an").removeprefix("a"),
-        "rel": _one(rng, RELATIONS[fact.kind]),
+        "rel": _choose(rng, RELATIONS[fact.kind]),
         "its": SIDES[fact.kind],
-        "place": _one(rng, PLACES[scene.background]),
+        "place": _choose(rng, PLACES[scene.background]),
         "number": NUMBERS[len(names)],
         "all": ", ".join(order[:-1]) + " and " + order[-1],
-        "other": _one(rng, others) if others else "",
+        "other": _choose(rng, others) if others else "",
     }
 
 
 def _name(rng: np.random.Generator, thing: Thing) -> str:
-    """`a small red star`, its size said half of the time; now and then `a small star in red`."""
-    noun = _one(rng, NOUNS[thing.shape])
-    colour = _one(rng, COLOUR_WORDS.get(thing.colour, (thing.colour,)))
-    size = f"{_one(rng, SIZES[thing.size])} " if rng.random() < 0.5 else ""
+    """Return a name such as `a small red star` or, sometimes, `a small star in red`; half of them give the size."""
+    noun = _choose(rng, NOUNS[thing.shape])
+    colour = _choose(rng, COLOUR_WORDS.get(thing.colour, (thing.colour,)))
+    size = f"{_choose(rng, SIZES[thing.size])} " if rng.random() < 0.5 else ""
     name = f"{size}{noun} in {colour}" if rng.random() < 0.1 else f"{size}{colour} {noun}"
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"

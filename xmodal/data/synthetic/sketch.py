@@ -1,94 +1,107 @@
-"""From a scene graph to a sketch: wobbly graphite outlines and coloured-pencil hatching on paper."""
+"""Draw a scene as a sketch: wobbly graphite outlines and coloured-pencil hatching on paper."""
 
 import cv2
 import numpy as np
 
-from xmodal.data.synthetic.raster import cloud, corner, fill, place, strokes, window
+from xmodal.data.synthetic.raster import (
+    canvas_window,
+    draw_strokes,
+    fill_polygons,
+    smooth_noise,
+    to_canvas,
+    window_origin,
+)
 from xmodal.data.synthetic.scene_graph import COLOURS, Scene, Thing
-from xmodal.data.synthetic.shapes import Part, parts
+from xmodal.data.synthetic.shapes import ShapePart, shape_parts
 
-Paper = np.ndarray  # float32 [3, size, size], RGB 0..1; whole planes are quicker to press on
-_OVERSIZE = 2  # pencil lines are thinner than a pixel of the finished picture
+Paper = np.ndarray  # float32 [3, size, size], RGB 0..1; planes first, because that is faster
+_OVERSIZE = 2  # pencil lines are thinner than a pixel of the final image
 _GRAPHITE = (0.24, 0.24, 0.27)
 
 
-def sketch(scene: Scene, size: int) -> np.ndarray:
-    """uint8 RGB [size, size, 3]."""
+def draw_sketch(scene: Scene, size: int) -> np.ndarray:
+    """Draw a scene as a sketch: uint8 RGB [size, size, 3]."""
     rng = np.random.default_rng((scene.seed, scene.index, 2))
     large = size * _OVERSIZE
-    tooth = 0.72 + 0.28 * rng.random((large, large), dtype=np.float32)  # how much lead the paper takes
+    grain = 0.72 + 0.28 * rng.random((large, large), dtype=np.float32)  # how much graphite the paper's grain takes
     blank = _paper(rng, large)
     paper = blank.copy()
-    _press(paper, _motif(rng, scene.background, large) * tooth, _GRAPHITE, 0.36)
+    _apply_pencil(paper, _background_lines(rng, scene.background, large) * grain, _GRAPHITE, 0.36)
     for thing in scene.things:
-        _draw(paper, blank, thing, tooth, rng)
+        _draw_thing(paper, blank, thing, grain, rng)
     small = cv2.resize(np.ascontiguousarray(paper.transpose(1, 2, 0)), (size, size), interpolation=cv2.INTER_AREA)
     return (np.clip(small, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _paper(rng: np.random.Generator, size: int) -> Paper:
     white = np.array([0.975, 0.965, 0.935], np.float32) + rng.uniform(-0.015, 0.015, 3).astype(np.float32)
-    return white[:, None, None] * (1 + 0.012 * cloud(rng, size, (24, 24)))
+    return white[:, None, None] * (1 + 0.012 * smooth_noise(rng, size, (24, 24)))
 
 
-def _press(paper: Paper, cover: np.ndarray, colour: tuple[float, ...], strength: float) -> None:
-    """Lay pencil on paper, in place: where `cover` is 1 the paper turns `strength` of the way to `colour`."""
+def _apply_pencil(paper: Paper, cover: np.ndarray, colour: tuple[float, ...], strength: float) -> None:
+    """Draw with pencil in place: where `cover` is 1, the paper moves by `strength` towards `colour`."""
     paper += cover * np.float32(strength) * (np.array(colour, np.float32)[:, None, None] - paper)
 
 
-def _draw(paper: Paper, blank: Paper, thing: Thing, tooth: np.ndarray, rng: np.random.Generator) -> None:
-    """Draw one thing, in place, touching only the window around it."""
+def _draw_thing(paper: Paper, blank: Paper, thing: Thing, grain: np.ndarray, rng: np.random.Generator) -> None:
+    """Draw one thing in place; only the window around it changes."""
     size = paper.shape[1]
-    view = window(thing, size, margin=1.1)
-    patch, blank, tooth = paper[:, *view], blank[:, *view], tooth[view]
-    lead = tuple(c / 255 for c in COLOURS[thing.colour])
-    edge = tuple(0.55 * g + 0.25 * c for g, c in zip(_GRAPHITE, lead, strict=True))
-    heading = float(rng.uniform(0, np.pi))
-    for part in parts(thing.shape):
-        outline = [place(c, thing, size) - corner(view) for c in part.contours]
-        inside = fill(outline, tooth.shape)
-        hatching = _hatching(rng, thing, part, heading, size) - corner(view)
+    region = canvas_window(thing, size, margin=1.1)
+    patch, blank, grain = paper[:, *region], blank[:, *region], grain[region]
+    pencil = tuple(c / 255 for c in COLOURS[thing.colour])
+    edge = tuple(0.55 * g + 0.25 * c for g, c in zip(_GRAPHITE, pencil, strict=True))
+    direction = float(rng.uniform(0, np.pi))
+    for part in shape_parts(thing.shape):
+        outline = [to_canvas(c, thing, size) - window_origin(region) for c in part.contours]
+        inside = fill_polygons(outline, grain.shape)
+        hatching = _hatching(rng, thing, part, direction, size) - window_origin(region)
         lines = [_wobble(rng, c, thing.radius * size) for c in outline for _ in range(2)]
-        colour = np.maximum(0.36 * tooth * tooth, 0.86 * tooth * strokes(hatching, tooth.shape, width=_width(size)))
-        patch += inside * (blank - patch)  # what lies in front leaves the paper white
-        _press(patch, inside * colour, lead, 1.0)
-        _press(patch, strokes(lines, tooth.shape, width=_width(size), closed=True) * tooth, edge, 0.9)
+        colour = np.maximum(
+            0.36 * grain * grain, 0.86 * grain * draw_strokes(hatching, grain.shape, width=_line_width(size))
+        )
+        patch += inside * (blank - patch)  # erase everything behind the part
+        _apply_pencil(patch, inside * colour, pencil, 1.0)
+        _apply_pencil(patch, draw_strokes(lines, grain.shape, width=_line_width(size), closed=True) * grain, edge, 0.9)
 
 
-def _width(size: int) -> int:
+def _line_width(size: int) -> int:
     return max(1, round(size / 110))
 
 
-def _hatching(rng: np.random.Generator, thing: Thing, part: Part, heading: float, size: int) -> np.ndarray:
-    """Strokes [strokes, 3, 2] over the whole thing; a darker part gets a second set across the first."""
-    sets = [heading] if part.tone > 0.9 else [heading, heading + 1.2]
+def _hatching(rng: np.random.Generator, thing: Thing, part: ShapePart, direction: float, size: int) -> np.ndarray:
+    """Return strokes [strokes, 3, 2] over the whole thing; a darker part gets a second set across the first."""
+    directions = [direction] if part.tone > 0.9 else [direction, direction + 1.2]
     pitch = (3.6 if part.tone > 0.5 else 2.8) * size / 192
-    return np.concatenate([_rake(rng, thing, turn, pitch, size) for turn in sets])
+    return np.concatenate([_parallel_strokes(rng, thing, angle, pitch, size) for angle in directions])
 
 
-def _rake(rng: np.random.Generator, thing: Thing, heading: float, pitch: float, size: int) -> np.ndarray:
-    """Parallel strokes [strokes, 3, 2] across the thing's circle, each a little bent."""
-    reach = thing.radius * size
-    across = np.arange(-reach, reach, pitch)
-    bend = rng.uniform(-0.35, 0.35, (len(across), 3)) * pitch
-    along = np.array([-reach, 0.0, reach])
+def _parallel_strokes(
+    rng: np.random.Generator, thing: Thing, direction: float, spacing: float, size: int
+) -> np.ndarray:
+    """Return parallel strokes [strokes, 3, 2] across the thing's circle, each slightly bent."""
+    radius = thing.radius * size
+    across = np.arange(-radius, radius, spacing)
+    bend = rng.uniform(-0.35, 0.35, (len(across), 3)) * spacing
+    along = np.array([-radius, 0.0, radius])
     v = across[:, None] + bend
-    cos, sin = np.cos(heading), np.sin(heading)
+    cos, sin = np.cos(direction), np.sin(direction)
     points = np.stack([along * cos - v * sin, along * sin + v * cos], axis=-1)
-    return points + np.array([thing.x, thing.y]) * size
+    strokes: np.ndarray = points + np.array([thing.x, thing.y]) * size
+    return strokes
 
 
 def _wobble(rng: np.random.Generator, contour: np.ndarray, radius: float) -> np.ndarray:
-    """The contour as an unsteady hand follows it: smooth errors of about 3 % of the radius."""
+    """Return the contour with smooth random errors of about 3 % of the radius, as if drawn by hand."""
     noise = rng.standard_normal((len(contour), 2))
     smooth = (noise + np.roll(noise, 1, axis=0) + np.roll(noise, -1, axis=0)) / 3
-    return contour + smooth * 0.035 * radius + rng.normal(0, 0.012 * radius, 2)
+    wobbly: np.ndarray = contour + smooth * 0.035 * radius + rng.normal(0, 0.012 * radius, 2)
+    return wobbly
 
 
-def _motif(rng: np.random.Generator, background: str, size: int) -> np.ndarray:
-    """A few graphite lines that say what the things lie on: float32 [size, size]."""
-    lines = _MOTIFS[background](rng)
-    return strokes([line * size for line in lines], (size, size), width=_width(size))
+def _background_lines(rng: np.random.Generator, background: str, size: int) -> np.ndarray:
+    """Return the coverage of a few graphite lines that indicate the background: float32 [size, size]."""
+    lines = _BACKGROUND_LINES[background](rng)
+    return draw_strokes([line * size for line in lines], (size, size), width=_line_width(size))
 
 
 def _bare(rng: np.random.Generator) -> list[np.ndarray]:
@@ -96,7 +109,7 @@ def _bare(rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def _waves(rng: np.random.Generator, rows: int, swing: float, cycles: float, gap: float) -> list[np.ndarray]:
-    """Rows of wavy lines in unit coordinates, each broken at random."""
+    """Return rows of wavy lines in unit coordinates, each interrupted with probability `gap`."""
     lines = []
     for row in range(rows):
         begin, end = np.sort(rng.uniform(-0.1, 1.1, 2)) if rng.random() < gap else (0.0, 1.0)
@@ -142,17 +155,17 @@ def _specks(rng: np.random.Generator) -> list[np.ndarray]:
 
 def _checks(rng: np.random.Generator) -> list[np.ndarray]:
     lines = []
-    for at in np.arange(9) / 8 + rng.uniform(-0.05, 0.05):
-        for twin in (at, at + 0.03):
-            slip = rng.normal(0, 0.006)
+    for position in np.arange(9) / 8 + rng.uniform(-0.05, 0.05):
+        for line in (position, position + 0.03):
+            slope = rng.normal(0, 0.006)
             lines += [
-                np.array([[0.0, twin], [1.0, twin + slip]]),
-                np.array([[twin, 0.0], [twin + slip, 1.0]]),
+                np.array([[0.0, line], [1.0, line + slope]]),
+                np.array([[line, 0.0], [line + slope, 1.0]]),
             ]
     return lines
 
 
-_MOTIFS = {
+_BACKGROUND_LINES = {
     "plain": _bare, "wood": _grain, "grass": _tufts, "bricks": _courses, "sand": _specks, "water": _swell,
     "cloth": _checks,
 }  # fmt: skip

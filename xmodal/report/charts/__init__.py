@@ -1,1 +1,1 @@
-"""Inline SVG charts and images of reports."""
+"""Charts of a report: SVG figures, small images as data URIs, contact sheets."""

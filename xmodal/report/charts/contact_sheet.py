@@ -1,4 +1,4 @@
-"""Sample rows of a corpus in; a contact sheet as PNG, or half-block characters for a terminal with colours, out."""
+"""Sample images of a corpus as a contact sheet in PNG, or as coloured half-block characters for a terminal."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -8,99 +8,107 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from xmodal.data.decode.thumbnail import thumbnail
-from xmodal.data.index.survey import Example
-from xmodal.formatting import clean
+from xmodal.data.index.survey import SurveyExample
+from xmodal.formatting import clean_text
 
-COLUMNS, TILE, GAP, MARGIN = 6, 200, 20, 32  # pixels
-CAPTION_LINES, TYPE, HEADING = 3, 15, 22
-PAPER, INK, QUIET, HAIR = "#ffffff", "#17171a", "#7a7973", "#e3e2dd"
-FACES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf")  # where there is one, more scripts are readable
+COLUMNS, TILE_SIZE, GAP, MARGIN = 6, 200, 20, 32  # the last three in pixels
+CAPTION_LINES, TEXT_SIZE, HEADING_SIZE = 3, 15, 22
+PAPER_COLOR, TEXT_COLOR, KEY_COLOR, BORDER_COLOR = "#ffffff", "#17171a", "#7a7973", "#e3e2dd"
+FONT_FILES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf")  # they cover more scripts than Pillow's own font
+TERMINAL_TILE = 24  # columns of a terminal that one image takes
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-CELL = 24  # columns of a terminal that a picture takes
 
 
-def contact_sheet(examples: Sequence[Example], heading: str) -> bytes:
-    """A PNG: the pictures in rows of six, each with its key and up to three lines of its caption."""
-    type_, big, line = _font(TYPE), _font(HEADING), TYPE + 5
-    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    words = [_words(pen, example, type_) for example in examples]
-    top = MARGIN + HEADING + 14
-    high = TILE + 8 + line * max(map(len, words), default=0) + GAP
-    width = 2 * MARGIN + COLUMNS * TILE + (COLUMNS - 1) * GAP
-    sheet = Image.new("RGB", (width, top + -(-len(examples) // COLUMNS) * high + MARGIN - GAP), PAPER)
-    pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN, MARGIN - 8), _fitting(pen, clean(heading, 300), big, width - 2 * MARGIN), INK, big)
-    for place, example in enumerate(examples):
-        x, y = MARGIN + (place % COLUMNS) * (TILE + GAP), top + (place // COLUMNS) * high
+def contact_sheet(examples: Sequence[SurveyExample], heading: str) -> bytes:
+    """Return a PNG with the images in rows of six, each above its key and up to three lines of its caption."""
+    font, heading_font, line_height = _load_font(TEXT_SIZE), _load_font(HEADING_SIZE), TEXT_SIZE + 5
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    labels = [_label_lines(draw, example, font) for example in examples]
+    top = MARGIN + HEADING_SIZE + 14
+    row_height = TILE_SIZE + 8 + line_height * max(map(len, labels), default=0) + GAP
+    width = 2 * MARGIN + COLUMNS * TILE_SIZE + (COLUMNS - 1) * GAP
+    sheet = Image.new("RGB", (width, top + -(-len(examples) // COLUMNS) * row_height + MARGIN - GAP), PAPER_COLOR)
+    draw = ImageDraw.Draw(sheet)
+    title = _shorten(draw, clean_text(heading, 300), heading_font, width - 2 * MARGIN)
+    draw.text((MARGIN, MARGIN - 8), title, TEXT_COLOR, heading_font)
+    for k, example in enumerate(examples):
+        x, y = MARGIN + (k % COLUMNS) * (TILE_SIZE + GAP), top + (k // COLUMNS) * row_height
         if example.encoded is not None:
-            sheet.paste(Image.fromarray(thumbnail(example.encoded, TILE)), (x, y))
-        pen.rectangle((x - 1, y - 1, x + TILE, y + TILE), outline=HAIR)
-        for number, text in enumerate(words[place]):
-            pen.text((x, y + TILE + 6 + number * line), text, INK if number else QUIET, type_)
-    target = io.BytesIO()
-    sheet.save(target, "PNG", optimize=True)
-    return target.getvalue()
+            sheet.paste(Image.fromarray(thumbnail(example.encoded, TILE_SIZE)), (x, y))
+        draw.rectangle((x - 1, y - 1, x + TILE_SIZE, y + TILE_SIZE), outline=BORDER_COLOR)
+        for number, line in enumerate(labels[k]):
+            color = TEXT_COLOR if number else KEY_COLOR
+            draw.text((x, y + TILE_SIZE + 6 + number * line_height), line, color, font)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
-def _words(pen: ImageDraw.ImageDraw, example: Example, font: Font) -> list[str]:
-    """The key, then the lines of the caption, each as wide as a tile at most."""
-    lines = [clean(example.key, 60), *_wrapped(pen, clean(example.caption, 200), font)]
-    return [_fitting(pen, text, font, TILE) for text in lines]
+def _label_lines(draw: ImageDraw.ImageDraw, example: SurveyExample, font: Font) -> list[str]:
+    """Return the key and the lines of the caption, each no wider than a tile."""
+    lines = [clean_text(example.key, 60), *_wrap(draw, clean_text(example.caption, 200), font)]
+    return [_shorten(draw, line, font, TILE_SIZE) for line in lines]
 
 
-def _font(size: int) -> Font:
-    for face in FACES:
+def _load_font(size: int) -> Font:
+    for name in FONT_FILES:
         try:
-            return ImageFont.truetype(face, size)
+            return ImageFont.truetype(name, size)
         except OSError:
             continue
     return ImageFont.load_default(size)
 
 
-def _wrapped(pen: ImageDraw.ImageDraw, words: str, font: Font) -> list[str]:
-    """Up to CAPTION_LINES lines that fit a tile; the last one takes what is left, to be shortened."""
+def _wrap(draw: ImageDraw.ImageDraw, text: str, font: Font) -> list[str]:
+    """Break text into at most CAPTION_LINES lines that fit a tile; the last line takes all that is left."""
     lines: list[str] = []
-    for word in words.split():
+    for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and (len(lines) == CAPTION_LINES or pen.textlength(longer, font) <= TILE):
+        if lines and (len(lines) == CAPTION_LINES or draw.textlength(longer, font) <= TILE_SIZE):
             lines[-1] = longer
         else:
             lines.append(word)
     return lines
 
 
-def _fitting(pen: ImageDraw.ImageDraw, words: str, font: Font, width: int) -> str:
-    if pen.textlength(words, font) <= width:
-        return words
-    while words and pen.textlength(f"{words}…", font) > width:
-        words = words[:-1]
-    return f"{words.rstrip()}…"
+def _shorten(draw: ImageDraw.ImageDraw, text: str, font: Font, width: int) -> str:
+    """Cut text to `width` pixels, with an ellipsis where something was cut."""
+    if draw.textlength(text, font) <= width:
+        return text
+    while text and draw.textlength(f"{text}…", font) > width:
+        text = text[:-1]
+    return f"{text.rstrip()}…"
 
 
-def terminal_grid(examples: Sequence[Example], columns: int) -> Iterator[str]:
-    """Lines for a terminal `columns` wide: pictures of CELL columns beside each other, a caption below each."""
-    across = max(1, (columns + 1) // (CELL + 1))
-    for start in range(0, len(examples), across):
-        part = examples[start : start + across]
-        pictures = [half_blocks(_pixels(example)) for example in part]
-        yield from (" ".join(row) for row in zip(*pictures, strict=True))
-        yield " ".join(f"{clean(example.caption or example.key, CELL * 2)[:CELL]:{CELL}}" for example in part)
+def terminal_grid(examples: Sequence[SurveyExample], columns: int) -> Iterator[str]:
+    """Yield lines for a terminal `columns` wide: images side by side, each above its caption."""
+    per_row = max(1, (columns + 1) // (TERMINAL_TILE + 1))
+    for start in range(0, len(examples), per_row):
+        row = examples[start : start + per_row]
+        images = [half_blocks(_terminal_thumbnail(example)) for example in row]
+        yield from (" ".join(lines) for lines in zip(*images, strict=True))
+        captions = [clean_text(example.caption or example.key, TERMINAL_TILE * 2)[:TERMINAL_TILE] for example in row]
+        yield " ".join(f"{caption:{TERMINAL_TILE}}" for caption in captions)
         yield ""
 
 
-def _pixels(example: Example) -> UInt8[np.ndarray, "S S 3"]:
+def _terminal_thumbnail(example: SurveyExample) -> UInt8[np.ndarray, "S S 3"]:
+    """Return the image in TERMINAL_TILE x TERMINAL_TILE pixels; white where there is none."""
     if example.encoded is None:
-        return np.full((CELL, CELL, 3), 255, np.uint8)
-    return thumbnail(example.encoded, CELL)
+        return np.full((TERMINAL_TILE, TERMINAL_TILE, 3), 255, np.uint8)
+    return thumbnail(example.encoded, TERMINAL_TILE)
 
 
 def half_blocks(pixels: UInt8[np.ndarray, "H W 3"]) -> list[str]:
-    """H/2 lines of W characters: each upper half block has the colour of one pixel on that of the pixel below."""
+    """Return H/2 lines of W characters with ANSI colours.
+
+    Each character is an upper half block in the colour of one pixel, on the colour of the pixel below it.
+    """
     lines = []
-    for above, below in zip(pixels[::2], pixels[1::2], strict=True):
+    for upper_row, lower_row in zip(pixels[::2], pixels[1::2], strict=True):
         cells = (
             f"\x1b[38;2;{a[0]};{a[1]};{a[2]};48;2;{b[0]};{b[1]};{b[2]}m▀"
-            for a, b in zip(above.tolist(), below.tolist(), strict=True)
+            for a, b in zip(upper_row.tolist(), lower_row.tolist(), strict=True)
         )
         lines.append("".join(cells) + "\x1b[0m")
     return lines

@@ -1,1 +1,1 @@
-"""Sections of a run's report: each turns records into figures and tables."""
+"""Sections of the report page: each turns the records of the runs into charts and tables."""

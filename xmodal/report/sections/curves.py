@@ -1,4 +1,4 @@
-"""The lines of metrics of the runs of a page in, one figure for each kind of curve out."""
+"""Training curves: one chart for each metric that the runs of a page logged."""
 
 import math
 from collections.abc import Sequence
@@ -6,27 +6,30 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from xmodal.formatting import clean, number
-from xmodal.report.charts.figures import Line, Reference, lines
-from xmodal.report.page_data import Shown
-from xmodal.report.sections.evaluation_results import is_share, label
+from xmodal.formatting import clean_text, format_number
+from xmodal.report.charts.figures import ReferenceLine, Series, line_chart
+from xmodal.report.page_data import PageRun
+from xmodal.report.sections.evaluation_results import is_share, metric_label
 
-MOST_VALIDATIONS = 6
-CONTRASTIVE = "contrastive/loss"
+MAX_VALIDATION_CHARTS = 6
+CONTRASTIVE_LOSS = "contrastive/loss"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curve:
-    """A figure, its title, and the line that says how to read it."""
+class MetricChart:
+    """A chart with its title and a caption that says how to read it.
+
+    `legend` holds names and colours of lines that do not stand for runs.
+    """
 
     title: str
     caption: str
     chart: Markup
-    legend: tuple[tuple[str, int], ...] = ()  # names and colours of lines that are no runs
+    legend: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Known:
+class _LoggedMetric:
     """A metric that every run logs."""
 
     name: str
@@ -36,153 +39,156 @@ class _Known:
     share: bool = False
 
 
-KNOWN = (
-    _Known(
+LOGGED_METRICS = (
+    _LoggedMetric(
         name="temperature",
         title="Temperature",
-        caption="Cosines are divided by it in the loss. Lower is sharper; it is learned within 0.01 to 1.",
+        caption="The loss divides cosines by it. Lower is sharper; it is learned within 0.01 to 1.",
     ),
-    _Known(
+    _LoggedMetric(
         name="grad_norm",
         title="Gradient norm",
-        caption="Length of the gradient over all parameters, before clipping. Spikes are unstable steps.",
+        caption="Norm of the gradient over all parameters, before clipping. Spikes are unstable steps.",
     ),
-    _Known(name="lr", title="Learning rate", caption="Warm-up, then half a cosine."),
-    _Known(
-        name="samples_per_s", title="Throughput, rows/s", caption="Over all workers, between two lines of the log."
+    _LoggedMetric(name="lr", title="Learning rate", caption="Linear warm-up, then half a cosine."),
+    _LoggedMetric(
+        name="samples_per_s",
+        title="Throughput, rows/s",
+        caption="Over all workers, since the previous logged step.",
     ),
-    _Known(
+    _LoggedMetric(
         name="data_wait_share",
         title="Share of time waiting for data",
         caption="Near 0 % the model is the bottleneck, near 100 % reading and decoding are.",
         share=True,
     ),
-    _Known(
+    _LoggedMetric(
         name="peak_memory_GiB",
         title="Peak memory, GiB",
-        caption="What the first worker has held at most: on its GPU, else all that is resident.",
+        caption="Of the first worker: memory of its GPU, or resident memory of its process on CPUs.",
     ),
-)  # fmt: skip
+)
 
 
-def curves(runs: Sequence[Shown]) -> list[Curve]:
-    """Loss first, then accuracy or validation, then the rest; only what some run logged."""
-    pairing = [run for run in runs if not run.recorded.classifier]
-    classifying = [run for run in runs if run.recorded.classifier]
-    found = [_loss(pairing), _cross_entropy(classifying), *_accuracy(classifying), *_validation(runs)]
-    return [curve for curve in (*found, *(_known(runs, one) for one in KNOWN)) if curve is not None]
+def training_curves(runs: Sequence[PageRun]) -> list[MetricChart]:
+    """Return the loss first, then accuracies and validation, then the other metrics; only what some run logged."""
+    dual_encoders = [run for run in runs if not run.record.is_classifier]
+    classifiers = [run for run in runs if run.record.is_classifier]
+    losses = [_contrastive_loss_chart(dual_encoders), _cross_entropy_chart(classifiers)]
+    charts = [*losses, *_accuracy_charts(classifiers), *_validation_charts(runs)]
+    charts += [_logged_metric_chart(runs, metric) for metric in LOGGED_METRICS]
+    return [chart for chart in charts if chart is not None]
 
 
-def _cross_entropy(runs: Sequence[Shown]) -> Curve | None:
-    series = series_of(runs, "loss")
+def _cross_entropy_chart(runs: Sequence[PageRun]) -> MetricChart | None:
+    series = metric_series(runs, "loss")
     if not series:
         return None
-    guesses = {math.log(classes) * _terms(run) for run in runs if (classes := _classes(run))}
-    marks = [Reference(value=guess, label=f"guessing: {number(guess)}") for guess in sorted(guesses)]
-    return Curve(
+    chances = {math.log(classes) * _cross_entropy_terms(run) for run in runs if (classes := _class_count(run))}
+    references = [ReferenceLine(value=chance, label=f"chance: {format_number(chance)}") for chance in sorted(chances)]
+    return MetricChart(
         title="Loss",
-        caption="Cross-entropy of the fusion plus that of each head (the joint loss alone: of the fusion). Down is "
-        "better. Dashed: what guessing gets.",
-        chart=lines(series, "Loss over training steps", references=marks, from_zero=True),
+        caption="Cross-entropy of the fusion plus that of each head (with the joint loss: of the fusion alone). Lower "
+        "is better. Dashed: the loss of guessing.",
+        chart=line_chart(series, "Loss over training steps", references=references, from_zero=True),
     )
 
 
-def _terms(run: Shown) -> int:
-    """Cross-entropies in the loss: one for each accuracy that is logged."""
-    return max(1, sum(_is_accuracy(name) for name in run.recorded.last))
+def _cross_entropy_terms(run: PageRun) -> int:
+    """Return the number of cross-entropies in the loss, which is the number of accuracies that are logged."""
+    return max(1, sum(_is_accuracy(name) for name in run.record.last_metrics))
 
 
-def _classes(run: Shown) -> int:
-    classes = run.recorded.configured("model.classes")
+def _class_count(run: PageRun) -> int:
+    classes = run.record.config_value("model.classes")
     return len(classes) if isinstance(classes, list | tuple) else 0
 
 
-def _accuracy(runs: Sequence[Shown]) -> list[Curve]:
-    """Of the fusion, then of each head."""
-    names = {name for run in runs for line in run.recorded.metrics for name in line if _is_accuracy(name)}
-    chances = {1 / classes for run in runs if (classes := _classes(run))}
-    marks = [Reference(value=chance, label="guessing") for chance in sorted(chances)]
-    made = []
+def _accuracy_charts(runs: Sequence[PageRun]) -> list[MetricChart]:
+    """Return the accuracy of the fusion, then that of each head."""
+    names = {name for run in runs for line in run.record.metrics for name in line if _is_accuracy(name)}
+    chances = {1 / classes for run in runs if (classes := _class_count(run))}
+    references = [ReferenceLine(value=chance, label="chance") for chance in sorted(chances)]
+    charts = []
     for name in sorted(names, key=lambda name: (not name.startswith("multimodal"), name)):
-        whose = clean(name.partition("/")[0], 40)
-        words = "all modalities together" if whose == "multimodal" else f"the {whose} head"
-        made.append(
-            Curve(
-                title=f"Accuracy of {words}",
-                caption="Share of one training batch whose class is named right. Up is better.",
-                chart=lines(
-                    series_of(runs, name), f"Accuracy of {words}", references=marks, from_zero=True, share=True
-                ),
+        head = clean_text(name.partition("/")[0], 40)
+        title = "Accuracy of " + ("all modalities together" if head == "multimodal" else f"the {head} head")
+        charts.append(
+            MetricChart(
+                title=title,
+                caption="Share of one training batch whose class is predicted correctly. Higher is better.",
+                chart=line_chart(metric_series(runs, name), title, references=references, from_zero=True, share=True),
             )
         )
-    return made
+    return charts
 
 
 def _is_accuracy(name: str) -> bool:
     return name.endswith("/accuracy") and name.count("/") == 1
 
 
-def _loss(runs: Sequence[Shown]) -> Curve | None:
-    """Of an adapted run the contrastive part alone: its whole loss has a critic's in it, too."""
-    names = {run.slot: CONTRASTIVE if CONTRASTIVE in run.recorded.last else "loss" for run in runs}
-    series = [line for run in runs for line in series_of([run], names[run.slot])]
+def _contrastive_loss_chart(runs: Sequence[PageRun]) -> MetricChart | None:
+    """Return the contrastive loss; of an adapted run without the loss of its domain critic."""
+    names = {run.color: CONTRASTIVE_LOSS if CONTRASTIVE_LOSS in run.record.last_metrics else "loss" for run in runs}
+    series = [line for run in runs for line in metric_series([run], names[run.color])]
     if not series:
         return None
-    guesses = {_guess(run) for run in runs} - {None}
-    marks = [Reference(value=g, label=f"guessing: {number(g)}") for g in guesses if g is not None]
-    caption = "Mean over both directions of the batch. Down is better."
-    if marks:
-        caption += " Dashed: what a model that cannot tell pairs apart gets, the logarithm of the batch size."
-    return Curve(
+    chances = {chance for run in runs if (chance := _contrastive_chance(run)) is not None}
+    references = [ReferenceLine(value=chance, label=f"chance: {format_number(chance)}") for chance in sorted(chances)]
+    caption = "Mean over both directions of the batch. Lower is better."
+    if references:
+        caption += " Dashed: the logarithm of the batch size, the loss of a model that cannot tell pairs apart."
+    return MetricChart(
         title="Contrastive loss",
         caption=caption,
-        chart=lines(series, "Contrastive loss over training steps", references=marks, from_zero=True),
+        chart=line_chart(series, "Contrastive loss over training steps", references=references, from_zero=True),
     )
 
 
-def _guess(run: Shown) -> float | None:
-    """ln B for the softmax loss; the sigmoid loss has no such figure that does not depend on its bias."""
-    batch = run.recorded.configured("optim.batch_size")
-    softmax = run.recorded.configured("loss.objective", "info_nce") == "info_nce"
+def _contrastive_chance(run: PageRun) -> float | None:
+    """Return ln(batch size) for the softmax loss; None for the sigmoid loss, whose chance level depends on its bias."""
+    batch = run.record.config_value("optim.batch_size")
+    softmax = run.record.config_value("loss.objective", "info_nce") == "info_nce"
     return round(math.log(batch), 4) if softmax and isinstance(batch, int) and batch > 1 else None
 
 
-def _validation(runs: Sequence[Shown]) -> list[Curve]:
-    names = {name for run in runs for line in run.recorded.metrics for name in line if name.startswith("validation/")}
-    names -= {name for name in names if name.startswith("validation/target/")}  # no shares: curves of their own
-    wanted = [name for name in sorted(names) if is_share(name) and "/chance" not in name]
-    wanted.sort(key=lambda name: not name.endswith("@10"))
-    made = []
-    for name in wanted[:MOST_VALIDATIONS]:
-        words = label(name.removeprefix("validation/"))
-        made.append(
-            Curve(
-                title=f"Validation: {words}",
-                caption="On held-out pairs during training. Up is better.",
-                chart=lines(series_of(runs, name), f"{words} on held-out pairs", from_zero=True, share=True),
+def _validation_charts(runs: Sequence[PageRun]) -> list[MetricChart]:
+    names = {name for run in runs for line in run.record.metrics for name in line if name.startswith("validation/")}
+    names -= {name for name in names if name.startswith("validation/target/")}  # drawn by domain_curves
+    shares = [name for name in sorted(names) if is_share(name) and "/chance" not in name]
+    shares.sort(key=lambda name: not name.endswith("@10"))
+    charts = []
+    for name in shares[:MAX_VALIDATION_CHARTS]:
+        label = metric_label(name.removeprefix("validation/"))
+        charts.append(
+            MetricChart(
+                title=f"Validation: {label}",
+                caption="On held-out pairs during training. Higher is better.",
+                chart=line_chart(metric_series(runs, name), f"{label} on held-out pairs", from_zero=True, share=True),
             )
         )
-    return made
+    return charts
 
 
-def _known(runs: Sequence[Shown], one: _Known) -> Curve | None:
-    series = series_of(runs, one.name)
+def _logged_metric_chart(runs: Sequence[PageRun], metric: _LoggedMetric) -> MetricChart | None:
+    series = metric_series(runs, metric.name)
     if not series:
         return None
-    chart = lines(series, f"{one.title} over training steps", from_zero=one.from_zero, share=one.share)
-    return Curve(title=one.title, caption=one.caption, chart=chart)
+    label = f"{metric.title} over training steps"
+    chart = line_chart(series, label, from_zero=metric.from_zero, share=metric.share)
+    return MetricChart(title=metric.title, caption=metric.caption, chart=chart)
 
 
-def series_of(runs: Sequence[Shown], name: str) -> list[Line]:
-    """One line for each run that has finite values of this metric."""
-    made = []
+def metric_series(runs: Sequence[PageRun], name: str) -> list[Series]:
+    """Return a line for each run that logged finite values of the metric."""
+    series = []
     for run in runs:
-        points = [(line["step"], line[name]) for line in run.recorded.metrics if _finite(line.get(name))]
+        points = [(line["step"], line[name]) for line in run.record.metrics if _is_finite(line.get(name))]
         if points:
             steps, values = zip(*points, strict=True)
-            made.append(Line(label=clean(run.name, 40), slot=run.slot, x=steps, y=values))
-    return made
+            series.append(Series(label=clean_text(run.name, 40), color=run.color, x=steps, y=values))
+    return series
 
 
-def _finite(value: object) -> bool:
+def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,72 +1,82 @@
-"""Embedded pairs in; similarity matrix, projection to a plane, cosines of right and wrong pairs, modality gap out."""
+"""Statistics of the embedding space of one model over held-out pairs.
+
+Similarity matrix, projection to two dimensions, cosines of matching and other pairs, and the modality gap.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from xmodal.report.held_out_pairs import Embedded
+from xmodal.metrics.modality_gap import modality_gap
+from xmodal.report.held_out_pairs import PairEmbeddings
 
 MATRIX_PAIRS = 48
-SHOWN_POINTS = 240  # pairs drawn in the projection: more would be a cloud, and weight
+PROJECTED_PAIRS = 240  # pairs drawn in the projection: more would be a cloud without structure, in a heavier page
 BINS = 40
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Space:
-    """What the space of one model looks like. Cosines lie in [-1, 1].
+class EmbeddingSpace:
+    """Statistics of one model's embeddings; cosines lie in [-1, 1].
 
-    `gap` is the distance between the mean of all image vectors and that of all text vectors (Liang et al. 2022);
-    two spheres' worth apart is 2, no gap is 0. `explained` is the share of the variance that each axis of the
-    projection shows. `matrix` is ordered by the first principal component of its texts, right pairs on the diagonal.
+    `matrix` holds cosines of M pairs, ordered by the first principal component of their texts; the diagonal holds
+    matching pairs. `explained` is the share of the variance along each axis of the projection. `gap` is the distance
+    between the mean image embedding and the mean text embedding (Liang et al. 2022), in [0, 2].
     """
 
-    matrix: Float[np.ndarray, "m m"]  # rows are texts, columns images
-    image_points: Float[np.ndarray, "s 2"]
-    text_points: Float[np.ndarray, "s 2"]
+    matrix: Float[np.ndarray, "M M"]  # rows are texts, columns images
+    image_points: Float[np.ndarray, "S 2"]
+    text_points: Float[np.ndarray, "S 2"]
     explained: tuple[float, float]
     edges: Float[np.ndarray, "b1"]
-    right: Float[np.ndarray, "b"]  # share of right pairs in each bin of cosines
-    wrong: Float[np.ndarray, "b"]
-    mean_right: float
-    mean_wrong: float
+    matching: Float[np.ndarray, "b"]  # share of the matching pairs in each bin of cosines
+    other: Float[np.ndarray, "b"]  # share of the pairs that do not match
+    mean_matching: float
+    mean_other: float
     gap: float
 
 
-def space(embedded: Embedded, ids: Int64[Tensor, "P"]) -> Space:
-    """Of all pairs; matrix and projection show evenly chosen ones."""
-    image, text = embedded.image.double(), embedded.text.double()
+def embedding_space(embeddings: PairEmbeddings, ids: Int64[Tensor, "P"]) -> EmbeddingSpace:
+    """Compute the statistics over all pairs; matrix and projection contain evenly chosen pairs.
+
+    `ids` are those of ReportPairs: texts and images of equal ids match.
+    """
+    image, text = embeddings.image.double(), embeddings.text.double()
     cosines = text @ image.T
     same = ids[:, None] == ids[None, :]
-    right, wrong = cosines.diagonal(), cosines[~same]
+    matching, other = cosines.diagonal(), cosines[~same]
     edges = np.linspace(float(cosines.min()), float(cosines.max()) + 1e-9, BINS + 1)
-    chosen = _evenly(len(ids), MATRIX_PAIRS)
-    order = chosen[torch.argsort(_plane(text[chosen])[0][:, 0])]
-    points, explained = _plane(torch.cat([image, text]))
-    some = _evenly(len(ids), SHOWN_POINTS)
-    return Space(
+    matrix_pairs = _evenly_spaced(len(ids), MATRIX_PAIRS)
+    order = matrix_pairs[torch.argsort(_principal_plane(text[matrix_pairs])[0][:, 0])]
+    points, explained = _principal_plane(torch.cat([image, text]))
+    projected = _evenly_spaced(len(ids), PROJECTED_PAIRS)
+    return EmbeddingSpace(
         matrix=cosines[order][:, order].numpy(),
-        image_points=points[some].numpy(),
-        text_points=points[some + len(ids)].numpy(),
+        image_points=points[projected].numpy(),
+        text_points=points[projected + len(ids)].numpy(),
         explained=explained,
         edges=edges,
-        right=_shares(right, edges),
-        wrong=_shares(wrong, edges),
-        mean_right=float(right.mean()),
-        mean_wrong=float(wrong.mean()) if len(wrong) else float("nan"),
-        gap=float((image.mean(0) - text.mean(0)).norm()),
+        matching=_bin_shares(matching, edges),
+        other=_bin_shares(other, edges),
+        mean_matching=float(matching.mean()),
+        mean_other=float(other.mean()) if len(other) else float("nan"),
+        gap=modality_gap(image.numpy(), text.numpy()).centroid,
     )
 
 
-def _plane(rows: Float[Tensor, "R D"]) -> tuple[Float[Tensor, "R 2"], tuple[float, float]]:
-    """Principal components 1 and 2 of the rows, and the share of variance of each; zeros where there is no second."""
+def _principal_plane(rows: Float[Tensor, "R D"]) -> tuple[Float[Tensor, "R 2"], tuple[float, float]]:
+    """Return the first two principal components of the rows, and each one's share of the variance.
+
+    A second component that does not exist is zero.
+    """
     centred = rows - rows.mean(0)
     covariance = centred.T @ centred
     values, vectors = torch.linalg.eigh(covariance)
     top = vectors[:, -2:].flip(1)
-    sign = torch.sign(top.gather(0, top.abs().argmax(0, keepdim=True)))  # eigenvectors have no sign of their own
+    sign = torch.sign(top.gather(0, top.abs().argmax(0, keepdim=True)))  # the sign of an eigenvector is arbitrary
     points = centred @ (top * sign)
     if points.shape[1] < 2:
         points = torch.nn.functional.pad(points, (0, 2 - points.shape[1]))
@@ -75,10 +85,10 @@ def _plane(rows: Float[Tensor, "R D"]) -> tuple[Float[Tensor, "R 2"], tuple[floa
     return points, (shares[0], shares[1])
 
 
-def _evenly(total: int, most: int) -> Int64[Tensor, "n"]:
-    return torch.linspace(0, total - 1, min(total, most)).round().long()
+def _evenly_spaced(total: int, max_count: int) -> Int64[Tensor, "n"]:
+    return torch.linspace(0, total - 1, min(total, max_count)).round().long()
 
 
-def _shares(cosines: Float[Tensor, "n"], edges: np.ndarray) -> Float[np.ndarray, "b"]:
+def _bin_shares(cosines: Float[Tensor, "n"], edges: Float[np.ndarray, "b1"]) -> Float64[np.ndarray, "b"]:
     counts, _ = np.histogram(cosines.numpy(), bins=edges)
     return counts / max(1, len(cosines))

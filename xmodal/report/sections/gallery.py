@@ -1,6 +1,6 @@
-"""Embedded pairs of one or several models in; searches with their first answers, hits marked, and the worst ones out.
+"""Nearest-neighbour searches over held-out pairs by one or several models: random queries, and the worst ones.
 
-P: pairs. U: different captions among them; a text search runs over all P pictures, an image search over U captions.
+P: pairs.  U: different captions among them. A text query searches all P images, an image query the U captions.
 """
 
 from collections.abc import Sequence
@@ -12,69 +12,95 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from xmodal.metrics.retrieval_ranks import ranks
-from xmodal.report.held_out_pairs import Embedded, Pairs
+from xmodal.report.held_out_pairs import PairEmbeddings, ReportPairs
 
-SHOWN = 5  # answers of a search
-SEED = 0  # of the draw of queries
+HITS_SHOWN = 5
+QUERY_SEED = 0  # of the random choice of queries
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """One thing found: the number of its pair, its cosine to the query, and whether it is right."""
+class SearchHit:
+    """One result of a search: the index of its pair, its cosine to the query, and whether it is correct."""
 
     pair: int
     cosine: float
-    hit: bool
+    correct: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What one model found: the first few, and the rank of the best right answer (1 is best)."""
+class RankedHits:
+    """The first results of one model, and the rank of the best correct one (1 is best)."""
 
-    first: tuple[Answer, ...]
+    first: tuple[SearchHit, ...]
     rank: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
-    """One query (the number of its pair) and the answers of every model, in the order of the models."""
+class GallerySearch:
+    """One query (the index of its pair) with the results of every model, in the order of the models."""
 
     pair: int
-    answers: tuple[Answers, ...]
+    results: tuple[RankedHits, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gallery:
-    """Searches both ways: some drawn at random, and those that went worst (by the mean rank over models)."""
+class GallerySearches:
+    """Searches in both directions: random queries, and those with the worst rank (mean over the models)."""
 
-    text_to_image: tuple[Search, ...]
-    image_to_text: tuple[Search, ...]
-    worst_texts: tuple[Search, ...]
-    worst_images: tuple[Search, ...]
+    text_to_image: tuple[GallerySearch, ...]
+    image_to_text: tuple[GallerySearch, ...]
+    worst_texts: tuple[GallerySearch, ...]
+    worst_images: tuple[GallerySearch, ...]
     captions: int  # U
 
 
-def gallery(pairs: Pairs, models: Sequence[Embedded], shown: int = 6, worst: int = 4) -> Gallery:
-    """`shown` random and `worst` failed searches each way. Captions that occur twice are one text."""
+def search_gallery(
+    pairs: ReportPairs, models: Sequence[PairEmbeddings], random_queries: int = 6, worst_queries: int = 4
+) -> GallerySearches:
+    """Search with so many random and so many of the worst queries in each direction.
+
+    Captions that occur several times count as one text.
+    """
     ids = pairs.ids
     texts = _first_of_each(ids)
-    everything = torch.arange(len(pairs))
-    by_text = [_Searches(one.text[texts], one.image, ids[texts], ids, texts, everything) for one in models]
-    by_image = [_Searches(one.image, one.text[texts], ids, ids[texts], everything, texts) for one in models]
-    drawn = np.random.default_rng(SEED)
-    some_texts = drawn.permutation(len(texts))[:shown].tolist()
-    some_images = drawn.permutation(len(pairs))[:shown].tolist()
-    return Gallery(
-        text_to_image=_chosen(by_text, some_texts),
-        image_to_text=_chosen(by_image, some_images),
-        worst_texts=_chosen(by_text, _worst(by_text, worst)),
-        worst_images=_chosen(by_image, _worst(by_image, worst)),
+    images = torch.arange(len(pairs))
+    by_text = _text_directions(pairs, models)
+    by_image = [_Direction(model.image, model.text[texts], ids, ids[texts], images, texts) for model in models]
+    random = np.random.default_rng(QUERY_SEED)
+    random_texts = random.permutation(len(texts))[:random_queries].tolist()
+    random_images = random.permutation(len(pairs))[:random_queries].tolist()
+    return GallerySearches(
+        text_to_image=_searches(by_text, random_texts),
+        image_to_text=_searches(by_image, random_images),
+        worst_texts=_searches(by_text, _worst_queries(by_text, worst_queries)),
+        worst_images=_searches(by_image, _worst_queries(by_image, worst_queries)),
         captions=len(texts),
     )
 
 
-class _Searches:
-    """All searches of one model in one direction; `pair_of_*` number the pairs behind queries and items."""
+def search_by_rank_change(
+    pairs: ReportPairs, before: PairEmbeddings, after: PairEmbeddings, count: int
+) -> tuple[GallerySearch, ...]:
+    """Search texts with two models, evenly spread over how far the rank of the correct image changed.
+
+    All texts are sorted by rank before / rank after, largest first, and cut into `count` equal parts; the middle of
+    each part is searched. So the queries are neither the best nor the worst ones.
+    """
+    models = _text_directions(pairs, (before, after))
+    gain = models[0].ranks.double().log() - models[1].ranks.double().log()
+    order = torch.argsort(gain, descending=True, stable=True)
+    middles = ((torch.arange(count) + 0.5) / count * len(order)).long().unique()
+    return _searches(models, order[middles].tolist())
+
+
+def _text_directions(pairs: ReportPairs, models: Sequence[PairEmbeddings]) -> list["_Direction"]:
+    ids, images = pairs.ids, torch.arange(len(pairs))
+    texts = _first_of_each(ids)
+    return [_Direction(model.text[texts], model.image, ids[texts], ids, texts, images) for model in models]
+
+
+class _Direction:
+    """All searches of one model in one direction; `pair_of_*` are the indices of the pairs behind queries and items."""
 
     def __init__(
         self,
@@ -90,36 +116,39 @@ class _Searches:
         self.ranks = ranks(queries, items, query_id, item_id)
 
     def pair(self, query: int) -> int:
+        """Return the index of the query's pair."""
         return int(self._pair_of_query[query])
 
-    def answers(self, query: int) -> Answers:
+    def search(self, query: int) -> RankedHits:
+        """Return the nearest items of a query."""
         cosines = self._items @ self._queries[query]
-        order = torch.argsort(cosines, descending=True, stable=True)[:SHOWN].tolist()
+        order = torch.argsort(cosines, descending=True, stable=True)[:HITS_SHOWN].tolist()
         first = tuple(
-            Answer(
+            SearchHit(
                 pair=int(self._pair_of_item[item]),
                 cosine=float(cosines[item]),
-                hit=bool(self._item_id[item] == self._query_id[query]),
+                correct=bool(self._item_id[item] == self._query_id[query]),
             )
             for item in order
         )
-        return Answers(first=first, rank=int(self.ranks[query]))
+        return RankedHits(first=first, rank=int(self.ranks[query]))
 
 
-def _chosen(models: Sequence[_Searches], queries: Sequence[int]) -> tuple[Search, ...]:
+def _searches(models: Sequence[_Direction], queries: Sequence[int]) -> tuple[GallerySearch, ...]:
     return tuple(
-        Search(pair=models[0].pair(query), answers=tuple(model.answers(query) for model in models)) for query in queries
+        GallerySearch(pair=models[0].pair(query), results=tuple(model.search(query) for model in models))
+        for query in queries
     )
 
 
-def _worst(models: Sequence[_Searches], count: int) -> list[int]:
-    """The queries whose right answer came last, none that was found among those shown by every model."""
+def _worst_queries(models: Sequence[_Direction], count: int) -> list[int]:
+    """Return the queries with the largest mean rank over the models; none that every model ranks first."""
     mean = torch.stack([model.ranks.double() for model in models]).mean(0)
     order = torch.argsort(mean, descending=True, stable=True)[:count]
     return [int(query) for query in order if mean[query] > 1]
 
 
 def _first_of_each(ids: Int64[Tensor, "P"]) -> Int64[Tensor, "U"]:
-    """The numbers of the pairs whose caption did not occur before."""
+    """Return the index of the first pair of each caption."""
     _, first = np.unique(ids.numpy(), return_index=True)
     return torch.from_numpy(np.sort(first))

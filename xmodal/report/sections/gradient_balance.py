@@ -1,27 +1,27 @@
-"""The metrics of classifier runs in; for each encoder the curves of its two gradients out."""
+"""Training curves of gradient balancing: for each encoder the gradients of the multimodal and the unimodal loss."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from xmodal.formatting import clean
-from xmodal.report.charts.figures import Line, Reference, lines
-from xmodal.report.page_data import Shown
-from xmodal.report.sections.curves import Curve, series_of
+from xmodal.formatting import clean_text
+from xmodal.report.charts.figures import ReferenceLine, Series, line_chart
+from xmodal.report.page_data import PageRun
+from xmodal.report.sections.curves import MetricChart, metric_series
 
-OBJECTIVES = ("multimodal", "unimodal")  # in the order of the weightings' objectives
+LOSSES = ("multimodal", "unimodal")  # in the order of the weightings' objectives
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoder:
-    """One encoder's curves."""
+class EncoderCurves:
+    """The curves of one encoder."""
 
     name: str
-    curves: tuple[Curve, ...]
+    curves: tuple[MetricChart, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Figure:
-    """A figure that stands in the metrics as PREFIX/ENCODER/NAME."""
+class _GradientMetric:
+    """A metric that is logged for each encoder, under the name PREFIX/ENCODER/NAME."""
 
     name: str
     title: str
@@ -29,111 +29,115 @@ class _Figure:
     prefix: str = ""
     share: bool = False
     from_zero: bool = False
-    reference: Reference | None = None
+    reference: ReferenceLine | None = None
 
 
-CONFLICT = (
-    _Figure(
+CONFLICT_METRICS = (
+    _GradientMetric(
         name="cosine",
         title="Cosine between both gradients",
-        caption="cos β between the gradients of the multimodal and of the encoder's own loss, at the logged steps. "
-        "Below zero they conflict: a step for one undoes the other.",
-        reference=Reference(value=0.0, label="conflict below"),
+        caption="cos β between the gradients of the multimodal loss and of the encoder's unimodal loss, at the logged "
+        "steps. Below zero they conflict: a step that lowers one loss raises the other.",
+        reference=ReferenceLine(value=0.0, label="conflict below"),
     ),
-    _Figure(
+    _GradientMetric(
         name="conflict_share",
         title="Share of steps in conflict",
-        caption="Of all steps between two lines of the log.",
+        caption="Of all steps since the previous logged step.",
         share=True,
         from_zero=True,
     ),
 )
-RESCALE = _Figure(
+RESCALE_METRIC = _GradientMetric(
     name="rescale",
     title="Rescale factor s",
-    caption="How much longer the plain sum of the gradients is than their combination with these weights (brought to "
-    "the same total): MMPareto's factor before its limits. 1 without conflict.",
-    reference=Reference(value=1.0, label="weights alike"),
+    caption="Norm of the plain sum of the gradients, divided by the norm of their weighted combination (with "
+    "weights of the same total): MMPareto's factor before its limits. 1 without conflict.",
+    reference=ReferenceLine(value=1.0, label="equal weights"),
 )
-AUDIT = (
-    _Figure(
+AUDIT_METRICS = (
+    _GradientMetric(
         name="same_sign",
         prefix="audit",
         title="Audit: both spaces agree on conflict",
-        caption="Share of audits on which features and parameters both see a conflict, or both see none.",
+        caption="Share of audits in which feature space and parameter space both find a conflict, or both find none.",
         share=True,
         from_zero=True,
     ),
-    _Figure(
+    _GradientMetric(
         name="weight_gap",
         prefix="audit",
         title="Audit: difference of the weights",
         caption="Largest difference between the weights of the two spaces, relative to the largest weight.",
         from_zero=True,
     ),
-    _Figure(
+    _GradientMetric(
         name="angle_degrees",
         prefix="audit",
         title="Audit: angle between the updates",
-        caption="Degrees between the updates of the encoder with one space's weights and with the other's.",
+        caption="Angle in degrees between the encoder's update with one space's weights and with the other's.",
         from_zero=True,
     ),
-)  # fmt: skip
+)
 
 
-def balance(runs: Sequence[Shown]) -> list[Encoder]:
-    """One for each encoder of any run that logged gradients of its own; only figures that some run logged."""
+def gradient_balance(runs: Sequence[PageRun]) -> list[EncoderCurves]:
+    """Return the curves of each encoder for which some run compared gradients; only metrics that some run logged."""
     names = {
         name.removesuffix("/cosine")
         for run in runs
-        for line in run.recorded.metrics
+        for line in run.record.metrics
         for name in line
         if name.endswith("/cosine") and name.count("/") == 1
     }
-    return [Encoder(name=clean(name, 40), curves=tuple(_curves(runs, name))) for name in sorted(names)]
+    return [EncoderCurves(name=clean_text(name, 40), curves=tuple(_curves(runs, name))) for name in sorted(names)]
 
 
-def _curves(runs: Sequence[Shown], encoder: str) -> Iterator[Curve]:
-    for figure in CONFLICT:
-        yield from _single(runs, encoder, figure)
-    yield from _both(
+def _curves(runs: Sequence[PageRun], encoder: str) -> Iterator[MetricChart]:
+    for metric in CONFLICT_METRICS:
+        yield from _metric_chart(runs, encoder, metric)
+    yield from _loss_charts(
         runs, encoder, "norm", "Gradient magnitude",
-        "‖g‖ of the multimodal and of the encoder's own loss, in the units of the space that decides.",
+        "Norm of the gradient of the multimodal loss and of the encoder's unimodal loss, in the space that decides.",
     )  # fmt: skip
-    yield from _both(
+    yield from _loss_charts(
         runs, encoder, "weight", "Weights",
-        "What each of the two gradients is multiplied by; gamma is in them, and the rescale factor.",
+        "The factor on each of the two gradients; it includes gamma and the rescale factor.",
     )  # fmt: skip
-    for figure in (RESCALE, *AUDIT):
-        yield from _single(runs, encoder, figure)
+    for metric in (RESCALE_METRIC, *AUDIT_METRICS):
+        yield from _metric_chart(runs, encoder, metric)
 
 
-def _single(runs: Sequence[Shown], encoder: str, figure: _Figure) -> Iterator[Curve]:
-    name = "/".join(filter(None, (figure.prefix, encoder, figure.name)))
-    series = series_of(runs, name)
+def _metric_chart(runs: Sequence[PageRun], encoder: str, metric: _GradientMetric) -> Iterator[MetricChart]:
+    """Yield the chart of a metric, where some run logged it."""
+    name = "/".join(filter(None, (metric.prefix, encoder, metric.name)))
+    series = metric_series(runs, name)
     if series:
-        marks = [figure.reference] if figure.reference else []
-        label = f"{figure.title}, {clean(encoder, 40)} encoder, over training steps"
-        chart = lines(series, label, references=marks, from_zero=figure.from_zero, share=figure.share)
-        yield Curve(title=figure.title, caption=figure.caption, chart=chart)
+        references = [metric.reference] if metric.reference else []
+        label = _aria_label(metric.title, encoder)
+        chart = line_chart(series, label, references=references, from_zero=metric.from_zero, share=metric.share)
+        yield MetricChart(title=metric.title, caption=metric.caption, chart=chart)
 
 
-def _both(runs: Sequence[Shown], encoder: str, name: str, title: str, caption: str) -> Iterator[Curve]:
-    """Of one run both objectives in one figure; of several runs a figure for each objective."""
-    found = [series_of(runs, f"{encoder}/{name}_{k}") for k in range(len(OBJECTIVES))]
+def _loss_charts(runs: Sequence[PageRun], encoder: str, name: str, title: str, caption: str) -> Iterator[MetricChart]:
+    """Yield one chart with both losses for a single run, or one chart for each loss for several runs."""
+    by_loss = [metric_series(runs, f"{encoder}/{name}_{k}") for k in range(len(LOSSES))]
     if len(runs) == 1:
-        drawn = [
-            Line(label=objective, slot=slot, x=one.x, y=one.y)
-            for slot, (objective, series) in enumerate(zip(OBJECTIVES, found, strict=True), 1)
-            for one in series
+        lines = [
+            Series(label=loss, color=color, x=line.x, y=line.y)
+            for color, (loss, series) in enumerate(zip(LOSSES, by_loss, strict=True), 1)
+            for line in series
         ]
-        if drawn:
-            label = f"{title}, {clean(encoder, 40)} encoder, over training steps"
-            legend = tuple((one.label, one.slot) for one in drawn)
-            chart = lines(drawn, label, from_zero=True)
-            yield Curve(title=title, caption=caption, chart=chart, legend=legend)
+        if lines:
+            legend = tuple((line.label, line.color) for line in lines)
+            chart = line_chart(lines, _aria_label(title, encoder), from_zero=True)
+            yield MetricChart(title=title, caption=caption, chart=chart, legend=legend)
         return
-    for objective, series in zip(OBJECTIVES, found, strict=True):
+    for loss, series in zip(LOSSES, by_loss, strict=True):
         if series:
-            label = f"{title}, {objective} loss, {clean(encoder, 40)} encoder, over training steps"
-            yield Curve(title=f"{title}, {objective}", caption=caption, chart=lines(series, label, from_zero=True))
+            chart = line_chart(series, _aria_label(f"{title}, {loss} loss", encoder), from_zero=True)
+            yield MetricChart(title=f"{title}, {loss}", caption=caption, chart=chart)
+
+
+def _aria_label(title: str, encoder: str) -> str:
+    return f"{title}, {clean_text(encoder, 40)} encoder, over training steps"

@@ -1,129 +1,133 @@
-"""Runs in; what became of their rows, what was quarantined and why, and where their time went, as the page shows it."""
+"""Data quality and time of the runs: rows delivered and quarantined, reasons with examples, and where time went."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xmodal.formatting import clean, number, percent, seconds
-from xmodal.report.charts.images import photo_uri
-from xmodal.report.page_data import Shown
-from xmodal.report.quarantine_view import Example, Reason
-from xmodal.report.sections.time_spent import spent
+from xmodal.formatting import clean_text, format_duration, format_number, format_percent
+from xmodal.report.charts.images import jpeg_data_uri
+from xmodal.report.page_data import PageRun
+from xmodal.report.quarantine_view import QuarantineExample, QuarantineReason
+from xmodal.report.sections.time_spent import time_spent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """A quarantined row; `picture` is a data URI or empty."""
+class ExampleRow:
+    """A quarantined row as the page shows it; `image` is a data URI, or empty where there is no thumbnail."""
 
-    picture: str
-    where: str
+    image: str
+    location: str  # shard and key
     detail: str
-    why: str
+    why_no_thumbnail: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
-    """All rows of one reason; `share` is of the most frequent one, for the length of a bar."""
+class ReasonRow:
+    """All rows that were quarantined for one reason; `bar` is their number relative to the most frequent reason."""
 
     reason: str
     field: str
     rows: int
-    share: float
-    examples: tuple[Row, ...]
+    bar: float
+    examples: tuple[ExampleRow, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Account:
-    """One run's rows: every planned one is delivered or quarantined."""
+class RunRowCounts:
+    """The rows of one run: every planned row was delivered or quarantined. `logged`: whether the run counted them."""
 
     run: str
-    slot: int
-    known: bool
+    color: int
+    logged: bool
     planned: str
     delivered: str
     quarantined: str
     share: str
-    groups: tuple[Group, ...]
+    reasons: tuple[ReasonRow, ...]
 
 
-def accounts(runs: Sequence[Shown]) -> list[Account]:
-    """One for each run; rows count as often as they were planned, reasons count different rows."""
-    return [_account(run) for run in runs]
+def row_counts(runs: Sequence[PageRun]) -> list[RunRowCounts]:
+    """Return the row counts of each run.
+
+    Counts of rows include repeats over epochs; those of a reason are of different rows.
+    """
+    return [_row_counts(run) for run in runs]
 
 
-def _account(run: Shown) -> Account:
-    last = run.recorded.last
-    planned, bad = last.get("rows/planned") or 0, last.get("rows/quarantined") or 0
-    most = max((reason.rows for reason in run.reasons), default=1)
-    return Account(
-        run=clean(run.name, 40),
-        slot=run.slot,
-        known="rows/planned" in last,
-        planned=number(planned),
-        delivered=number(last.get("rows/delivered") or 0),
-        quarantined=number(bad),
-        share=percent(bad / planned) if planned else "0 %",
-        groups=tuple(_group(reason, most) for reason in run.reasons),
+def _row_counts(run: PageRun) -> RunRowCounts:
+    metrics = run.record.last_metrics
+    planned, quarantined = metrics.get("rows/planned") or 0, metrics.get("rows/quarantined") or 0
+    most = max((reason.rows for reason in run.quarantine_reasons), default=1)
+    return RunRowCounts(
+        run=clean_text(run.name, 40),
+        color=run.color,
+        logged="rows/planned" in metrics,
+        planned=format_number(planned),
+        delivered=format_number(metrics.get("rows/delivered") or 0),
+        quarantined=format_number(quarantined),
+        share=format_percent(quarantined / planned) if planned else "0 %",
+        reasons=tuple(_reason_row(reason, most) for reason in run.quarantine_reasons),
     )
 
 
-def _group(reason: Reason, most: int) -> Group:
-    return Group(
-        reason=clean(reason.reason, 40).replace("_", " "),
-        field=clean(reason.field, 40),
+def _reason_row(reason: QuarantineReason, most: int) -> ReasonRow:
+    return ReasonRow(
+        reason=clean_text(reason.reason, 40).replace("_", " "),
+        field=clean_text(reason.field, 40),
         rows=reason.rows,
-        share=reason.rows / most,
-        examples=tuple(_row(example) for example in reason.examples),
+        bar=reason.rows / most,
+        examples=tuple(_example_row(example) for example in reason.examples),
     )
 
 
-def _row(example: Example) -> Row:
+def _example_row(example: QuarantineExample) -> ExampleRow:
     record = example.record
-    return Row(
-        picture="" if example.picture is None else photo_uri(example.picture),
-        where=f"{clean(record['shard'], 60)} · {clean(record['key'], 60)}",
-        detail=clean(record["detail"], 120),
-        why=clean(example.why, 120),
+    return ExampleRow(
+        image="" if example.thumbnail is None else jpeg_data_uri(example.thumbnail),
+        location=f"{clean_text(record['shard'], 60)} · {clean_text(record['key'], 60)}",
+        detail=clean_text(record["detail"], 120),
+        why_no_thumbnail=clean_text(example.why_no_thumbnail, 120),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """A part of a run's time; `place` (1..6) is its colour, the same in all runs."""
+class TimePart:
+    """One activity of a run with its time; `color` (1..6) is the same for this activity in all runs."""
 
     label: str
-    place: int
+    color: int
     share: float
     duration: str
     percentage: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Time:
-    """Where one run's time went."""
+class TimeBreakdown:
+    """The wall-clock time of one run by activity."""
 
     run: str
-    slot: int
+    color: int
     total: str
-    parts: tuple[Part, ...]
+    parts: tuple[TimePart, ...]
 
 
-def times(runs: Sequence[Shown]) -> list[Time]:
-    """One for each run that logged its pace; parts that took no time are left out."""
-    made = []
+def time_breakdowns(runs: Sequence[PageRun]) -> list[TimeBreakdown]:
+    """Return the time of each run that logged its throughput; activities that took no time are left out."""
+    breakdowns = []
     for run in runs:
-        time = spent(run.recorded.metrics, str(run.recorded.run.record.get("created", "")))
-        if time is None or time.total_s <= 0:
+        spent = time_spent(run.record.metrics, str(run.record.run.record.get("created", "")))
+        if spent is None or spent.total_s <= 0:
             continue
         parts = tuple(
-            Part(
+            TimePart(
                 label=label,
-                place=place,
-                share=value / time.total_s,
-                duration=seconds(value),
-                percentage=percent(value / time.total_s),
+                color=color,
+                share=seconds / spent.total_s,
+                duration=format_duration(seconds),
+                percentage=format_percent(seconds / spent.total_s),
             )
-            for place, (label, value) in enumerate(time.parts, 1)
-            if value > 0
+            for color, (label, seconds) in enumerate(spent.parts, 1)
+            if seconds > 0
         )
-        made.append(Time(run=clean(run.name, 40), slot=run.slot, total=seconds(time.total_s), parts=parts))
-    return made
+        total = format_duration(spent.total_s)
+        breakdowns.append(TimeBreakdown(run=clean_text(run.name, 40), color=run.color, total=total, parts=parts))
+    return breakdowns

@@ -1,202 +1,244 @@
-"""The runs of a page in, what was trained on what out: headline figures, facts, configurations beside each other."""
+"""What was trained on what: headline numbers of the runs, their set-up, and their configurations side by side."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xmodal.formatting import clean, count, moment, number, seconds
-from xmodal.report.page_data import Shown
-from xmodal.report.sections.evaluation_results import label, newest, shown
-from xmodal.report.sections.time_spent import spent
+from xmodal.formatting import (
+    clean_text,
+    format_duration,
+    format_number,
+    format_timestamp,
+    pluralize,
+)
+from xmodal.report.page_data import PageRun
+from xmodal.report.sections.evaluation_results import format_metric, is_held_out, metric_label, newest_by_corpus
+from xmodal.report.sections.time_spent import time_spent
+from xmodal.run.run_record import EvaluationRecord
 
-NOTHING = "\u2013"  # where a run has no such value
-_PAIRINGS = ("text_to_image", "image_to_text", "audio_to_video", "video_to_audio")
-HEADLINES = (*(f"{way}/recall@10" for way in _PAIRINGS), "accuracy/multimodal", "accuracy/ensemble")
+NO_VALUE = "\u2013"
+MAX_HEADLINE_CORPORA = 2
+_RETRIEVAL_TASKS = ("text_to_image", "image_to_text", "audio_to_video", "video_to_audio")
+HEADLINE_METRICS = (
+    *(f"{task}/recall@10" for task in _RETRIEVAL_TASKS),
+    "accuracy/multimodal",
+    "accuracy/ensemble",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tile:
-    """A headline figure."""
+class StatTile:
+    """A headline number; `corpus` names what it was measured on."""
 
     label: str
     value: str
     note: str = ""
+    corpus: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """A row of facts for each name: one value for each run; `differs` where they are not all alike."""
+class FactRow:
+    """A row of a table with one value for each run; `note` stands below the name."""
 
     name: str
     values: tuple[str, ...]
+    note: str = ""
 
     @property
     def differs(self) -> bool:
+        """Whether the values are not all equal."""
         return len(set(self.values)) > 1
 
 
-def tiles(run: Shown) -> list[Tile]:
-    """The figures one asks for first, of a single run."""
-    last = run.recorded.last
-    made = list(_measured(run))
+def headline_tiles(run: PageRun) -> list[StatTile]:
+    """Return the headline numbers of a run: results on each corpus, final loss, rows, time."""
+    tiles = [tile for record in _headline_evaluations(run) for tile in _result_tiles(run, record)]
+    return [*tiles, *_training_tiles(run)]
+
+
+def _headline_evaluations(run: PageRun) -> list[EvaluationRecord]:
+    """Return the run's newest evaluations, on at most MAX_HEADLINE_CORPORA corpora; the newest step first."""
+    newest = sorted(newest_by_corpus(run), key=lambda record: -record.step)
+    return newest[:MAX_HEADLINE_CORPORA]
+
+
+def _result_tiles(run: PageRun, record: EvaluationRecord) -> Iterator[StatTile]:
+    for name in HEADLINE_METRICS:
+        if name in record.metrics:
+            chance = f"chance {format_metric(name, record.chance[name])}" if name in record.chance else ""
+            label = name.replace("_to_", " → ").replace("/recall@", ", recall@")
+            label = f"accuracy, {metric_label(name)}" if name.startswith("accuracy/") else label
+            yield StatTile(
+                label=label,
+                value=format_metric(name, record.metrics[name]),
+                note=chance or f"{record.rows:,} rows",
+                corpus=f"{_short_corpus_name(record.corpus)} ({_corpus_role(record, run)})",
+            )
+
+
+def _short_corpus_name(uri: str) -> str:
+    """Return the last two folders of a corpus URI, which tell corpora of one project apart."""
+    return clean_text("/".join(uri.rstrip("/").split("/")[-2:]), 40)
+
+
+def _corpus_role(record: EvaluationRecord, run: PageRun) -> str:
+    return "held out" if is_held_out(record, [run]) else "used in training"
+
+
+def _training_tiles(run: PageRun) -> Iterator[StatTile]:
+    last, noun = run.record.last_metrics, run.record.sample_noun
     if "loss" in last and last["loss"] is not None:
-        made.append(Tile(label="loss at the end", value=number(last["loss"]), note=f"step {number(last['step'])}"))
-    if "rows/delivered" in last:
-        bad = last.get("rows/quarantined", 0)
-        note = f"{number(bad)} quarantined" if bad else "none quarantined"
-        made.append(Tile(label=f"{run.recorded.thing}s seen", value=number(last["rows/delivered"]), note=note))
-    time = spent(run.recorded.metrics, str(run.recorded.run.record.get("created", "")))
-    if time:
-        pace = (
-            f"{number(last['samples_per_s'])} {run.recorded.thing}s/s at the end" if last.get("samples_per_s") else ""
+        yield StatTile(
+            label="final loss", value=format_number(last["loss"]), note=f"step {format_number(last['step'])}"
         )
-        made.append(Tile(label="wall-clock time", value=seconds(time.total_s), note=pace))
-    return made
+    if "rows/delivered" in last:
+        quarantined = last.get("rows/quarantined", 0)
+        note = f"{format_number(quarantined)} quarantined" if quarantined else "none quarantined"
+        yield StatTile(label=f"{noun}s seen", value=format_number(last["rows/delivered"]), note=note)
+    spent = time_spent(run.record.metrics, str(run.record.run.record.get("created", "")))
+    if spent:
+        rate = last.get("samples_per_s")
+        pace = f"{format_number(rate)} {noun}s/s at the end" if rate else ""
+        yield StatTile(label="wall-clock time", value=format_duration(spent.total_s), note=pace)
 
 
-def _measured(run: Shown) -> Iterator[Tile]:
-    best = newest(run.evaluations)
-    if best is None:
-        return
-    for name in HEADLINES:
-        if name in best.metrics:
-            guess = f"chance {shown(name, best.chance[name])}" if name in best.chance else f"{best.rows:,} rows"
-            words = name.replace("_to_", " → ").replace("/recall@", ", recall@")
-            words = f"accuracy, {label(name)}" if name.startswith("accuracy/") else words
-            yield Tile(label=words, value=shown(name, best.metrics[name]), note=guess)
+def intro_sentences(runs: Sequence[PageRun]) -> list[str]:
+    """Return a sentence for each run: which model, trained for how long, on what."""
+    return [_intro_sentence(run, len(runs) > 1) for run in runs]
 
 
-def leads(runs: Sequence[Shown]) -> list[str]:
-    """A sentence for each run: which model, how long, on what."""
-    return [_lead(run, len(runs) > 1) for run in runs]
-
-
-def _lead(run: Shown, several: bool) -> str:
-    setting = run.recorded.configured
-    size = f" ({_size(run.parameters)})" if run.parameters else ""
-    corpora = [clean(uri, 80) for uri in run.recorded.run.corpora] or ["an unknown corpus"]
-    whose = f"{clean(run.name, 40)}: " if several else ""
+def _intro_sentence(run: PageRun, several: bool) -> str:
+    config_value = run.record.config_value
+    size = f" ({_model_size(run.parameters)})" if run.parameters else ""
+    corpora = [clean_text(uri, 80) for uri in run.record.run.corpora] or ["an unknown corpus"]
+    prefix = f"{clean_text(run.name, 40)}: " if several else ""
+    steps = format_number(run.record.last_metrics.get("step", 0))
+    batch = f"{format_number(config_value('optim.batch_size', '?'))} {run.record.sample_noun}s"
     return (
-        f"{whose}{_model(run, 'a model')}{size}, "
-        f"{number(run.recorded.last.get('step', 0))} steps of {number(setting('optim.batch_size', '?'))} "
-        f"{run.recorded.thing}s "
-        f"on {_workers(run)}, from {' and '.join(corpora)}."
+        f"{prefix}{_model_name(run, 'a model')}{size}, trained for {steps} steps of {batch} on {_workers(run)}, "
+        f"with {' and '.join(corpora)}."
     )
 
 
-def summary(runs: Sequence[Shown]) -> list[Facts]:
-    """The headline figures of several runs, a row each."""
-    of_each = [{tile.label: f"{tile.value}" for tile in tiles(run)} for run in runs]
-    labels = dict.fromkeys(label for tiles_of_one in of_each for label in tiles_of_one)
-    return [Facts(name=label, values=tuple(one.get(label, NOTHING) for one in of_each)) for label in labels]
+def headline_rows(runs: Sequence[PageRun]) -> list[FactRow]:
+    """Return the headline numbers of several runs, a row for each number."""
+    columns = [{(tile.label, tile.corpus): tile.value for tile in headline_tiles(run)} for run in runs]
+    return _rows(columns, NO_VALUE)
 
 
-def facts(runs: Sequence[Shown]) -> list[Facts]:
-    """What was trained on what, with which code, where."""
-    of_each = [dict(_facts(run)) for run in runs]
-    names = dict.fromkeys(name for one in of_each for name in one)
-    return [Facts(name=name, values=tuple(one.get(name, NOTHING) for one in of_each)) for name in names]
+def _rows(columns: Sequence[Mapping[tuple[str, str], str]], otherwise: str) -> list[FactRow]:
+    """Return one row for each (name, note) of any run, with `otherwise` for runs without it."""
+    keys = dict.fromkeys(key for column in columns for key in column)
+    return [
+        FactRow(name=name, note=note, values=tuple(column.get((name, note), otherwise) for column in columns))
+        for name, note in keys
+    ]
 
 
-def _facts(run: Shown) -> Iterator[tuple[str, str]]:
-    record, setting = run.recorded.run.record, run.recorded.configured
-    size = f", {_size(run.parameters)}" if run.parameters else ""
-    yield "Model", f"{_model(run, 'unknown')}{size}"
+def setup_rows(runs: Sequence[PageRun]) -> list[FactRow]:
+    """Return what was trained on what, with which code, and where."""
+    return _rows([{(name, ""): value for name, value in _setup(run)} for run in runs], NO_VALUE)
+
+
+def _setup(run: PageRun) -> Iterator[tuple[str, str]]:
+    record, config_value = run.record.run.record, run.record.config_value
+    size = f", {_model_size(run.parameters)}" if run.parameters else ""
+    yield "Model", f"{_model_name(run, 'unknown')}{size}"
     yield "Objective", _objective(run)
-    yield "Batch", f"{number(setting('optim.batch_size', '?'))} {run.recorded.thing}s over {_workers(run)}"
-    steps = run.recorded.last.get("step", 0)
-    yield "Training", f"{number(steps)} steps, {number(run.recorded.last.get('epoch', 0), 2)} epochs"
-    yield "Precision", clean(setting("optim.precision", "fp32"))
-    yield "Seed", clean(setting("seed", NOTHING))
-    weights = setting("data.weights") or []
-    for place, (uri, fingerprint) in enumerate(dict(record.get("corpora") or {}).items()):
-        share = f", weight {number(weights[place])}" if place < len(weights) else ""
-        yield f"Corpus {place + 1}", f"{clean(uri)} (fingerprint {clean(fingerprint)}{share})"
+    batch = format_number(config_value("optim.batch_size", "?"))
+    yield "Batch", f"{batch} {run.record.sample_noun}s over {_workers(run)}"
+    steps, epochs = run.record.last_metrics.get("step", 0), run.record.last_metrics.get("epoch", 0)
+    yield "Training", f"{format_number(steps)} steps, {format_number(epochs, 2)} epochs"
+    yield "Precision", clean_text(config_value("optim.precision", "fp32"))
+    yield "Seed", clean_text(config_value("seed", NO_VALUE))
+    weights = config_value("data.weights") or []
+    for k, (uri, fingerprint) in enumerate(dict(record.get("corpora") or {}).items()):
+        weight = f", weight {format_number(weights[k])}" if k < len(weights) else ""
+        yield f"Corpus {k + 1}", f"{clean_text(uri)} (fingerprint {clean_text(fingerprint)}{weight})"
     if run.checkpoint:
-        yield "Checkpoint", f"{clean(run.checkpoint)} (step {run.step or 0:,})"
-    yield "Started", f"{moment(record.get('created', ''))}{_resumes(record)}"
-    yield from _origin(record.get("provenance") or {})
+        yield "Checkpoint", f"{clean_text(run.checkpoint)} (step {run.step or 0:,})"
+    yield "Started", f"{format_timestamp(record.get('created', ''))}{_resumes(record)}"
+    yield from _provenance(record.get("provenance") or {})
 
 
-def _size(parameters: int) -> str:
+def _model_size(parameters: int) -> str:
     return f"{parameters / 1e6:,.1f} M parameters" if parameters >= 1e5 else f"{parameters:,} parameters"
 
 
-def _model(run: Shown, otherwise: str) -> str:
-    setting = run.recorded.configured
-    if not run.recorded.classifier:
-        start = "/".join(str(setting("start_from") or "").rstrip("/").split("/")[-3:])
-        return clean(setting("model.architecture", f"dual encoder from {start}" if start else otherwise), 80)
-    classes = len(setting("model.classes"))
-    return f"classifier of {number(classes)} classes, joined by {clean(setting('model.fusion', 'a fusion'), 40)}"
+def _model_name(run: PageRun, otherwise: str) -> str:
+    config_value = run.record.config_value
+    if not run.record.is_classifier:
+        start = "/".join(str(config_value("start_from") or "").rstrip("/").split("/")[-3:])
+        return clean_text(config_value("model.architecture", f"dual encoder from {start}" if start else otherwise), 80)
+    classes = format_number(len(config_value("model.classes")))
+    fusion = clean_text(config_value("model.fusion", "an unknown module"), 40)
+    return f"classifier of {classes} classes, fusion by {fusion}"
 
 
-def _objective(run: Shown) -> str:
-    setting = run.recorded.configured
-    if run.recorded.classifier:
-        method = clean(setting("balance.method", "unknown"), 40).replace("_", " ")
-        return method if method == "joint" else f"{method}, decided at the {clean(setting('balance.space'), 40)}"
-    objective = {"info_nce": "InfoNCE (softmax)", "sigmoid": "sigmoid (SigLIP)"}
-    loss = str(setting("loss.objective", setting("objective") or "info_nce"))
-    words = objective.get(loss, clean(loss))
-    if setting("domain.loss", "none") != "none":
-        strength = f"strength {number(setting('domain.strength'))} ({clean(setting('domain.schedule'), 20)})"
-        words += f" + {clean(setting('domain.loss'), 20)}, {strength}, protocol {clean(setting('target.protocol'), 20)}"
+def _objective(run: PageRun) -> str:
+    config_value = run.record.config_value
+    if run.record.is_classifier:
+        method = clean_text(config_value("balance.method", "unknown"), 40).replace("_", " ")
+        space = clean_text(config_value("balance.space"), 40)
+        return method if method == "joint" else f"{method}, gradients compared at the {space}"
+    names = {"info_nce": "InfoNCE (softmax)", "sigmoid": "sigmoid (SigLIP)"}
+    loss = str(config_value("loss.objective", config_value("objective") or "info_nce"))
+    words = names.get(loss, clean_text(loss))
+    if config_value("domain.loss", "none") != "none":
+        schedule = clean_text(config_value("domain.schedule"), 20)
+        strength = f"strength {format_number(config_value('domain.strength'))} ({schedule})"
+        protocol = f"protocol {clean_text(config_value('target.protocol'), 20)}"
+        words += f" + {clean_text(config_value('domain.loss'), 20)}, {strength}, {protocol}"
     return words
 
 
-def _workers(run: Shown) -> str:
-    workers = run.recorded.configured("resources.workers", 1)
-    return count(workers, "worker") if isinstance(workers, int) else f"{clean(workers)} workers"
+def _workers(run: PageRun) -> str:
+    workers = run.record.config_value("resources.workers", 1)
+    return pluralize(workers, "worker") if isinstance(workers, int) else f"{clean_text(workers)} workers"
 
 
 def _resumes(record: Mapping[str, Any]) -> str:
     resumes = record.get("resumes") or []
-    return f", resumed {count(len(resumes), 'time')}" if resumes else ""
+    return f", resumed {pluralize(len(resumes), 'time')}" if resumes else ""
 
 
-def _origin(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _provenance(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     commit = str(provenance.get("commit") or "")
     if commit:
-        changed = " with uncommitted changes" if commit.endswith("+changes") else ""
-        yield "Code", f"commit {clean(commit[:12])}{changed}"
+        changes = " with uncommitted changes" if commit.endswith("+changes") else ""
+        yield "Code", f"commit {clean_text(commit[:12])}{changes}"
     hardware = provenance.get("hardware") or {}
-    gpus = ", ".join(clean(name) for name in hardware.get("gpus") or []) or "no GPU"
-    yield (
-        "Hardware",
-        f"{number(hardware.get('cores', '?'))} cores, {number(hardware.get('memory_gib', '?'))} GiB, {gpus}, "
-        f"{clean(hardware.get('system', ''))} {clean(hardware.get('machine', ''))}",
-    )
+    gpus = ", ".join(clean_text(name) for name in hardware.get("gpus") or []) or "no GPU"
+    cores = f"{format_number(hardware.get('cores', '?'))} cores, {format_number(hardware.get('memory_gib', '?'))} GiB"
+    system = f"{clean_text(hardware.get('system', ''))} {clean_text(hardware.get('machine', ''))}"
+    yield "Hardware", f"{cores}, {gpus}, {system}"
     packages = provenance.get("packages") or {}
-    yield (
-        "Versions",
-        ", ".join(
-            [f"Python {clean(provenance.get('python', '?'))}", *(f"{clean(k)} {clean(v)}" for k, v in packages.items())]
-        ),
-    )
+    versions = [f"Python {clean_text(provenance.get('python', '?'))}"]
+    versions += [f"{clean_text(name)} {clean_text(version)}" for name, version in packages.items()]
+    yield "Versions", ", ".join(versions)
 
 
-def configuration(runs: Sequence[Shown]) -> list[Facts]:
-    """Every field of the configurations by its dotted name."""
-    of_each = [dict(_flat(run.recorded.run.config)) for run in runs]
-    names = dict.fromkeys(name for one in of_each for name in one)
-    return [Facts(name=clean(name), values=tuple(one.get(name, "not set") for one in of_each)) for name in names]
+def configuration_rows(runs: Sequence[PageRun]) -> list[FactRow]:
+    """Return every field of the configurations by its dotted name."""
+    columns = [{(clean_text(name), ""): text for name, text in _flatten(run.record.run.config)} for run in runs]
+    return _rows(columns, "not set")
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
+    """Yield (dotted name, value as text) for each field of a nested configuration."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+            yield from _flatten(inner, f"{name}.{key}" if name else str(key))
     else:
-        yield name, _setting(value)
+        yield name, _setting_text(value)
 
 
-def _setting(value: Any) -> str:
-    """As one would type it: a list without brackets."""
+def _setting_text(value: Any) -> str:
+    """Return a setting as it is typed on the command line: a list without brackets."""
     if value is None or value in ([], {}):
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return clean(" ".join(_setting(one) for one in value))
-    return f"{value:.6g}" if isinstance(value, float) else clean(value)
+        return clean_text(" ".join(_setting_text(item) for item in value))
+    return f"{value:.6g}" if isinstance(value, float) else clean_text(value)

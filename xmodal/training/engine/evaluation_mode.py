@@ -1,4 +1,4 @@
-"""A state in the middle of its training in; a region in which its model evaluates, and a state as it was before out."""
+"""Evaluation in the middle of training, which leaves the training state exactly as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,33 +7,32 @@ import torch
 import torch.distributed as dist
 
 from xmodal.distributed.ranks import Group, world_size
-from xmodal.training.engine.accumulation import copy_buffers, restore_buffers
-from xmodal.training.engine.randomness import repeatable
+from xmodal.encoders.eval_mode import eval_mode
+from xmodal.training.engine.accumulation import preserved_buffers
+from xmodal.training.engine.randomness import seeded_rng
 from xmodal.training.engine.state import TrainState
 
 
 @contextmanager
-def evaluating(state: TrainState) -> Iterator[None]:
-    """No gradients, evaluation mode, and rank 0's running statistics on all ranks, as a checkpoint would hold them.
+def evaluation_mode(state: TrainState) -> Iterator[None]:
+    """Evaluate without gradients, with rank 0's running statistics on all ranks, as a checkpoint would have them.
 
-    All ranks enter together. What trains afterwards cannot tell that anything happened: modes of single modules,
-    buffers and random generators are as they were.
+    All ranks must enter together. Afterwards the modes of all modules, the buffers and the random generators are
+    restored, so that training continues as if nothing had happened.
     """
-    modes = {module: module.training for module in state.objective.modules()}
-    kept = copy_buffers(state.objective)
-    state.objective.eval()
-    try:
-        with torch.no_grad(), repeatable(state.device, state.seed, state.step), state.autocast():
-            _take_from_first(state.objective, state.group)
-            yield
-    finally:
-        restore_buffers(state.objective, kept)
-        for module, mode in modes.items():
-            module.training = mode
+    with (
+        eval_mode(state.objective),
+        preserved_buffers(state.objective),
+        torch.no_grad(),
+        seeded_rng(state.device, state.seed, state.step),
+        state.autocast(),
+    ):
+        _broadcast_buffers(state.objective, state.group)
+        yield
 
 
-def _take_from_first(module: torch.nn.Module, group: Group) -> None:
-    """Between two steps the ranks' running statistics differ; DDP brings them together only at the next forward."""
+def _broadcast_buffers(module: torch.nn.Module, group: Group) -> None:
+    """Copy rank 0's running statistics to all ranks: between steps they differ, and DDP syncs them in a forward."""
     if world_size(group) > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, group_src=0, group=group)

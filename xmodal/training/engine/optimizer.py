@@ -1,4 +1,4 @@
-"""AdamW or SGD over the trainable parameters: a module in, an optimizer with decayed and undecayed groups out."""
+"""AdamW and SGD over the trainable parameters of a module, with weight decay on matrices only."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,62 +8,69 @@ from torch import Tensor, nn
 
 from xmodal.errors import ConfigError
 
-Gain = Callable[[str], float]  # of a parameter, by its name: a factor on the learning rate
+LrScale = Callable[[str], float]  # maps the name of a parameter to a factor on its learning rate
 
 
-def as_all(name: str) -> float:
-    """No parameter is faster than the others."""
+def same_rate(name: str) -> float:
+    """Return 1: every parameter has the same learning rate."""
     return 1.0
 
 
 def adamw(
-    module: nn.Module, *, weight_decay: float, betas: tuple[float, float], eps: float, gain: Gain = as_all
+    module: nn.Module, *, weight_decay: float, betas: tuple[float, float], eps: float, lr_scale: LrScale = same_rate
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) by the fused kernel: one pass, deterministic. The step sets the rate.
+    """Create AdamW (Loshchilov & Hutter 2019) with the fused kernel, which is deterministic; the step sets the rate.
 
-    Raises ConfigError when nothing is trainable.
+    Raises ConfigError if nothing is trainable.
     """
     fused = all(p.device.type in ("cpu", "cuda") for p in module.parameters())
     _check_trainable(module)
-    groups = decay_groups(module, weight_decay, gain)
+    groups = decay_groups(module, weight_decay, lr_scale)
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=fused)
 
 
-def sgd(module: nn.Module, *, weight_decay: float, momentum: float, gain: Gain = as_all) -> torch.optim.SGD:
-    """SGD with momentum (coupled decay, on matrices only), as balanced multimodal learning was published with it.
+def sgd(module: nn.Module, *, weight_decay: float, momentum: float, lr_scale: LrScale = same_rate) -> torch.optim.SGD:
+    """Create SGD with momentum and coupled weight decay, the optimizer of published balanced multimodal learning.
 
-    Raises ConfigError when nothing is trainable, or for a momentum outside [0, 1).
+    Raises ConfigError if nothing is trainable, or for a momentum outside [0, 1).
     """
     if not 0 <= momentum < 1:
         raise ConfigError(f"momentum={momentum} must lie in [0, 1)")
     _check_trainable(module)
-    return torch.optim.SGD(decay_groups(module, weight_decay, gain), lr=0.0, momentum=momentum)
+    return torch.optim.SGD(decay_groups(module, weight_decay, lr_scale), lr=0.0, momentum=momentum)
 
 
-def moments(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """The names of the tensors that an optimizer keeps of each parameter from its first update on."""
+def moment_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """Return the names of the state tensors that an optimizer has for each parameter after the first update."""
     if isinstance(optimizer, torch.optim.SGD):
         return ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
     return ("step", "exp_avg", "exp_avg_sq")
 
 
-def decay_groups(module: nn.Module, weight_decay: float, gain: Gain = as_all) -> list[dict[str, Any]]:
-    """Matrices decay; gains, biases and scalars (fewer than two dimensions) do not: Radford et al. 2021, §2.5.
+def decay_groups(module: nn.Module, weight_decay: float, lr_scale: LrScale = same_rate) -> list[dict[str, Any]]:
+    """Return parameter groups: matrices with weight decay, tensors of fewer than two dimensions without.
 
-    Two groups, and two more for every other `gain` than 1, which they carry.
+    Gains, biases and scalars do not decay (Radford et al. 2021, §2.5). Two groups, and two more for every `lr_scale`
+    other than 1, which such a group has under the key `gain` (a name in checkpoints).
     """
-    found: list[dict[str, Any]] = []
-    gains = {name: gain(name) for name, _ in trainable(module)}
-    for factor in sorted({1.0, *gains.values()}):
-        own = [p for name, p in trainable(module) if gains[name] == factor]
-        faster = {} if factor == 1 else {"gain": factor}
-        found.append({"params": [p for p in own if p.ndim >= 2], "weight_decay": weight_decay, **faster})
-        found.append({"params": [p for p in own if p.ndim < 2], "weight_decay": 0.0, **faster})
-    return found
+    groups: list[dict[str, Any]] = []
+    scales = {name: lr_scale(name) for name, _ in trainable(module)}
+    for scale in sorted({1.0, *scales.values()}):
+        parameters = [p for name, p in trainable(module) if scales[name] == scale]
+        options = {} if scale == 1 else {"gain": scale}
+        groups.append({"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay, **options})
+        groups.append({"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0, **options})
+    return groups
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group to `rate` x its `gain` (1 where a group has none)."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("gain", 1.0)
 
 
 def trainable(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The named parameters that the optimizer moves."""
+    """Iterate over the named parameters that the optimizer updates."""
     return ((name, p) for name, p in module.named_parameters() if p.requires_grad)
 
 

@@ -1,11 +1,11 @@
-"""Host batches in, the same batches on the device out, copied while the device works."""
+"""Copies host batches to the device in a background thread while the device works."""
 
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,30 +16,34 @@ Out = TypeVar("Out")
 
 
 def to_device(batches: Iterable[Batch], device: torch.device | str, *, depth: int = 2) -> Iterator[Batch]:
-    """The batches on `device`, up to `depth` of them ahead; on a CPU just the batches.
+    """Yield the batches on `device`, copied up to `depth` batches ahead; on a CPU nothing runs ahead.
 
-    A thread pins each batch and copies it on a stream of its own; the consumer's stream waits for that copy alone.
+    A thread pins each batch and copies it on a CUDA stream of its own; the consumer's stream waits for that copy only.
     """
     device = torch.device(device)
     if device.type != "cuda":
         yield from (batch.to(device) for batch in batches)
         return
-    side = torch.cuda.Stream(device)
-    with closing(ahead(batches, lambda batch: _copy(batch, device, side), depth=depth)) as copies:
-        for batch, ready in copies:
+    copy_stream: torch.cuda.Stream = torch.cuda.Stream(device)
+    with closing(prefetch(batches, lambda batch: _copy(batch, device, copy_stream), depth=depth)) as copies:
+        for batch, copied in copies:
             stream = torch.cuda.current_stream(device)
-            stream.wait_event(ready)
+            stream.wait_event(copied)
             for x in (batch.row, batch.valid, *batch.fields.values()):
                 x.record_stream(stream)  # or the allocator may reuse it while this stream still reads
             yield batch
 
 
-def ahead(items: Iterable[In], prepare: Callable[[In], Out], *, depth: int) -> Generator[Out, None, None]:
-    """`map(prepare, items)` in a thread, at most `depth` results ahead; its exception is raised here, in its place.
+def prefetch(items: Iterable[In], prepare: Callable[[In], Out], *, depth: int) -> Generator[Out, None, None]:
+    """Yield `map(prepare, items)`, computed in a thread at most `depth` results ahead.
 
-    Closing the generator ends the thread, at the latest when its running `next(items)` returns.
+    An exception of the thread is raised in the consumer, after the results before it. Closing the generator ends the
+    thread, at the latest when its running `next(items)` returns.
+
+    >>> list(prefetch([1, 2, 3], lambda x: x * x, depth=2))
+    [1, 4, 9]
     """
-    results: queue.Queue[tuple[bool, object]] = queue.Queue(maxsize=depth)
+    results: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=depth)
     stop = threading.Event()
     thread = threading.Thread(target=_fill, args=(items, prepare, results, stop), name="prefetch", daemon=True)
     thread.start()
@@ -47,7 +51,7 @@ def ahead(items: Iterable[In], prepare: Callable[[In], Out], *, depth: int) -> G
         while True:
             more, result = results.get()
             if more:
-                yield result  # type: ignore[misc]
+                yield result
             elif isinstance(result, BaseException):
                 raise result
             else:
@@ -56,19 +60,21 @@ def ahead(items: Iterable[In], prepare: Callable[[In], Out], *, depth: int) -> G
         stop.set()
 
 
-def _fill(items: Iterable, prepare: Callable, results: queue.Queue, stop: threading.Event) -> None:
-    last: BaseException | None = None
+def _fill(
+    items: Iterable[In], prepare: Callable[[In], Out], results: queue.Queue[tuple[bool, Any]], stop: threading.Event
+) -> None:
+    failure: BaseException | None = None
     try:
         for item in items:
             if not _put(results, (True, prepare(item)), stop):
                 return
-    except BaseException as error:  # handed over, and raised in the consumer
-        last = error
-    _put(results, (False, last), stop)
+    except BaseException as error:  # passed on, and raised in the consumer
+        failure = error
+    _put(results, (False, failure), stop)
 
 
-def _put(results: queue.Queue, item: tuple[bool, object], stop: threading.Event) -> bool:
-    """Wait for room, but not for a consumer that has gone."""
+def _put(results: queue.Queue[tuple[bool, Any]], item: tuple[bool, Any], stop: threading.Event) -> bool:
+    """Put an item once there is room; return false if the consumer stopped in the meantime."""
     while not stop.is_set():
         try:
             results.put(item, timeout=0.1)
@@ -78,12 +84,12 @@ def _put(results: queue.Queue, item: tuple[bool, object], stop: threading.Event)
     return False
 
 
-def _copy(batch: Batch, device: torch.device, side: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event]:
-    with torch.cuda.device(device), torch.cuda.stream(side):
-        copied = _pinned(batch).to(device)
-        return copied, side.record_event()
+def _copy(batch: Batch, device: torch.device, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event]:
+    with torch.cuda.device(device), torch.cuda.stream(stream):
+        copy = _pin_memory(batch).to(device)
+        return copy, stream.record_event()
 
 
-def _pinned(batch: Batch) -> Batch:
+def _pin_memory(batch: Batch) -> Batch:
     fields = {name: x.pin_memory() for name, x in batch.fields.items()}
     return replace(batch, row=batch.row.pin_memory(), valid=batch.valid.pin_memory(), fields=fields)

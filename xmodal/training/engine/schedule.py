@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: step number in, learning rate out."""
+"""The learning rate as a pure function of the step number."""
 
 import math
 from dataclasses import dataclass
@@ -7,20 +7,23 @@ from xmodal.errors import ConfigError
 
 
 def cosine_schedule(step: int, *, warmup_steps: int, total_steps: int, peak: float, floor: float = 0.0) -> float:
-    """The learning rate of update number `step` (counted from 0): linear warm-up, then half a cosine.
+    """Return the learning rate of update number `step` (counted from 0): linear warm-up, then half a cosine.
 
-    Update `warmup_steps - 1` is the first at `peak`; update 0 already moves (`peak / warmup_steps`). From
+    Update `warmup_steps - 1` is the first at `peak`; the rate of update 0 is `peak / warmup_steps`, not 0. From
     `total_steps` on the rate is `floor`. Loshchilov & Hutter 2017, eq. 5, without restarts.
+
+    >>> [round(cosine_schedule(step, warmup_steps=2, total_steps=6, peak=1.0), 3) for step in range(7)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
-    done = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
-    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CosineSchedule:
-    """`cosine_schedule` with its constants bound: call it with a step. Raises ConfigError on an impossible one."""
+    """A `cosine_schedule` with fixed constants; call it with a step number. Raises ConfigError for impossible ones."""
 
     peak: float
     total_steps: int

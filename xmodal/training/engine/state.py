@@ -1,4 +1,4 @@
-"""All that a training step reads and moves: an objective and hyper-parameters in, one `TrainState` out."""
+"""The state of training: everything that a training step reads and updates."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from xmodal.batch import Batch
-from xmodal.distributed.ranks import Group, rank_in, world_size
+from xmodal.distributed.ranks import Group, current_rank, world_size
 from xmodal.errors import ConfigError, nearest
 from xmodal.gradients import ParameterSpace
 from xmodal.training.engine.optimizer import adamw, sgd
-from xmodal.training.engine.randomness import repeatable
+from xmodal.training.engine.randomness import seeded_rng
 from xmodal.training.objective import Objective
 
 PRECISIONS = ("fp32", "bf16")
@@ -22,20 +22,18 @@ OPTIMIZERS = ("adamw", "sgd")
 
 @dataclass(kw_only=True)
 class TrainState:
-    """The objective, its optimizer, and the cursor. `train_step` is the only thing that moves it.
+    """The objective, its optimizer, and the number of finished steps; only `train_step` changes it.
 
-    `step` counts finished updates, so it is also the number of the next one. `ddp` wraps `objective` when there is more
-    than one rank; both share the same parameters. `rows_per_forward` None means the whole per-rank batch in one piece.
-    With a `space` the gradients of the multimodal and of the unimodal losses are taken apart, reduced and weighed by
-    it, and there is no DDP.
+    `step` counts finished updates, so it is also the number of the next one. `ddp` wraps `objective` if there is more
+    than one rank; both share the same parameters. `rows_per_forward` None means one forward for all rows of this rank.
+    With a `space` the gradients of the multimodal and of the unimodal losses are computed separately, and reduced and
+    weighted by it; there is no DDP then.
     """
 
     objective: Objective
     ddp: DistributedDataParallel | None
     space: ParameterSpace | None = None
-    audit: "Callable[[TrainState, Batch], dict[str, Tensor]] | None" = (
-        None  # further figures of a step, taken before it
-    )
+    audit: "Callable[[TrainState, Batch], dict[str, Tensor]] | None" = None  # more metrics, computed before each step
     optimizer: torch.optim.Optimizer
     schedule: Callable[[int], float]
     seed: int
@@ -44,8 +42,8 @@ class TrainState:
     max_grad_norm: float | None = 1.0
     check_every: int = 200  # steps between comparisons of the ranks' weights
     step: int = 0
-    clamps: Tensor  # int64 scalar on the device: steps after which the scale was clamped
-    rehearsed: bool = False  # DDP has settled its buckets in this process
+    clamps: Tensor  # int64 scalar on the device: number of steps after which the scale was clamped
+    ddp_warmed_up: bool = False  # whether DDP has rebuilt its buckets in this process
 
     @classmethod
     def create(
@@ -66,26 +64,25 @@ class TrainState:
         max_grad_norm: float | None = 1.0,
         check_every: int = 200,
     ) -> "TrainState":
-        """A state at step 0 of an objective that already lies on its device; wraps it in DDP when ranks are several.
+        """Create a state at step 0 of an objective that is on its device already, with DDP if there are several ranks.
 
-        Puts the objective into training mode (`from_pretrained` leaves models in evaluation mode).
-
-        Defaults of the optimizer: Radford et al. 2021, table 19 (ViT); `momentum` is SGD's. Raises ConfigError on an
+        Puts the objective into training mode (`from_pretrained` leaves models in evaluation mode). The defaults of
+        AdamW are those of Radford et al. 2021, table 19 (ViT); `momentum` is for SGD. Raises ConfigError for an
         unknown precision or optimizer, or impossible counts.
         """
-        _check_plain_arguments(precision, optimizer, rows_per_forward, check_every)
+        _check_options(precision, optimizer, rows_per_forward, check_every)
         objective.train()
-        made = (
-            adamw(objective, weight_decay=weight_decay, betas=betas, eps=eps, gain=objective.gain)
+        optimizer_object = (
+            adamw(objective, weight_decay=weight_decay, betas=betas, eps=eps, lr_scale=objective.lr_scale)
             if optimizer == "adamw"
-            else sgd(objective, weight_decay=weight_decay, momentum=momentum, gain=objective.gain)
+            else sgd(objective, weight_decay=weight_decay, momentum=momentum, lr_scale=objective.lr_scale)
         )
         return cls(
             objective=objective,
             ddp=None if space is not None else _wrap(objective, objective.group),
             space=space,
             audit=audit,
-            optimizer=made,
+            optimizer=optimizer_object,
             schedule=schedule,
             seed=seed,
             precision=precision,
@@ -97,7 +94,7 @@ class TrainState:
 
     @property
     def module(self) -> nn.Module:
-        """What a training forward must call: the DDP wrapper where there is one."""
+        """Return the module that a training forward must call: the DDP wrapper if there is one."""
         return self.objective if self.ddp is None else self.ddp
 
     @property
@@ -109,15 +106,15 @@ class TrainState:
         return self.clamps.device
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The region of a forward: bfloat16 matrix products for `bf16`, nothing for `fp32`."""
+        """Return the context of a forward: bfloat16 matrix products for `bf16`, no change for `fp32`."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
     def randomness(self, *, chunk: int) -> AbstractContextManager[None]:
-        """The region of a forward whose draws are a function of (seed, step, rank, chunk)."""
-        return repeatable(self.device, self.seed, self.step, rank_in(self.group), chunk)
+        """Return the context of a forward in which random numbers are a function of (seed, step, rank, chunk)."""
+        return seeded_rng(self.device, self.seed, self.step, current_rank(self.group), chunk)
 
 
-def _check_plain_arguments(precision: str, optimizer: str, rows_per_forward: int | None, check_every: int) -> None:
+def _check_options(precision: str, optimizer: str, rows_per_forward: int | None, check_every: int) -> None:
     if optimizer not in OPTIMIZERS:
         raise ConfigError(f"unknown optimizer {optimizer!r}; {nearest(optimizer, OPTIMIZERS)}")
     if precision not in PRECISIONS:
@@ -129,7 +126,7 @@ def _check_plain_arguments(precision: str, optimizer: str, rows_per_forward: int
 
 
 def _wrap(objective: Objective, group: Group) -> DistributedDataParallel | None:
-    """DDP with gradients as views of its buckets (no second copy); running statistics follow rank 0."""
+    """Wrap in DDP with gradients as views of its buckets (no second copy); running statistics follow rank 0."""
     if world_size(group) == 1:
         return None
     return DistributedDataParallel(objective, process_group=group, gradient_as_bucket_view=True)

@@ -1,6 +1,7 @@
-"""The resumable part of a training state: optimizer tensors by flat names and JSON-plain values, out and in again.
+"""Saves and loads the resumable part of a training state: optimizer tensors by flat names, and JSON values.
 
-The weights themselves travel with the model; here are the optimizer's moments, the cursor, and what must not change.
+The weights are saved with the model. This module has the optimizer's moments, the step, and the values that must not
+change on resume.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,29 +11,29 @@ import torch
 from torch import Tensor
 
 from xmodal.errors import CheckpointError
-from xmodal.training.engine.optimizer import moments, trainable
+from xmodal.training.engine.optimizer import moment_names, trainable
 from xmodal.training.engine.state import TrainState
 
 FORMAT = 1
-FIXED = ("betas", "eps", "momentum", "weight_decay", "gain")  # of a group; a resumed run must repeat those it has
+UNCHANGEABLE = ("betas", "eps", "momentum", "weight_decay", "gain")  # of a parameter group, if it has them
 
 
 def state_tensors(state: TrainState) -> dict[str, Tensor]:
-    """The optimizer's tensors as `<moment>/<parameter name>`; empty before the first update.
+    """Return the optimizer's tensors as `<moment>/<parameter name>`; empty before the first update.
 
-    They are the live ones: copy or write them before the next step.
+    They share memory with the optimizer: copy or write them before the next step.
     """
-    known = state.optimizer.state
+    optimizer_state = state.optimizer.state
     return {
-        f"{moment}/{name}": known[p][moment].detach()
+        f"{moment}/{name}": optimizer_state[p][moment].detach()
         for name, p in trainable(state.objective)
-        if p in known
-        for moment in moments(state.optimizer)
+        if p in optimizer_state
+        for moment in moment_names(state.optimizer)
     }
 
 
-def state_plain(state: TrainState) -> dict[str, Any]:
-    """Everything else as JSON: the cursor, the seed, the parameter groups (names, hyper-parameters), versions."""
+def state_json(state: TrainState) -> dict[str, Any]:
+    """Return everything else as JSON values: step, seed, parameter groups (names, hyper-parameters), torch version."""
     return {
         "format": FORMAT,
         "step": state.step,
@@ -45,82 +46,83 @@ def state_plain(state: TrainState) -> dict[str, Any]:
     }
 
 
-def load_state(state: TrainState, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-    """Put a saved optimizer and cursor into a new state of the same objective, whose weights are loaded already.
+def load_state(state: TrainState, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Restore the optimizer and the step in a new state of the same objective, whose weights are loaded already.
 
-    Raises CheckpointError, before it changes anything, naming what differs: format, seed, groups, names, shapes.
+    `tensors` and `values` are what `state_tensors` and `state_json` returned. Raises CheckpointError before it changes
+    anything, and names what differs: format, seed, groups, names or shapes.
     """
-    _check_plain(state, plain)
-    expected = _expected(state) if plain["step"] > 0 else {}
-    _check_names(expected, tensors)
-    _check_shapes(expected, tensors)
+    _check_values(state, values)
+    expected_shapes = _moment_shapes(state) if values["step"] > 0 else {}
+    _check_names(expected_shapes, tensors)
+    _check_shapes(expected_shapes, tensors)
     state.optimizer.state.clear()
-    if expected:
+    if expected_shapes:
         for name, p in trainable(state.objective):
-            state.optimizer.state[p] = _moments(state, name, p, tensors)
-    state.step = plain["step"]
-    state.clamps.fill_(plain["clamps"])
+            state.optimizer.state[p] = _load_moments(state, name, p, tensors)
+    state.step = values["step"]
+    state.clamps.fill_(values["clamps"])
 
 
 def _groups(state: TrainState) -> list[dict[str, Any]]:
     names = {p: name for name, p in trainable(state.objective)}
     return [
         {"parameters": [names[p] for p in group["params"]]}
-        | {key: list(group[key]) if key == "betas" else group[key] for key in (*FIXED, "lr") if key in group}
+        | {key: list(group[key]) if key == "betas" else group[key] for key in (*UNCHANGEABLE, "lr") if key in group}
         for group in state.optimizer.param_groups
     ]
 
 
-def _expected(state: TrainState) -> dict[str, tuple[int, ...]]:
+def _moment_shapes(state: TrainState) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for name, p in trainable(state.objective):
-        for moment in moments(state.optimizer):
+        for moment in moment_names(state.optimizer):
             shapes[f"{moment}/{name}"] = () if moment == "step" else tuple(p.shape)
     return shapes
 
 
-def _moments(state: TrainState, name: str, p: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """In the memory layout of the parameter: the fused kernel walks both alike."""
+def _load_moments(state: TrainState, name: str, p: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy the moments of a parameter in its memory layout, which the fused kernel expects."""
     fused = any(group["fused"] for group in state.optimizer.param_groups)
-    found = {}
-    for moment in moments(state.optimizer):
+    moments = {}
+    for moment in moment_names(state.optimizer):
         saved = tensors[f"{moment}/{name}"]
         if moment == "step":
-            found[moment] = saved.to(device=p.device if fused else "cpu", copy=True)
+            moments[moment] = saved.to(device=p.device if fused else "cpu", copy=True)
         else:
-            found[moment] = torch.empty_like(p).copy_(saved).detach()
-    return found
+            moments[moment] = torch.empty_like(p).copy_(saved).detach()
+    return moments
 
 
-def _check_plain(state: TrainState, plain: Mapping[str, Any]) -> None:
-    missing = sorted({"format", "step", "seed", "clamps", "groups"} - set(plain))
+def _check_values(state: TrainState, values: Mapping[str, Any]) -> None:
+    missing = sorted({"format", "step", "seed", "clamps", "groups"} - set(values))
     if missing:
         raise CheckpointError(f"the training state lacks {', '.join(missing)}: it is damaged or another kind")
-    if plain["format"] != FORMAT:
-        raise CheckpointError(f"the training state has format {plain['format']}; this version reads {FORMAT}")
-    if plain["seed"] != state.seed:
-        raise CheckpointError(f"the checkpoint has seed {plain['seed']}, this run {state.seed}: use the first")
-    here, there = _groups(state), plain["groups"]
-    if len(here) != len(there):
-        raise CheckpointError(f"the checkpoint has {len(there)} parameter groups, this run {len(here)}")
-    for i, (mine, saved) in enumerate(zip(here, there, strict=True)):
-        _check_group(i, mine, saved)
+    if values["format"] != FORMAT:
+        raise CheckpointError(f"the training state has format {values['format']}; this version reads {FORMAT}")
+    if values["seed"] != state.seed:
+        raise CheckpointError(f"the checkpoint has seed {values['seed']}, this run {state.seed}: use the first")
+    groups, saved_groups = _groups(state), values["groups"]
+    if len(groups) != len(saved_groups):
+        raise CheckpointError(f"the checkpoint has {len(saved_groups)} parameter groups, this run {len(groups)}")
+    for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+        _check_group(i, group, saved)
 
 
-def _check_group(i: int, mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    _check_names(mine["parameters"], saved["parameters"])
-    if mine["parameters"] != saved["parameters"]:
+def _check_group(i: int, group: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    _check_names(group["parameters"], saved["parameters"])
+    if group["parameters"] != saved["parameters"]:
         raise CheckpointError(f"parameter group {i} holds the same parameters in another order")
-    for key in FIXED:
-        if mine.get(key) != saved.get(key):
+    for key in UNCHANGEABLE:
+        if group.get(key) != saved.get(key):
             raise CheckpointError(
-                f"parameter group {i} was trained with {key}={saved.get(key)}, this run has {mine.get(key)}: "
+                f"parameter group {i} was trained with {key}={saved.get(key)}, this run has {group.get(key)}: "
                 "use the first, or start a new run from the weights"
             )
 
 
-def _check_names(expected: Iterable[str], found: Iterable[str]) -> None:
-    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+def _check_names(expected: Iterable[str], saved: Iterable[str]) -> None:
+    missing, extra = sorted(set(expected) - set(saved)), sorted(set(saved) - set(expected))
     if missing or extra:
         raise CheckpointError(
             f"the checkpoint is of another model: it lacks {_first(missing)} and has in excess {_first(extra)}"

@@ -1,9 +1,8 @@
-"""A multimodal classifier's losses: cross-entropy of the fusion and of each modality's own head, over all ranks' rows.
+"""The losses of a multimodal classifier: cross-entropy of the fused head and of each modality's own head.
 
-The uniform baseline of balanced multimodal learning is their sum; what else is done with their gradients is up to
-`xmodal.gradients`. With rows of a target, which have no class, the losses of
-`xmodal.training.objectives.alignment_points` stand beside them: the label predictor of
-Ganin et al. 2016 with a modality more.
+Their sum is the uniform baseline of balanced multimodal learning; `xmodal.gradients` has other ways to combine their
+gradients. If a batch has rows of a target domain, which have no class, domain losses are added at alignment points
+(`xmodal.training.objectives.alignment_points`): Ganin et al. 2016 with several modalities.
 """
 
 from collections.abc import Iterator
@@ -16,34 +15,34 @@ from torch.nn import functional as F
 
 from xmodal.batch import Batch
 from xmodal.distributed.ranks import Group, world_size
-from xmodal.encoders.fusion import Masks, Tokens, mean_of_tokens
+from xmodal.encoders.fusion import MasksByModality, TokensByModality, mean_of_tokens
 from xmodal.encoders.multimodal_classifier import MultimodalClassifier
 from xmodal.errors import ConfigError, nearest
 from xmodal.gradients import FeatureSplitter
-from xmodal.training.domain_methods import JOINT, ON_PREDICTIONS, SOURCE, TARGET, WITH_BANK
-from xmodal.training.objective import Cotangents, Embeddings, Losses, Objective, pull_back
-from xmodal.training.objectives.alignment_points import Places
-from xmodal.training.objectives.domain import Domains
-from xmodal.training.objectives.domain_metrics import DomainWatch, over_ranks
-from xmodal.training.objectives.label_predictor import of_classes
+from xmodal.training.domain_methods import JOINT, PREDICTION_METHODS, PROBABILITY_METHODS, SOURCE, TARGET
+from xmodal.training.objective import EmbeddingGradients, Embeddings, Losses, Objective, surrogate_loss
+from xmodal.training.objectives.alignment_points import AlignmentPoints
+from xmodal.training.objectives.domain import DomainFeatures
+from xmodal.training.objectives.domain_metrics import DomainMetrics, sum_over_ranks
+from xmodal.training.objectives.label_predictor import classification_losses
 
 FUSED = "multimodal"
-AT = "at/"  # before a place: the features that the domain losses read there
-PREDICTED = "predicted"  # class scores for domain losses that read probabilities
+FEATURES = "at/"  # prefix of an alignment point: the features that its domain loss reads
+PREDICTIONS = "predicted"  # class scores for domain losses that read probabilities
 
 
 class ClassificationObjective(Objective):
-    """Cross-entropy of the classes in the field `label` (int64 [B]; -1 or an invalid row: no class, no loss).
+    """Cross-entropy of the classes in the field `label`: int64 [B], -1 for no class; invalid rows have no loss either.
 
-    `unimodal`: each modality's own head counts too (the uniform baseline); else the joint loss alone. With a `splitter`
-    the encoders' outputs are divided between the multimodal loss (objective 0) and the unimodal ones (objective 1), and
-    one backward weighs both there, chunk by chunk; without one their gradients are summed, or weighed by the state's
-    `space`.
+    `unimodal` adds the loss of each modality's own head (the uniform baseline) to the multimodal loss. With a
+    `splitter` the gradients of the multimodal loss (objective 0) and of the unimodal losses (objective 1) are weighted
+    at the encoders' outputs, chunk by chunk and in one backward pass. Without one they are summed, or weighted by the
+    `space` of the training state.
 
-    With `places` the batch has rows of a target behind those of the source. They are encoded and meet the source's at
-    each place, a modality (the mean of its tokens) or `joint` (what the fusion gives); no loss or accuracy of classes
-    counts them. The domain losses branch off the encoders' outputs before the splitter, or are the `extra` of the
-    space: they take no part in a decision and are added after it. ConfigError for a place that does not exist.
+    With `alignment_points` a batch has target rows after the source rows. Both domains are aligned at each point: a
+    modality (the mean of its tokens) or `joint` (the output of the fusion). Classification losses and accuracies ignore
+    the target rows. The gradients of the domain losses are added after the weighting and do not affect it. Raises
+    ConfigError for an alignment point that the model does not have.
     """
 
     def __init__(
@@ -52,124 +51,129 @@ class ClassificationObjective(Objective):
         *,
         unimodal: bool = True,
         splitter: FeatureSplitter | None = None,
-        places: Places | None = None,
+        alignment_points: AlignmentPoints | None = None,
         group: Group = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.unimodal = unimodal
         self.splitter = splitter
-        self.places = places
+        self.places = alignment_points  # this name is part of the parameter names in checkpoints
         self.group = group
-        for place in places or ():
-            if place not in (*model.modalities, JOINT):
-                raise ConfigError(f"no place {place!r}; {nearest(place, (*model.modalities, JOINT))}")
-        self.watch = DomainWatch(model.modalities)
+        for point in alignment_points or ():
+            if point not in (*model.modalities, JOINT):
+                raise ConfigError(f"no alignment point {point!r}; {nearest(point, (*model.modalities, JOINT))}")
+        self.domain_metrics = DomainMetrics(model.modalities)
         if not unimodal:
-            model.heads.requires_grad_(False)  # unread, and DDP would wait for their gradients
+            model.heads.requires_grad_(False)  # not used in the loss: DDP would wait for their gradients
         self._accuracy: dict[str, Float[Tensor, ""]] = {}
 
-    def forward(self, batch: Batch, cotangents: Cotangents | None = None) -> Losses:
+    def forward(self, batch: Batch, embedding_gradients: EmbeddingGradients | None = None) -> Losses:
         scores = self.embed(batch)
-        if cotangents is not None:
-            return Losses(pull_back(scores, self.weights(), cotangents))
+        if embedding_gradients is not None:
+            return Losses(surrogate_loss(scores, self.loss_parameters(), embedding_gradients))
         return self.loss(scores, batch)
 
-    def gain(self, name: str) -> float:
-        """Critics learn at a rate of their own."""
-        return self.places.critic_gain if self.places is not None and name.startswith("places.") else 1.0
+    def lr_scale(self, name: str) -> float:
+        """Return the factor on the learning rate: that of the critics for their parameters, else 1."""
+        return self.places.critic_lr_scale if self.places is not None and name.startswith("places.") else 1.0
 
-    def at(self, step: int) -> None:
+    def set_step(self, step: int) -> None:
         if self.places is not None:
-            self.places.at(step)
+            self.places.set_step(step)
 
     def embed(self, batch: Batch) -> Embeddings:
-        """The class scores [B, C] of the fusion and of each head, and the features at each place."""
-        labelled = self.places is None or batch.part(SOURCE).stop > batch.part(SOURCE).start
+        """Return the class scores [B, C] of the fused and of each unimodal head, and the features at each point."""
+        labelled = self.places is None or batch.rows_of(SOURCE).stop > batch.rows_of(SOURCE).start
         return self.score(*self.model.encode(batch), split=labelled)
 
-    def score(self, tokens: Tokens, masks: Masks, *, split: bool = True) -> Embeddings:
-        """The same of the encoders' outputs, where the gradients of the losses meet.
+    def score(self, tokens: TokensByModality, masks: MasksByModality, *, split: bool = True) -> Embeddings:
+        """Compute the result of `embed` from the encoders' outputs, where gradients are weighted.
 
-        `split` is false for a chunk without a row that has a class: it has nothing to decide.
+        `split` is false for a chunk without labelled rows, which has no gradients to weight.
         """
         features = {} if self.places is None else self._features(tokens, masks)
         if self.places is not None:
-            tokens = {name: self.watch.task(name, x) for name, x in tokens.items()}
-        joint, own = self.splitter(tokens) if self.splitter is not None and split else (tokens, tokens)
-        scores = {FUSED: self.model.fused(joint, masks)}
+            tokens = {name: self.domain_metrics.tap_task(name, x) for name, x in tokens.items()}
+        joint, unimodal = self.splitter(tokens) if self.splitter is not None and split else (tokens, tokens)
+        scores = {FUSED: self.model.multimodal_scores(joint, masks)}
         if self.unimodal:
-            scores |= {name: self.model.alone(name, own, masks) for name in self.model.modalities}
+            scores |= {name: self.model.unimodal_scores(name, unimodal, masks) for name in self.model.modalities}
         return {name: x.float() for name, x in (scores | features).items()}
 
     def loss(self, embeddings: Embeddings, batch: Batch) -> Losses:
-        """This rank's shares: of classes, means over the rows of all ranks that have one; and the domain losses."""
+        """Return this rank's shares: of means over the labelled rows of all ranks, and of the domain losses."""
         if self.places is None:
-            return self._of_classes(embeddings, batch)
-        self.watch.begin()
-        rows = batch.part(SOURCE)
-        scores = {name: x[rows] for name, x in embeddings.items() if name != PREDICTED and not name.startswith(AT)}
+            return self._classification_losses(embeddings, batch)
+        self.domain_metrics.reset()
+        rows = batch.rows_of(SOURCE)
+        class_scores = [name for name in embeddings if name != PREDICTIONS and not name.startswith(FEATURES)]
+        scores = {name: embeddings[name][rows] for name in class_scores}
         with torch.autocast(batch.row.device.type, enabled=False):
-            domain = self.places({place: self._domains(place, embeddings, batch) for place in self.places})
-        self._see(embeddings, batch)
-        return replace(self._of_classes(scores, batch[rows]), domain=domain)
+            domain = self.places({point: self._domain_features(point, embeddings, batch) for point in self.places})
+        self._collect_domain_metrics(embeddings, batch)
+        return replace(self._classification_losses(scores, batch[rows]), domain=domain)
 
-    def _of_classes(self, scores: Embeddings, batch: Batch) -> Losses:
-        losses, self._accuracy = of_classes(scores, batch.fields["label"], batch.valid, self.group)
+    def _classification_losses(self, scores: Embeddings, batch: Batch) -> Losses:
+        losses, self._accuracy = classification_losses(scores, batch.fields["label"], batch.valid, self.group)
         return Losses(losses.pop(FUSED), unimodal=losses)
 
-    def _features(self, tokens: Tokens, masks: Masks) -> Embeddings:
-        """What the domain losses read of the encoders' outputs: every modality's mean token, and what a place needs."""
+    def _features(self, tokens: TokensByModality, masks: MasksByModality) -> Embeddings:
+        """Return what the domain losses read: the mean token of every modality, joint features and class scores."""
         assert self.places is not None
-        apart = {name: self.watch.domain(name, x) for name, x in tokens.items()}
-        found = {f"{AT}{name}": mean_of_tokens(x, masks[name]) for name, x in apart.items()}
-        reads = any(place.method in WITH_BANK for place in self.places.values())
-        if JOINT in self.places or reads:
-            fused = self.model.fusion(apart, masks)
-            found |= {f"{AT}{JOINT}": fused} if JOINT in self.places else {}
-            found |= {PREDICTED: self.model.classifier(fused)} if reads else {}
-        return found
+        tapped = {name: self.domain_metrics.tap_domain(name, x) for name, x in tokens.items()}
+        features = {f"{FEATURES}{name}": mean_of_tokens(x, masks[name]) for name, x in tapped.items()}
+        needs_scores = any(loss.method in PROBABILITY_METHODS for loss in self.places.domain_losses())
+        if JOINT in self.places or needs_scores:
+            fused = self.model.fusion(tapped, masks)
+            features |= {f"{FEATURES}{JOINT}": fused} if JOINT in self.places else {}
+            features |= {PREDICTIONS: self.model.classifier(fused)} if needs_scores else {}
+        return features
 
-    def _domains(self, place: str, embeddings: Embeddings, batch: Batch) -> Domains:
-        source, target = batch.part(SOURCE), batch.part(TARGET)
-        z, predicted = embeddings[f"{AT}{place}"], embeddings.get(PREDICTED)
-        return Domains(
+    def _domain_features(self, point: str, embeddings: Embeddings, batch: Batch) -> DomainFeatures:
+        source, target = batch.rows_of(SOURCE), batch.rows_of(TARGET)
+        z, scores = embeddings[f"{FEATURES}{point}"], embeddings.get(PREDICTIONS)
+        return DomainFeatures(
             source=z[source],
             target=z[target],
             valid_source=batch.valid[source],
             valid_target=batch.valid[target],
-            scores=None if predicted is None else torch.cat([predicted[source], predicted[target]]),
+            scores=None if scores is None else torch.cat([scores[source], scores[target]]),
         )
 
-    def _see(self, embeddings: Embeddings, batch: Batch) -> None:
+    def _collect_domain_metrics(self, embeddings: Embeddings, batch: Batch) -> None:
         for modality in self.model.modalities:
-            unit = F.normalize(embeddings[f"{AT}{modality}"].detach(), dim=1)
+            unit = F.normalize(embeddings[f"{FEATURES}{modality}"].detach(), dim=1)
             for domain, role in (("source", SOURCE), ("target", TARGET)):
-                self.watch.see(modality, domain, unit[batch.part(role)], batch.valid[batch.part(role)])
+                self.domain_metrics.add_rows(
+                    modality, domain, unit[batch.rows_of(role)], batch.valid[batch.rows_of(role)]
+                )
 
-    def weights(self) -> dict[str, nn.Parameter]:
-        return {} if self.places is None else self.places.weights("places")
+    def loss_parameters(self) -> dict[str, nn.Parameter]:
+        return {} if self.places is None else self.places.loss_parameters("places")
 
     def clamp_(self) -> Bool[Tensor, ""]:
-        """No parameter has a range."""
+        """Return false: no parameter has a range."""
         return torch.zeros((), dtype=torch.bool, device=self.model.classifier.weight.device)
 
-    def afterwards(self) -> Iterator[Float[Tensor, ""]]:
-        return iter(()) if self.places is None else self.places.afterwards()
+    def extra_critic_losses(self) -> Iterator[Float[Tensor, ""]]:
+        return iter(()) if self.places is None else self.places.extra_critic_losses()
 
-    def figures(self) -> dict[str, Float[Tensor, ""]]:
-        """Accuracy on the last batch, of the fusion and of each head; what the splitter decided; and of the domains."""
-        found = {f"{name}/accuracy": x for name, x in self._accuracy.items()}
+    def metrics(self) -> dict[str, Float[Tensor, ""]]:
+        """Return the accuracy of each head on the last batch, the splitter's decision, and the domain metrics."""
+        values = {f"{name}/accuracy": x for name, x in self._accuracy.items()}
         if self.splitter is not None and self.splitter.decision is not None:
-            found |= self.splitter.decision.figures()
-        return found if self.places is None else found | self._of_domains(self.places)
+            values |= self.splitter.decision.metrics()
+        return values if self.places is None else values | self._all_domain_metrics(self.places)
 
-    def _of_domains(self, places: Places) -> dict[str, Float[Tensor, ""]]:
-        """Of each place its loss and what a critic knows; of each modality what `DomainWatch` sees at the encoders'
-        outputs. In parameter space the task's gradients arrive there one by one: their squares are added."""
+    def _all_domain_metrics(self, points: AlignmentPoints) -> dict[str, Float[Tensor, ""]]:
+        """Return the metrics of each alignment point, and those of `DomainMetrics` at the encoders' outputs.
+
+        With a parameter space the gradients of the task losses arrive one after the other; their squares are added.
+        """
         device = self.model.classifier.weight.device
-        summed = over_ranks(places.shares | self.watch.shares(device), self.group)
-        means = {name: summed[name] / world_size(self.group) for name in places.shares}
-        reads = any(place.method in ON_PREDICTIONS for place in places.values())
-        met = self.model.modalities if JOINT in places or reads else places
-        return means | self.watch.figures(summed, met) | places.figures(means, device)
+        sums = sum_over_ranks(points.shares | self.domain_metrics.rank_sums(device), self.group)
+        means = {name: sums[name] / world_size(self.group) for name in points.shares}
+        on_predictions = any(loss.method in PREDICTION_METHODS for loss in points.domain_losses())
+        aligned = self.model.modalities if JOINT in points or on_predictions else points
+        return means | self.domain_metrics.metrics(sums, aligned) | points.metrics(means, device)

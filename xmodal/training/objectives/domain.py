@@ -1,7 +1,7 @@
-"""Embeddings of two domains in, a loss whose descent makes them alike out: by a critic, a discrepancy or sure answers.
+"""The domain loss at one alignment point: a critic, a discrepancy, or a loss on the target's predictions.
 
-A *place* is where the domains meet: the features of one modality, or those of all together. Every place has a loss of
-its own, and a critic of its own where the method needs one.
+An alignment point is a set of features at which the two domains are made alike: those of one modality, or the joint
+features of all. Each has a loss of its own, and a critic of its own if the method needs one.
 
 S, T: rows of the source and of the target on this rank, N = S + T.  D: width.  K: captions of the bank, or classes.
 """
@@ -15,24 +15,24 @@ from torch import Tensor, nn
 
 from xmodal.distributed.ranks import Group
 from xmodal.errors import ConfigError, nearest
-from xmodal.losses.cdan import Conditioning, assignments, certainty
+from xmodal.losses.cdan import MultilinearConditioning, bank_probabilities, entropy_weights
 from xmodal.losses.discrepancy import coral, mmd
-from xmodal.losses.domain_critic import HIDDEN, Critic, adversarial, critic_accuracy, gradient_penalty
-from xmodal.losses.gradient_reversal import reverse
+from xmodal.losses.domain_critic import HIDDEN_WIDTHS, DomainCritic, adversarial_loss, critic_accuracy, gradient_penalty
+from xmodal.losses.gradient_reversal import reverse_gradient
 from xmodal.losses.prediction_losses import bnm, mcc
-from xmodal.training.domain_methods import METHODS, WITH_BANK, WITH_CRITIC
+from xmodal.training.domain_methods import CRITIC_METHODS, DOMAIN_METHODS, PROBABILITY_METHODS
 
 DISCREPANCIES = {"mmd": mmd, "coral": coral}
-CONFUSIONS = {"mcc": mcc, "bnm": bnm}
+PREDICTION_LOSSES = {"mcc": mcc, "bnm": bnm}
 TEMPERATURE = 0.1  # of cosines with the bank
 
 
 @dataclass(frozen=True, kw_only=True)
-class Domains:
-    """The features of one place; rows that are not valid count for nothing.
+class DomainFeatures:
+    """The features of both domains at one alignment point; rows that are not valid are ignored.
 
-    Probabilities come from class `scores` of all rows, the source's first (a label predictor's), or from cosines with
-    a `bank` of unit rows, which are constants.
+    Probabilities are computed from the class `scores` of all rows (source rows first), or from the cosine similarities
+    with a `bank` of unit rows, which are constants.
     """
 
     source: Float[Tensor, "S D"]
@@ -43,7 +43,7 @@ class Domains:
     scores: Float[Tensor, "N K"] | None = None
 
     @property
-    def both(self) -> Float[Tensor, "N D"]:
+    def all_rows(self) -> Float[Tensor, "N D"]:
         return torch.cat([self.source, self.target])
 
     @property
@@ -51,20 +51,20 @@ class Domains:
         return self.valid_source, self.valid_target
 
     @property
-    def constant(self) -> "Domains":
-        """The same without a graph."""
+    def detached(self) -> "DomainFeatures":
+        """Return a copy without a graph."""
         scores = None if self.scores is None else self.scores.detach()
         return replace(self, source=self.source.detach(), target=self.target.detach(), scores=scores)
 
     def probabilities(self, temperature: float) -> Float[Tensor, "N K"]:
-        """Of all rows, as constants; `temperature` is of cosines."""
+        """Return the probabilities of all rows as constants; `temperature` divides cosine similarities."""
         if self.scores is not None:
             return self.scores.detach().softmax(1)
         assert self.bank is not None
-        return assignments(self.both.detach(), self.bank, temperature)
+        return bank_probabilities(self.all_rows.detach(), self.bank, temperature)
 
-    def scores_of_target(self, temperature: float) -> Float[Tensor, "T K"]:
-        """Before the softmax, with their graph."""
+    def target_scores(self, temperature: float) -> Float[Tensor, "T K"]:
+        """Return the target's scores before the softmax, with their graph."""
         if self.scores is not None:
             return self.scores[len(self.source) :]
         assert self.bank is not None
@@ -72,9 +72,10 @@ class Domains:
 
 
 class DomainLoss(nn.Module):
-    """One method at one place. The strength multiplies what reaches the encoders, never a critic's own training.
+    """One domain adaptation method at one alignment point.
 
-    `classes` is K, for methods that read probabilities. ConfigError for a method that is not known, or without them.
+    The strength scales the gradient that reaches the encoders, never that of the critic. `classes` is K, for methods
+    that read probabilities. Raises ConfigError for an unknown method, or if such a method has fewer than 2 classes.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class DomainLoss(nn.Module):
         method: str,
         dim: int,
         *,
-        hidden: Sequence[int] = HIDDEN,
+        hidden: Sequence[int] = HIDDEN_WIDTHS,
         spectral: bool = False,
         smoothing: float = 0.0,
         penalty: float = 0.0,
@@ -91,48 +92,52 @@ class DomainLoss(nn.Module):
         group: Group = None,
     ) -> None:
         super().__init__()
-        if method not in METHODS:
-            raise ConfigError(f"unknown domain.loss {method!r}; {nearest(method, (*METHODS, 'none'))}")
-        if method in WITH_BANK and classes < 2:
+        if method not in DOMAIN_METHODS:
+            raise ConfigError(f"unknown domain.loss {method!r}; {nearest(method, (*DOMAIN_METHODS, 'none'))}")
+        if method in PROBABILITY_METHODS and classes < 2:
             raise ConfigError(f"domain.loss={method} reads probabilities: it needs at least 2 captions or classes")
         self.method, self.smoothing, self.penalty, self.group = method, smoothing, penalty, group
         self.temperature = temperature
-        self.conditioning = Conditioning(dim, classes) if method == "cdan" else None
+        self.conditioning = MultilinearConditioning(dim, classes) if method == "cdan" else None
         width = dim if self.conditioning is None else self.conditioning.width
-        self.critic = Critic(width, hidden, spectral=spectral) if method in WITH_CRITIC else None
-        self._seen: Domains | None = None
+        self.critic = DomainCritic(width, hidden, spectral=spectral) if method in CRITIC_METHODS else None
+        self._last_features: DomainFeatures | None = None
 
-    def forward(self, rows: Domains, strength: float) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """This rank's share of what is minimised, and further figures: `loss` as a share, `accuracy` of all ranks."""
+    def forward(
+        self, features: DomainFeatures, strength: float
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """Return this rank's share of the loss, and metrics: `loss` (a share), `accuracy` (of all ranks)."""
         if self.critic is None:
-            loss = self._without_critic(rows)
+            loss = self._loss_without_critic(features)
             return strength * loss, {"loss": loss.detach()}
-        self._seen = rows.constant
-        loss, logits = self._with_critic(rows, strength)
-        accuracy = critic_accuracy(*logits, *rows.valid, group=self.group)
+        self._last_features = features.detached
+        loss, logits = self._critic_loss(features, strength)
+        accuracy = critic_accuracy(*logits, *features.valid, group=self.group)
         return loss, {"loss": loss.detach(), "accuracy": accuracy}
 
-    def again(self) -> Float[Tensor, ""] | None:
-        """The critic's loss once more on the rows of the last forward, as constants; None without a critic."""
-        return None if self._seen is None else self._with_critic(self._seen, 0.0)[0]
+    def recompute(self) -> Float[Tensor, ""] | None:
+        """Compute the critic's loss again on the features of the last forward as constants; None without a critic."""
+        return None if self._last_features is None else self._critic_loss(self._last_features, 0.0)[0]
 
-    def _with_critic(self, rows: Domains, strength: float) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def _critic_loss(self, features: DomainFeatures, strength: float) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         assert self.critic is not None
-        features, weights = reverse(rows.both, strength), {}
-        sizes = [len(rows.source), len(rows.target)]
+        inputs, weights = reverse_gradient(features.all_rows, strength), {}
+        sizes = [len(features.source), len(features.target)]
         if self.conditioning is not None:
-            known = rows.probabilities(self.temperature)
-            features = self.conditioning(features, known)
-            weights = dict(zip(("weight_source", "weight_target"), certainty(known).split(sizes), strict=True))
-        source, target = self.critic(features).split(sizes)
-        loss = adversarial(source, target, *rows.valid, **weights, smoothing=self.smoothing, group=self.group)
+            probabilities = features.probabilities(self.temperature)
+            inputs = self.conditioning(inputs, probabilities)
+            by_domain = torch.split(entropy_weights(probabilities), sizes)
+            weights = dict(zip(("weight_source", "weight_target"), by_domain, strict=True))
+        source, target = torch.split(self.critic(inputs), sizes)
+        loss = adversarial_loss(source, target, *features.valid, **weights, smoothing=self.smoothing, group=self.group)
         if self.penalty:
-            first, second = features.split(sizes)
-            slope = gradient_penalty(self.critic, first, second, *rows.valid, group=self.group)
+            source_inputs, target_inputs = torch.split(inputs, sizes)
+            slope = gradient_penalty(self.critic, source_inputs, target_inputs, *features.valid, group=self.group)
             loss = loss + self.penalty * slope
         return loss, (source, target)
 
-    def _without_critic(self, rows: Domains) -> Tensor:
+    def _loss_without_critic(self, features: DomainFeatures) -> Tensor:
         if self.method in DISCREPANCIES:
-            return DISCREPANCIES[self.method](rows.source, rows.target, *rows.valid, group=self.group)
-        return CONFUSIONS[self.method](rows.scores_of_target(self.temperature), rows.valid_target, group=self.group)
+            return DISCREPANCIES[self.method](features.source, features.target, *features.valid, group=self.group)
+        scores = features.target_scores(self.temperature)
+        return PREDICTION_LOSSES[self.method](scores, features.valid_target, group=self.group)

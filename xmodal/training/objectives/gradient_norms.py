@@ -1,7 +1,7 @@
-"""Tensors that several losses read in, views of them out that measure, in the ordinary backward, what each one sends.
+"""Measures how large the gradient of each loss is at a tensor that several losses share.
 
-A tap is the tensor itself; when the backward passes it, the square of the norm of that gradient is kept. No loss is
-differentiated twice.
+Each loss reads a view ("tap") of the tensor. During the ordinary backward pass a hook records the squared norm of the
+gradient that arrives at the view, so no loss is differentiated twice.
 """
 
 from functools import partial
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class GradientNorms:
-    """The squares of this rank's gradients at its taps since `clear`, by name."""
+    """The squared norms of this rank's gradients at its taps since `clear`, by name."""
 
     def __init__(self) -> None:
         self._squares: dict[str, Tensor] = {}
@@ -21,16 +21,16 @@ class GradientNorms:
         self._squares = {}
 
     def tap(self, name: str, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """`x`, of which the gradients that come through this view are measured under `name`."""
+        """Return a view of `x`; the gradients that arrive through it are measured under `name`."""
         view = x.view_as(x)
         if view.requires_grad:
-            view.register_hook(partial(self._keep, name))
+            view.register_hook(partial(self._add, name))
         return view
 
-    def square(self, name: str, device: torch.device) -> Float[Tensor, ""]:
-        """0 where no gradient has come."""
+    def squared_norm(self, name: str, device: torch.device) -> Float[Tensor, ""]:
+        """Return the squared norm under `name`; 0 if no gradient has arrived."""
         return self._squares.get(name, torch.zeros((), dtype=torch.float64, device=device))
 
-    def _keep(self, name: str, gradient: Tensor) -> None:
+    def _add(self, name: str, gradient: Tensor) -> None:
         square = gradient.detach().double().square().sum()
         self._squares[name] = self._squares[name] + square if name in self._squares else square

@@ -1,4 +1,4 @@
-"""Several classification tasks on one shared encoder: a batch in, the cross-entropy of each task over all ranks out."""
+"""Multi-task classification on one shared encoder: the cross-entropy of each task over the rows of all ranks."""
 
 from collections.abc import Sequence
 
@@ -9,29 +9,33 @@ from torch import Tensor, nn
 
 from xmodal.batch import Batch
 from xmodal.distributed.ranks import Group, world_size
-from xmodal.encoders.multitask_classifier import TaskClassifier
+from xmodal.encoders.multitask_classifier import MultitaskClassifier
 from xmodal.errors import ConfigError, nearest
 from xmodal.gradients import FeatureSplitter
-from xmodal.training.objective import Cotangents, Embeddings, Losses, Objective, pull_back
-from xmodal.training.objectives.label_predictor import cross_entropy
+from xmodal.training.objective import EmbeddingGradients, Embeddings, Losses, Objective, surrogate_loss
+from xmodal.training.objectives.label_predictor import sum_cross_entropy
 
 
-def label_of(task: str) -> str:
-    """The field with the task's classes, int64 [B]; -1: this row has none."""
+def label_field(task: str) -> str:
+    """Return the name of the batch field with the classes of a task: int64 [B], -1 for a row without a class.
+
+    >>> label_field("left")
+    'left_label'
+    """
     return f"{task}_label"
 
 
 class TaskObjective(Objective):
-    """Cross-entropy of each task's classes; every task is an objective of its own (Sener & Koltun 2018).
+    """The cross-entropy of each task; every task is an objective of its own (Sener & Koltun 2018).
 
-    With a `splitter` of as many objectives the features are divided between the tasks and weighed there; without one
-    the gradients are summed, or weighed by the state's `space`. `only`: these tasks alone count; the other heads stay
-    as they are.
+    With a `splitter` of as many objectives the tasks' gradients are weighted at the features; without one they are
+    summed, or weighted by the `space` of the training state. `only` selects the tasks to train; the heads of the other
+    tasks are frozen.
     """
 
     def __init__(
         self,
-        model: TaskClassifier,
+        model: MultitaskClassifier,
         *,
         only: Sequence[str] | None = None,
         splitter: FeatureSplitter | None = None,
@@ -46,25 +50,25 @@ class TaskObjective(Objective):
             raise ConfigError(f"the splitter has {splitter.objectives} objectives for {len(self.tasks)} tasks")
         self.model, self.splitter, self.group = model, splitter, group
         for task in set(model.tasks) - set(self.tasks):
-            model.heads[task].requires_grad_(False)  # unread, and DDP would wait for their gradients
+            model.heads[task].requires_grad_(False)  # not used in the loss: DDP would wait for their gradients
         self._accuracy: dict[str, Float[Tensor, ""]] = {}
 
-    def forward(self, batch: Batch, cotangents: Cotangents | None = None) -> Losses:
+    def forward(self, batch: Batch, embedding_gradients: EmbeddingGradients | None = None) -> Losses:
         scores = self.embed(batch)
-        if cotangents is not None:
-            return Losses(pull_back(scores, {}, cotangents))
+        if embedding_gradients is not None:
+            return Losses(surrogate_loss(scores, {}, embedding_gradients))
         return self.loss(scores, batch)
 
     def embed(self, batch: Batch) -> Embeddings:
-        """The class scores [B, C] of each task: all that the losses read of a row."""
+        """Return the class scores [B, C] of each task."""
         features = {"shared": self.model.encoder(batch)}
         copies = [features] * len(self.tasks) if self.splitter is None else self.splitter(features)
         pairs = zip(self.tasks, copies, strict=True)
-        return {task: self.model.heads[task](own["shared"]).float() for task, own in pairs}
+        return {task: self.model.heads[task](task_features["shared"]).float() for task, task_features in pairs}
 
     def loss(self, embeddings: Embeddings, batch: Batch) -> Losses:
-        """This rank's shares of the means, each over the rows of all ranks that have a class of that task."""
-        labels = {task: batch.fields[label_of(task)] for task in self.tasks}
+        """Return this rank's share of each task's mean over the rows of all ranks that have a class of that task."""
+        labels = {task: batch.fields[label_field(task)] for task in self.tasks}
         counted = {task: batch.valid & (label >= 0) for task, label in labels.items()}
         hits = [((embeddings[t].detach().argmax(1) == labels[t]) & counted[t]).sum() for t in self.tasks]
         counts = torch.stack([*(rows.sum() for rows in counted.values()), *hits]).double()
@@ -73,19 +77,19 @@ class TaskObjective(Objective):
         number = counts[: len(self.tasks)].clamp(min=1)
         self._accuracy = dict(zip(self.tasks, counts[len(self.tasks) :] / number, strict=True))
         share = (world / number).float()
-        sums = {task: cross_entropy(embeddings[task], labels[task], counted[task]) for task in self.tasks}
+        sums = {task: sum_cross_entropy(embeddings[task], labels[task], counted[task]) for task in self.tasks}
         return Losses(tasks={task: share[k] * total for k, (task, total) in enumerate(sums.items())})
 
-    def weights(self) -> dict[str, nn.Parameter]:
+    def loss_parameters(self) -> dict[str, nn.Parameter]:
         return {}
 
     def clamp_(self) -> Bool[Tensor, ""]:
-        """No parameter has a range."""
+        """Return false: no parameter has a range."""
         return torch.zeros((), dtype=torch.bool, device=next(self.model.parameters()).device)
 
-    def figures(self) -> dict[str, Float[Tensor, ""]]:
-        """Accuracy of each task on the last batch; and what the splitter decided."""
-        found = {f"{name}/accuracy": x for name, x in self._accuracy.items()}
+    def metrics(self) -> dict[str, Float[Tensor, ""]]:
+        """Return the accuracy of each task on the last batch, and the splitter's decision."""
+        values = {f"{name}/accuracy": x for name, x in self._accuracy.items()}
         if self.splitter is not None and self.splitter.decision is not None:
-            found |= self.splitter.decision.figures()
-        return found
+            values |= self.splitter.decision.metrics()
+        return values
