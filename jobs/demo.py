@@ -85,7 +85,8 @@ class DemoConfig:
     @property
     def control(self) -> AdaptConfig:
         """The same further steps on the photos alone."""
-        target = TargetConfig(corpus=(self.sketches_train,), batch_size=min(CONTROL_SKETCHES, self.batch_size))
+        sketches = min(self.batch_size, max(CONTROL_SKETCHES, self.workers))
+        target = TargetConfig(corpus=(self.sketches_train,), batch_size=sketches)
         return self._further(CONTROL, DomainConfig(loss="none"), target)
 
     def _further(self, name: str, domain: DomainConfig, target: TargetConfig) -> AdaptConfig:
@@ -122,13 +123,13 @@ class DemoConfig:
 
 
 def write(uri: str, domain: str, rows: int, start: int, label: str) -> None:
-    """A corpus of scenes, unless the same one is there."""
+    """Write a corpus of scenes, unless `uri` holds it already; ConfigError where it holds another one."""
     done = storage.join(uri, "_SUCCESS")
     wanted = f"rows={rows} start={start} seed={SEED}"
     if storage.exists(done):
-        found = storage.read(done).decode()
-        if found != wanted:
-            raise ConfigError(f"{uri} holds another corpus ({found}, not {wanted}): add --fresh to replace it")
+        written = storage.read(done).decode()
+        if written != wanted:
+            raise ConfigError(f"{uri} holds another corpus ({written}, not {wanted}): add --fresh to replace it")
         print(f"found the {label} in {uri}")
         return
     with console.progress(label, "scenes") as report:
@@ -137,7 +138,7 @@ def write(uri: str, domain: str, rows: int, start: int, label: str) -> None:
 
 
 def state_of(runs: str, name: str, steps: int) -> str:
-    """`new`, `finished` or `interrupted`: what an earlier demo left in a run's directory."""
+    """Return the state of a run's directory: `new`, `finished` or `interrupted`."""
     uri = storage.join(runs, name)
     if not storage.exists(uri):
         return "new"

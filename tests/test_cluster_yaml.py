@@ -9,7 +9,7 @@ import ray
 import yaml
 
 from jobs import pretrain
-from pipelines.runtime.cluster import MOST
+from pipelines.runtime.cluster import AUTOSCALER_LIMITS
 
 ROOT = Path(__file__).parents[1]
 PINNED = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
@@ -87,7 +87,7 @@ def test_every_worker_watches_for_its_notice_beside_ray(written):
 
 def test_the_cluster_says_what_it_may_grow_to(written):
     workers = [n for name, n in written["available_node_types"].items() if name != written["head_node_type"]]
-    assert f"-e {MOST}={together(workers)}" in written["docker"]["run_options"]
+    assert f"-e {AUTOSCALER_LIMITS}={together(workers)}" in written["docker"]["run_options"]
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_pods_that_go_drain_in_time_and_say_what_the_cluster_may_grow_to(job, de
         *_, command = container["lifecycle"]["preStop"]["exec"]["command"]
         seconds = int(re.search(r"jobs\.spot --address \$RAY_ADDRESS --now-s (\d+)", command)[1])
         assert seconds <= pod["terminationGracePeriodSeconds"]
-        assert {"name": MOST, "value": most} in container["env"]
+        assert {"name": AUTOSCALER_LIMITS, "value": most} in container["env"]
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
         assert {"/dev/shm", "/mnt/nvme"} == mounts
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -84,3 +85,14 @@ def test_without_a_plugin_an_unknown_architecture_names_the_nearest(monkeypatch)
     monkeypatch.delenv(plugins.VARIABLE, raising=False)
     with pytest.raises(ConfigError, match="unknown architecture 'vit-tiney'; did you mean 'vit-tiny'"):
         pretrain.parse(["vit-tiny", "--corpus", "c", "--architecture", "vit-tiney"])
+
+
+def test_a_plugin_of_an_installed_package_needs_no_flag(plugin, monkeypatch):
+    entry = metadata.EntryPoint(name="narrow", value="narrow_towers", group=plugins.GROUP)
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda *, group: [entry] if group == plugins.GROUP else [])
+    plugins._load_entry_points.cache_clear()
+    try:
+        flags = ["--architecture", "narrow", "--model.width", "8"]
+        assert pretrain.parse(["vit-tiny", "--corpus", "c", *flags]).model.keywords()["width"] == 8
+    finally:
+        plugins._load_entry_points.cache_clear()

@@ -10,7 +10,8 @@ from xmodal.report.sections.evaluation_results import format_metric, metric_labe
 from xmodal.run.run_record import EvaluationRecord
 
 PRIVATE_SETTINGS = (
-    "run", "runs", "resume", "cadence", "logging", "checkpoints", "resources", "storage", "data.storage",
+    "run.runs", "run.resume", "runs", "resume", "cadence", "logging", "checkpoints", "resources",
+    "storage", "data.storage",
     "data.endpoint", "data.region", "data.profile", "data.anonymous", "data.index", "data.tasks_per_segment",
 )  # fmt: skip
 
