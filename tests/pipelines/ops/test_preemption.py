@@ -90,7 +90,11 @@ def test_a_preempted_machine_costs_no_step_before_its_notice(pairs, tmp_path, fo
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, str(tmp_path), pairs, json.dumps(TINY)],
         capture_output=True, text=True, check=False, timeout=280, cwd=HERE.parents[2],
-        env=os.environ | {"PYTHONPATH": str(HERE.parents[1]), "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"},
+        env=os.environ | {
+            "PYTHONPATH": str(HERE.parents[1]),
+            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",  # off in this process, if it has started a Ray of its own
+            "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",
+        },
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     run = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
