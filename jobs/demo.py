@@ -123,7 +123,7 @@ class DemoConfig:
 
 
 def write(uri: str, domain: str, rows: int, start: int, label: str) -> None:
-    """Write a corpus of scenes, unless `uri` holds it already; ConfigError where it holds another one."""
+    """Write a corpus of scenes unless `uri` holds it already; ConfigError where it holds another one."""
     done = storage.join(uri, "_SUCCESS")
     wanted = f"rows={rows} start={start} seed={SEED}"
     if storage.exists(done):
