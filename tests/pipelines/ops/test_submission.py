@@ -88,7 +88,8 @@ def test_the_doctor_examines_the_cluster_from_inside(head, trained, pairs):
 
 def test_a_second_job_of_the_name_of_a_running_one_is_rejected_and_the_first_can_be_stopped(head, tmp_path):
     """Interrupting the submission leaves the job running; a second job of that name is rejected."""
-    shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("jobs", "pipelines"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "jobs" / "demo.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(300)\n")
     arguments = ("--working-dir", str(tmp_path), "--name", "sleeper", "--", "jobs.demo", "--runs", "/nowhere")
     flags = ["--address", head.jobs, "--token-file", str(head.token_file)]
