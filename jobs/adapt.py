@@ -21,7 +21,6 @@ jobs.classify.
 """
 
 import sys
-from typing import Any
 
 import tyro
 
@@ -73,7 +72,7 @@ def run(words: list[str]) -> None:
     arguments.run_or_preview(parse_request(words), train, preview)
 
 
-def preview(config: AdaptConfig) -> dict[str, Any]:
+def preview(config: AdaptConfig) -> dict[str, object]:
     from pipelines.preview.adapt import preview_run
 
     return preview_run(config)

@@ -51,9 +51,7 @@ def parse_request(
     kind: type[C], words: Sequence[str], *, program: str, text: str | None, default: C | None = None
 ) -> JobRequest[C]:
     """Return the same as `parse`, with `--dry-run` among the flags."""
-    request: Any = None if default is None else JobRequest(config=default)
-    request_kind: Any = JobRequest[kind]  # type: ignore[valid-type]
-    return parse(request_kind, words, program=program, text=text, default=request)
+    return _parse_as(JobRequest, kind, words, program, text, default)
 
 
 def parse_model_request(
@@ -61,9 +59,15 @@ def parse_model_request(
 ) -> ModelJobRequest[C]:
     """Return the same as `parse_request`, with `--plugin` among the flags; the plugins are loaded first."""
     load_plugins_of(words)
-    request: Any = None if default is None else ModelJobRequest(config=default)
-    request_kind: Any = ModelJobRequest[kind]  # type: ignore[valid-type]
-    return parse(request_kind, words, program=program, text=text, default=request)
+    return _parse_as(ModelJobRequest, kind, words, program, text, default)
+
+
+def _parse_as(
+    request: Any, kind: type[C], words: Sequence[str], program: str, text: str | None, default: C | None
+) -> Any:
+    """Parse a `request` whose configuration is a `kind`."""
+    default_request = None if default is None else request(config=default)
+    return parse(request[kind], words, program=program, text=text, default=default_request)
 
 
 def load_plugins_of(words: Sequence[str]) -> None:
@@ -83,7 +87,7 @@ def wrap_paragraphs(text: str, columns: int) -> str:
 
 
 def run_or_preview(
-    request: JobRequest[C], run: Callable[[C], int | None], preview: Callable[[C], dict[str, Any]]
+    request: JobRequest[C], run: Callable[[C], int | None], preview: Callable[[C], Mapping[str, object]]
 ) -> int | None:
     """Run the job, or print its preview as JSON; return the exit status where the job has one of its own."""
     if not request.dry_run:

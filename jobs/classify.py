@@ -21,7 +21,6 @@ python -m jobs.evaluate RUN HELD_OUT_CORPUS, and look into its gradients with py
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import tyro
 
@@ -97,7 +96,7 @@ def run(words: list[str]) -> None:
     arguments.run_or_preview(parse_request(words), train, preview)
 
 
-def preview(config: ClassifyConfig) -> dict[str, Any]:
+def preview(config: ClassifyConfig) -> dict[str, object]:
     from pipelines.preview.classify import preview_run
 
     return preview_run(config)

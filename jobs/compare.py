@@ -15,7 +15,7 @@ them measures that choice. In the stored result their metrics are called oracle/
 """
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs import arguments, console
 from jobs.evaluate import TASK_NAMES
@@ -126,7 +126,7 @@ def run(config: CompareConfig) -> None:
     )
 
 
-def preview(config: CompareConfig) -> dict[str, Any]:
+def preview(config: CompareConfig) -> dict[str, object]:
     from pipelines.preview.local_jobs import preview_comparison
 
     return preview_comparison(config)

@@ -56,7 +56,7 @@ class DemoConfig:
     steps: int = 300  # number of pretraining steps
     batch_size: int = 128  # number of pairs in every step, over all workers
     sketches: int = 2048  # number of sketches without captions to adapt to
-    adapt_steps: int = 60  # number of further steps, of the control as well as of the adaptation
+    adapt_steps: int = 40  # number of further steps, of the control as well as of the adaptation
     fresh: bool = False  # delete the corpora and runs of an earlier demo first
     resume: bool = False  # continue a demo that was interrupted
 
@@ -78,8 +78,9 @@ class DemoConfig:
 
     @property
     def adaptation(self) -> AdaptConfig:
-        """The adaptation: as many sketches as photos in every step, without their captions."""
-        target = TargetConfig(corpus=(self.sketches_train,), consistency=0.3)
+        """The adaptation: half as many sketches as photos in every step, without their captions."""
+        sketches = max(1, self.batch_size // 2 // self.workers) * self.workers
+        target = TargetConfig(corpus=(self.sketches_train,), batch_size=sketches, consistency=0.3)
         return self._further(ADAPTED, DomainConfig(loss="mmd", strength=5.0), target)
 
     @property
@@ -189,7 +190,7 @@ def pretrain_on_photos(demo: DemoConfig, state: str) -> None:
     if state == "finished":
         print(f"found a finished run in {uri}: measuring it again (--fresh starts anew)")
     else:
-        train(_resumed(demo.config, state), ProgressReporter("pretrain"))
+        train(_with_resume(demo.config, state), ProgressReporter("pretrain"))
     result = measure(evaluate.EvaluateConfig(checkpoint=uri, corpus=demo.held_out))
     print(f"\nRetrieval over {result.rows} held-out pairs after {result.step} steps\n\n{table(result)}\n")
 
@@ -204,7 +205,7 @@ def adapt_to_sketches(demo: DemoConfig, states: Mapping[str, str]) -> None:
         if state == "finished":
             print(f"found a finished run in {storage.join(demo.runs, config.run.name)}")
         else:
-            train(_resumed(config, state), ProgressReporter(label))
+            train(_with_resume(config, state), ProgressReporter(label))
 
 
 def compare_on_sketches(demo: DemoConfig) -> None:
@@ -229,7 +230,7 @@ def compare_on_sketches(demo: DemoConfig) -> None:
     print(f"report {absolute_path(page.uri)}    one file: open it in a browser")
 
 
-def _resumed(config: C, state: str) -> C:
+def _with_resume(config: C, state: str) -> C:
     """Return the configuration of a run, to be continued where an earlier demo was interrupted."""
     return replace(config, run=replace(config.run, resume=state == "interrupted"))
 

@@ -70,7 +70,7 @@ def run(config: DiagnoseConfig) -> None:
         print(f"stored in {result.result_uri}")
 
 
-def preview(config: DiagnoseConfig) -> dict[str, Any]:
+def preview(config: DiagnoseConfig) -> dict[str, object]:
     from pipelines.preview.local_jobs import preview_diagnosis
 
     return preview_diagnosis(config)

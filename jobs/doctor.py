@@ -14,7 +14,7 @@ start (`warn` marks what would slow it down or leave it open to others), 1 when 
 """
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs import arguments, console
 from pipelines.config.doctor import DoctorConfig
@@ -43,7 +43,7 @@ def run(config: DoctorConfig) -> int:
     return int(any(finding.state == "bad" for finding in findings))
 
 
-def preview(config: DoctorConfig) -> dict[str, Any]:
+def preview(config: DoctorConfig) -> dict[str, object]:
     from pipelines.preview.local_jobs import preview_doctor
 
     return preview_doctor(config)

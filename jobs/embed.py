@@ -10,7 +10,6 @@ the reason. After a failure the same command continues: finished parts stay, and
 """
 
 import sys
-from typing import Any
 
 from jobs import arguments, console
 from pipelines.config.embed import EmbedConfig
@@ -31,7 +30,7 @@ def run(config: EmbedConfig) -> None:
     print(f"{result.parts:,} parts in {result.to}{resumed}; {result.seconds:.0f} s")
 
 
-def preview(config: EmbedConfig) -> dict[str, Any]:
+def preview(config: EmbedConfig) -> dict[str, object]:
     from pipelines.preview.encode import preview_embedding
 
     return preview_embedding(config)

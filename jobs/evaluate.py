@@ -16,7 +16,7 @@ jobs.report finds it.
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs import arguments, console
 from pipelines.config.evaluate import EvaluateConfig
@@ -75,7 +75,7 @@ def run(config: EvaluateConfig) -> None:
         print(f"stored in {result.result_uri}")
 
 
-def preview(config: EvaluateConfig) -> dict[str, Any]:
+def preview(config: EvaluateConfig) -> dict[str, object]:
     from pipelines.preview.encode import preview_evaluation
 
     return preview_evaluation(config)

@@ -17,7 +17,6 @@ only the files of an earlier export.
 """
 
 import sys
-from typing import Any
 
 from jobs import arguments, console
 from pipelines.config.export import ExportConfig
@@ -39,7 +38,7 @@ def run(config: ExportConfig) -> None:
     print(f"loads     {result.loads}")
 
 
-def preview(config: ExportConfig) -> dict[str, Any]:
+def preview(config: ExportConfig) -> dict[str, object]:
     from pipelines.preview.local_jobs import preview_export
 
     return preview_export(config)

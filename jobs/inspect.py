@@ -13,7 +13,7 @@ and the output says so: shares and duplicates are then those of the sample.
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -112,7 +112,7 @@ def _damage(inspection: "Inspection") -> Iterator[str]:
         yield "damage      none found"
 
 
-def preview(config: InspectConfig) -> dict[str, Any]:
+def preview(config: InspectConfig) -> dict[str, object]:
     from pipelines.preview.local_jobs import preview_inspection
 
     return preview_inspection(config)

@@ -13,7 +13,6 @@ stay as they are. The same source and settings always give the same bytes.
 """
 
 import sys
-from typing import Any
 
 from jobs import arguments, console
 from pipelines.corpus import prepare
@@ -44,7 +43,7 @@ def describe(summary: prepare.PrepareSummary) -> str:
     )
 
 
-def preview(config: prepare.PrepareConfig) -> dict[str, Any]:
+def preview(config: prepare.PrepareConfig) -> dict[str, object]:
     from pipelines.preview.prepare import preview_preparation
 
     return preview_preparation(config)

@@ -16,7 +16,6 @@ will ask for as JSON, and starts nothing. On a cluster: python -m jobs.submit --
 """
 
 import sys
-from typing import Any
 
 import tyro
 
@@ -57,7 +56,7 @@ def run(words: list[str]) -> None:
     arguments.run_or_preview(parse_request(words), train, preview)
 
 
-def preview(config: PretrainConfig) -> dict[str, Any]:
+def preview(config: PretrainConfig) -> dict[str, object]:
     from pipelines.preview.pretrain import preview_run
 
     return preview_run(config)

@@ -45,7 +45,7 @@ class ProgressReporter:
             case RunStart():
                 self._opening(event)
             case WorkerGroupStart():
-                self._started(event)
+                self._worker_group_start(event)
             case StepMetrics():
                 self._progress(event)
             case ValidationMetrics():
@@ -72,7 +72,7 @@ class ProgressReporter:
             self._say(f"found a checkpoint of step {event.checkpoint_step:,} in {event.run}")
         self._say("starting the workers")
 
-    def _started(self, event: WorkerGroupStart) -> None:
+    def _worker_group_start(self, event: WorkerGroupStart) -> None:
         """Print where a worker group starts: the first one, or another after a failure."""
         self._since = None
         origin = f"from checkpoint {event.checkpoint}" if event.checkpoint else "from nothing"

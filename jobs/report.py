@@ -14,7 +14,6 @@ elsewhere: it can be mailed, printed, or opened on a phone.
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from jobs import arguments, console
 from pipelines.config.report import ReportConfig
@@ -35,7 +34,7 @@ def absolute_path(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).resolve())
 
 
-def preview(config: ReportConfig) -> dict[str, Any]:
+def preview(config: ReportConfig) -> dict[str, object]:
     from pipelines.preview.local_jobs import preview_report
 
     return preview_report(config)

@@ -84,12 +84,12 @@ def check(job: list[str]) -> Any:
     return config
 
 
-def run_options(config: Any) -> Any:
+def run_options(config: object) -> object:
     """Return what holds the name and the folder of a job's run or sweep: the options of it, else the configuration."""
     return getattr(config, "sweep", None) or getattr(config, "run", None) or config
 
 
-def run_name(job: list[str], config: Any) -> str:
+def run_name(job: list[str], config: object) -> str:
     """Return the name of a submission: the job, and its run or its first argument."""
     kind = job[0].removeprefix("jobs.")
     first = job[1] if len(job) > 1 and not job[1].startswith("-") else ""

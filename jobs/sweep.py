@@ -16,21 +16,23 @@ for any field of the run's configuration by its dotted name (in a shell the pare
     adapt-default      lambda and learning rate of jobs.adapt, with guards on the source and against a collapse
     mmpareto-default   gamma and the rescale range of jobs.classify
 
-Every trial is a complete run in RUNS/NAME/trials. --scheduler asha stops the trials that are behind at shares of their
-budget (never before a strength that ramps up has come near its peak), median stops those behind the median, pbt copies
-checkpoints of the best over the worst, and fifo stops none. Points come from --algorithm random, grid, or a searcher of
-Ray Tune (tpe, hyperopt, bayesopt). Trial 0 is always the baseline: the run with lambda = 0, or with the plain sum of
-the losses. The metric is any that the run logs, except those that read labels or pairs of the target (oracle/...). A
-guard rejects a trial and says why. The best trials are repeated with other seeds; among those that one standard error
-does not separate, the one closest to the baseline is chosen. At the end the command of the chosen run is printed, and
-RUNS/NAME gets results.parquet, tensorboard/ and index.html. --regret CORPUS evaluates all trials on pairs of the target
-afterwards; --beside NAME shows another sweep of RUNS on the page.
+The sweep is a `ray.tune.Tuner`. Every trial is a complete run in RUNS/NAME/trials, on any node of the cluster, with a
+job of its own. Points are drawn by --algorithm random, grid, or a searcher of Ray Tune (tpe, cmaes, nsga2, hyperopt,
+bayesopt), trials are stopped by --scheduler: asha stops those that are behind at shares of their budget (never before a
+strength that ramps up has come near its peak), median those behind the median, hyperband halves in brackets, pbt and
+pb2 copy checkpoints of the best over the worst, and fifo stops none. Trial 0 is always the baseline: the run with
+lambda = 0, or with the plain sum of the losses. The metric is any that the run logs, except those that read labels or
+pairs of the target (oracle/...). A guard rejects a trial and says why. The best trials are repeated with other seeds;
+among those that one standard error does not separate, the one closest to the baseline is chosen. At the end the command
+of the chosen run is printed, and RUNS/NAME gets results.parquet, tensorboard/ and index.html. --regret CORPUS evaluates
+all trials on pairs of the target afterwards; --beside NAME shows another sweep of RUNS on the page.
 
-A trial that fails is tried again, continues from its last checkpoint, and is recorded with its error. A sweep may be
-killed at any moment: the same command with --resume continues it, and repeats no finished trial.
+A trial that fails, hangs or loses its node is tried again, continues from its last checkpoint, and is recorded with its
+error. A sweep may be killed at any moment: the same command with --resume continues it, and repeats no finished trial.
 """
 
 import importlib
+import shlex
 import sys
 from dataclasses import replace
 from typing import Any
@@ -80,9 +82,24 @@ def run(config: SweepConfig) -> None:
     from pipelines import sweep
     from pipelines.sweep import results  # takes seconds to import: only for a valid command line
 
-    with SweepReporter() as reporter:
-        result = sweep.run(config, reporter)
+    try:
+        with SweepReporter() as reporter:
+            result = sweep.run(config, reporter)
+    except KeyboardInterrupt:
+        print(f"[sweep] to go on: {resume_command(sys.argv[1:])}", file=sys.stderr)
+        raise
     print(final_summary(result, results.write(result)))
+
+
+def resume_command(words: list[str]) -> str:
+    """Return the command that continues the sweep of these words.
+
+    >>> resume_command(["--name", "a", "--", "jobs.adapt", "--steps", "9"])
+    'python -m jobs.sweep --name a --resume -- jobs.adapt --steps 9'
+    """
+    at = words.index("--") if "--" in words else len(words)
+    flags = [word for word in words[:at] if word != "--resume"]
+    return f"{PROGRAM} {shlex.join([*flags, '--resume', *words[at:]])}"
 
 
 def preview(config: SweepConfig) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def trial_table(trials: Sequence[Trial], plan: Any, elapsed_s: float) -> Table:
     """Return a table of trials with their values and metrics; its title has the best so far and the remaining time."""
     ended = sum(trial.over for trial in trials)
     parts = [
-        f"{ended} of {plan.strategy.planned} trials over",
+        f"{ended} of {plan.planned} trials over",
         _best_text(trials, plan),
         _eta_text(trials, plan, elapsed_s),
     ]
@@ -126,7 +126,7 @@ def _eta_text(trials: Sequence[Trial], plan: Any, elapsed_s: float) -> str:
     mean = sum(ended) / len(ended)
     unfinished = [trial for trial in trials if trial.status in (RUNNING, WAITING, PAUSED)]
     seconds = sum(max(0.0, mean - trial.seconds) for trial in unfinished)
-    seconds += mean * max(0, plan.strategy.planned - len(trials))
+    seconds += mean * max(0, plan.planned - len(trials))
     return f"ETA {clock(seconds / max(1, plan.concurrent))}"
 
 

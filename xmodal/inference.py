@@ -19,7 +19,7 @@ from xmodal.batch import Batch
 from xmodal.checkpoint.marker import NAME as MARKER
 from xmodal.data.decode.fields import Field, allocate_columns, row_views
 from xmodal.encoders.dual_encoder import DualEncoder
-from xmodal.encoders.hub_tokenizer import load_tokenizer
+from xmodal.encoders.hub_tokenizer import read_tokenizer
 from xmodal.encoders.input_fields import fields_for_model
 from xmodal.errors import BadSample, CheckpointError, ConfigError, nearest
 from xmodal.storage import StorageOptions
@@ -74,7 +74,7 @@ class EmbeddingModel:
         return torch.cat(vectors) if vectors else torch.empty(0, self.dim)
 
     @torch.inference_mode()
-    def _embed(self, modality: str, start: int, inputs: Sequence[Any]) -> Tensor:
+    def _embed(self, modality: str, start: int, inputs: Sequence[object]) -> Tensor:
         """Embed the inputs of one batch, the first of which is number `start`."""
         chosen = inputs[start : start + self.batch_size]
         field = self.fields[modality]
@@ -111,27 +111,35 @@ def load(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size} must be at least 1")
-    name = os.fspath(source)
-    if is_model(name):
-        return _embedding_model(DualEncoder.from_pretrained(name), name, name, device, batch_size)
     with TemporaryDirectory(prefix="xmodal-load-") as scratch:
-        directory, uri = fetch_checkpoint(name, Path(scratch), options or StorageOptions())
-        return _embedding_model(load_directory(directory, uri), str(directory), uri, device, batch_size)
+        model, directory, uri = load_model(os.fspath(source), Path(scratch), options or StorageOptions())
+        tokenizer = read_tokenizer(model.modalities, directory)
+    fields = {field.name: field for field in fields_for_model(model, tokenizer)}
+    return EmbeddingModel(model.eval().to(device), fields, uri, batch_size)
 
 
-def fetch_checkpoint(name: str, scratch: Path, options: StorageOptions) -> tuple[Path, str]:
-    """Copy the newest valid checkpoint of a run, or the one named, into `scratch`; return its path and its URI."""
+def load_model(name: str, scratch: Path, options: StorageOptions) -> tuple[DualEncoder, str, str]:
+    """Load a dual encoder as `load` does; return it, where its files are (a Hub name, too), and its URI or name.
+
+    A checkpoint is copied into `scratch`.
+    """
+    if is_model(name):
+        return DualEncoder.from_pretrained(name), name, name
+    return load_checkpoint(name, scratch, options)
+
+
+def load_checkpoint(name: str, scratch: Path, options: StorageOptions) -> tuple[DualEncoder, str, str]:
+    """Load the dual encoder of a run's newest valid checkpoint, or of the one named; the result is as of `load_model`.
+
+    The checkpoint is copied into `scratch`; errors name its URI, not the copy.
+    """
     storage.check(name, writable=False, options=options)
     newest = checkpoint.resolve(name, options=options)
-    return checkpoint.fetch(newest, scratch, skip=TRAINING_ONLY, options=options), newest.uri
-
-
-def load_directory(directory: Path, uri: str) -> DualEncoder:
-    """Load the dual encoder of a fetched checkpoint; errors name its `uri`, not the copy."""
+    directory = str(checkpoint.fetch(newest, scratch, skip=TRAINING_ONLY, options=options))
     try:
-        return DualEncoder.from_pretrained(directory)
+        return DualEncoder.from_pretrained(directory), directory, newest.uri
     except CheckpointError as error:
-        raise CheckpointError(str(error).replace(str(directory), uri)) from error
+        raise CheckpointError(str(error).replace(directory, newest.uri)) from error
 
 
 def is_model(name: str) -> bool:
@@ -146,15 +154,7 @@ def is_hub_name(name: str) -> bool:
     return bool(slash and folder and rest) and "/" not in rest and ":" not in name and not os.path.exists(folder)
 
 
-def _embedding_model(
-    model: DualEncoder, tokenizer_source: str, source: str, device: torch.device | str, batch_size: int
-) -> EmbeddingModel:
-    tokenizer = load_tokenizer(tokenizer_source) if "text" in model.modalities else None
-    fields = {field.name: field for field in fields_for_model(model, tokenizer)}
-    return EmbeddingModel(model.eval().to(device), fields, source, batch_size)
-
-
-def _decoder_input(modality: str, value: Any) -> Any:
+def _decoder_input(modality: str, value: object) -> object:
     """What a field decodes: the caption itself, the bytes of a file, or a PIL image as PNG without loss."""
     if modality == "text" or isinstance(value, bytes | bytearray | memoryview):
         return value

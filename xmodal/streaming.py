@@ -236,7 +236,7 @@ def _ahead(work: Iterable[Any], count: int) -> Iterator[Any]:
         yield from (piece() for piece in work)
         return
     with ThreadPoolExecutor(count, thread_name_prefix="xmodal-read") as pool:
-        waiting: deque[Future[Any]] = deque()
+        waiting: deque[Future[object]] = deque()
         try:
             for piece in work:
                 waiting.append(pool.submit(piece))

@@ -30,7 +30,7 @@ CHUNK = 1000  # rows of the opponent's product at once
 def run() -> Iterator[Measurement]:
     """Yield agreement, memory, the seconds of the search and of the product, and their ratio."""
     rows = int(os.environ.get("XMODAL_BENCH_ROWS") or ROWS)
-    detail: dict[str, Any] = {"rows": rows, "width": WIDTH, "threads": torch.get_num_threads()}
+    detail: dict[str, object] = {"rows": rows, "width": WIDTH, "threads": torch.get_num_threads()}
     agreements = sum(_agrees_with_definition(seed) for seed in range(CASES))
     yield Measurement(name="evaluate_agreement", value=agreements, unit=f"of {CASES} cases", target=CASES)
     gib = _in_new_process(memory, rows) / 2**30

@@ -16,26 +16,25 @@ WHOLE_CAPTIONS, PARTIAL_CAPTIONS = 8, 12  # of an emoji: name with all keywords,
 
 @dataclass(frozen=True, kw_only=True)
 class IconCorpora:
-    """URIs of the corpora, and the number of pairs in each."""
+    """URIs of the corpora, and the number of pairs in those for training."""
 
     icons: str
     emoji: str
     unseen: str
     icon_rows: int
     emoji_rows: int
-    unseen_rows: int
 
 
 def write_corpora(root: Path, scratch: str) -> IconCorpora:
     """Write icons with their caption, train emoji with several captions, and test emoji with their query."""
     icons, emoji, unseen = (f"{scratch}/{name}" for name in ("icons", "emoji", "unseen"))
+    _write_corpus(_emoji(f"{root}/{UNSEEN}", scratch, unseen=True), unseen, "tar")
     return IconCorpora(
         icons=icons,
         emoji=emoji,
         unseen=unseen,
         icon_rows=_write_corpus(_icons(f"{root}/{ICONS}", scratch), icons, "parquet"),
         emoji_rows=_write_corpus(_emoji(f"{root}/{TRAIN}", scratch, unseen=False), emoji, "tar"),
-        unseen_rows=_write_corpus(_emoji(f"{root}/{UNSEEN}", scratch, unseen=True), unseen, "tar"),
     )
 
 
@@ -44,7 +43,7 @@ def _write_corpus(samples: Iterator[tuple[str, dict[str, Any]]], uri: str, forma
     return sum(len(shard.keys) for shard in shards)
 
 
-def _icons(uri: str, index: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _icons(uri: str, index: str) -> Iterator[tuple[str, dict[str, object]]]:
     for number, sample in enumerate(sample_members(uri, f"{index}/index")):
         yield f"{number:06d}", {"image": sample["image"], "caption": sample["caption"]}
 

@@ -8,11 +8,10 @@ works.
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from jobs.bench.icon_shards import IconCorpora, write_corpora
 from jobs.bench.measurement import Measurement
@@ -62,7 +61,7 @@ def measure(root: Path, scratch: Path, steps: int, workers: int = 2) -> Iterator
     yield Measurement(name="icons.samples_seen", value=pairs_seen, unit="pairs", detail={**detail, "rows": rows})
 
 
-def recall_measurements(direction: str, evaluation: Evaluation, detail: dict[str, Any]) -> Iterator[Measurement]:
+def recall_measurements(direction: str, evaluation: Evaluation, detail: Mapping[str, object]) -> Iterator[Measurement]:
     """Yield R@10, R@5, R@1 and the median rank of one direction, each with its value by chance."""
     search = evaluation.searches[direction]
     detail = {**detail, "items": search.items}

@@ -16,7 +16,6 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -111,7 +110,7 @@ def write_corpora(source: Path, tar: Path, parquet: Path) -> None:
         open_corpus(str(folder))
 
 
-def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _samples(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
     with tarfile.open(path) as archive:
         members = {member.name: archive.extractfile(member) for member in archive}
         for name, file in members.items():

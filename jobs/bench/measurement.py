@@ -23,7 +23,7 @@ class Measurement:
     lower_is_better: bool = False
     repeats: int = 1
     spread: float | None = None
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    detail: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

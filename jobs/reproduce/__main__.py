@@ -103,7 +103,7 @@ def run(config: ReproduceConfig) -> None:
     _write_page(config, results.values())
 
 
-def preview(config: ReproduceConfig) -> dict[str, Any]:
+def preview(config: ReproduceConfig) -> dict[str, object]:
     """Return what would be trained and how, how many trials are missing, and the state of the data files."""
     from jobs.reproduce import results_file
 

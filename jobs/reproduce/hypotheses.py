@@ -77,21 +77,12 @@ def _features(trials: Trials, primary: str) -> PredictionResult:
 
 def _sharing_costs(trials: Trials, primary: str) -> PredictionResult:
     prediction = "Under the plain sum, sharing the encoder costs the harder task against a model of its own."
-    alone, shared = scores_by_seed(trials, "hard-alone", "hard"), scores_by_seed(trials, "uniform", "hard")
-    if not (alone and shared):
-        return _not_tested(prediction)
-    gain = _paired_differences(trials, "uniform", "hard-alone", "hard")
-    confirmed = mean(gain) > standard_error(gain)
-    return PredictionResult(prediction=prediction, confirmed=confirmed, evidence=f"{_format_gain(gain)} points alone")
+    return _gain(trials, prediction, "uniform", "hard-alone", "hard", lambda gain, error: gain > error, "points alone")
 
 
 def _harder_task(trials: Trials, primary: str) -> PredictionResult:
     prediction = "MMPareto lifts the harder task above uniform with steps as long (uniform x gamma)."
-    if not all(scores_by_seed(trials, arm, "hard") for arm in ("uniform-gamma", "mmpareto")):
-        return _not_tested(prediction)
-    gain = _paired_differences(trials, "uniform-gamma", "mmpareto", "hard")
-    confirmed = mean(gain) > standard_error(gain)
-    return PredictionResult(prediction=prediction, confirmed=confirmed, evidence=f"{_format_gain(gain)} points")
+    return _gain(trials, prediction, "uniform-gamma", "mmpareto", "hard", lambda gain, error: gain > error)
 
 
 PREDICTIONS: Mapping[str, Check] = {
@@ -126,19 +117,28 @@ def _positive(prediction: str, margin: Sequence[float], evidence: str) -> Predic
 
 
 def _at_least(trials: Trials, prediction: str, baseline: str, arm: str, primary: str) -> PredictionResult:
-    if not (scores_by_seed(trials, baseline, primary) and scores_by_seed(trials, arm, primary)):
-        return _not_tested(prediction)
-    gain = _paired_differences(trials, baseline, arm, primary)
-    confirmed = mean(gain) >= -standard_error(gain)
-    return PredictionResult(prediction=prediction, confirmed=confirmed, evidence=f"{_format_gain(gain)} points")
+    return _gain(trials, prediction, baseline, arm, primary, lambda gain, error: gain >= -error)
 
 
 def _equal(trials: Trials, prediction: str, baseline: str, arm: str, primary: str) -> PredictionResult:
-    if not (scores_by_seed(trials, baseline, primary) and scores_by_seed(trials, arm, primary)):
+    return _gain(trials, prediction, baseline, arm, primary, lambda gain, error: abs(gain) <= 2 * error)
+
+
+def _gain(
+    trials: Trials,
+    prediction: str,
+    baseline: str,
+    arm: str,
+    score: str,
+    confirms: Callable[[float, float], bool],
+    unit: str = "points",
+) -> PredictionResult:
+    """Return whether the gain of an arm over its baseline, with its standard error, confirms a prediction."""
+    if not (scores_by_seed(trials, baseline, score) and scores_by_seed(trials, arm, score)):
         return _not_tested(prediction)
-    gain = _paired_differences(trials, baseline, arm, primary)
-    confirmed = abs(mean(gain)) <= 2 * standard_error(gain)
-    return PredictionResult(prediction=prediction, confirmed=confirmed, evidence=f"{_format_gain(gain)} points")
+    gain = _paired_differences(trials, baseline, arm, score)
+    confirmed = confirms(mean(gain), standard_error(gain))
+    return PredictionResult(prediction=prediction, confirmed=confirmed, evidence=f"{_format_gain(gain)} {unit}")
 
 
 def _paired_differences(trials: Trials, baseline: str, arm: str, name: str) -> list[float]:

@@ -1,7 +1,7 @@
 """Read and write TO/results.json, the results of finished trials, which a continued run does not train again."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.bench.machine import code_commit, hardware, versions
@@ -12,7 +12,7 @@ FILE = "results.json"
 TrialsByKey = dict[str, Any]  # by `trial_key`
 
 
-def read_results(to: str, settings: dict[str, Any]) -> TrialsByKey:
+def read_results(to: str, settings: Mapping[str, object]) -> TrialsByKey:
     """Return the finished trials by key; ConfigError where they were trained with other settings."""
     try:
         record = json.loads(storage.read(storage.join(to, FILE)))
@@ -33,7 +33,7 @@ def missing_trials(wanted: Sequence[tuple[str, int]], done: TrialsByKey) -> list
     return [(arm, seed) for arm, seed in wanted if trial_key(arm, seed) not in done]
 
 
-def write_results(to: str, name: str, settings: dict[str, Any], trials: TrialsByKey) -> None:
+def write_results(to: str, name: str, settings: Mapping[str, object], trials: TrialsByKey) -> None:
     """Write all finished trials with settings, commit, hardware and versions."""
     provenance = {"commit": code_commit(), "hardware": hardware(), "versions": versions()}
     record = {"experiment": name, "settings": settings, **provenance, "trials": trials}

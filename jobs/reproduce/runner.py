@@ -21,7 +21,7 @@ class Runner(Protocol):
     def prepare(self, settings: Any, to: str) -> None:
         """Decode the data once, before any trial starts."""
 
-    def run_trial(self, arm: str, seed: int, settings: Any, to: str) -> dict[str, Any]:
+    def run_trial(self, arm: str, seed: int, settings: Any, to: str) -> dict[str, object]:
         """Train and evaluate one arm with one seed; return plain values for JSON."""
 
     def headline(self, result: TrialResult) -> str:
@@ -42,7 +42,7 @@ class BalanceRunner:
     def prepare(self, settings: BalanceSettings, to: str) -> None:
         load_splits(self.name, settings.rows, to, self.folder)
 
-    def run_trial(self, arm: str, seed: int, settings: BalanceSettings, to: str) -> dict[str, Any]:
+    def run_trial(self, arm: str, seed: int, settings: BalanceSettings, to: str) -> dict[str, object]:
         splits = load_splits(self.name, settings.rows, to, self.folder)
         model = self.experiment.build_model(self.experiment.arms[arm], dict(splits["train"].fields), seed)
         result = train_and_test(self.experiment.arms[arm], seed, splits, model, settings)

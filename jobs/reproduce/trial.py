@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.01}
 
 def train_and_test(
     arm: BalanceArm, seed: int, data: Mapping[str, RowDataset], model: ExperimentModel, settings: BalanceSettings
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Train on `train`, then evaluate on `validation` and, once, on `test`; return plain values for JSON.
 
     `conflict` is the share of steps whose two gradients opposed each other, for each epoch and encoder. `cpu_seconds`

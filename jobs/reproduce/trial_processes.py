@@ -13,8 +13,8 @@ ArmAndSeed = tuple[str, int]
 
 
 def run_trials(
-    name: ExperimentName, settings: Any, to: str, folder: Path, trials: Sequence[ArmAndSeed], processes: int
-) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    name: ExperimentName, settings: object, to: str, folder: Path, trials: Sequence[ArmAndSeed], processes: int
+) -> Iterator[tuple[str, int, dict[str, object]]]:
     """Yield arm, seed and result of every trial as it ends, `processes` at once; one process: in this one."""
     common = (name, settings, to, folder)
     if processes == 1 or not trials:
@@ -29,6 +29,6 @@ def run_trials(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def run_trial(name: ExperimentName, settings: Any, to: str, folder: Path, arm: str, seed: int) -> dict[str, Any]:
+def run_trial(name: ExperimentName, settings: Any, to: str, folder: Path, arm: str, seed: int) -> dict[str, object]:
     """Return the result of one trial."""
     return runner_of(name, folder).run_trial(arm, seed, settings, to)

@@ -14,7 +14,7 @@ from xmodal.errors import ConfigError, nearest
 Pooling = Literal["pooler", "cls", "mean"]
 
 
-def _flag(name: str) -> Any:
+def _flag(name: str) -> object:
     """The flag of an option, which keeps its prefix where other groups of flags have none."""
     return tyro.conf.arg(name=f"{PREFIX}{name}")
 

@@ -43,6 +43,7 @@ def upgrade_run(config: Mapping[str, Any]) -> Record:
 def upgrade_sweep(config: Mapping[str, Any]) -> Record:
     """Return the configuration of a sweep by today's field names, with the one of the run that is swept."""
     upgraded = dict(config) if "sweep" in config else _nest(config, "sweep", _names(RunOptions))
+    upgraded = {"algorithm_options": [], "scheduler_options": [], **upgraded}  # there were none of these
     if isinstance(upgraded.get("run"), Mapping):
         upgraded["run"] = upgrade_run(upgraded["run"])
     return upgraded

@@ -22,14 +22,16 @@ def plugin_model(architecture: str, built_in: Iterable[str]) -> ModelConfig:
 
     Raises ConfigError with the nearest of all names for an unknown one.
     """
-    registered = _registered()
-    if architecture not in registered:
-        raise ConfigError(f"unknown architecture {architecture!r}; {nearest(architecture, {*registered, *built_in})}")
+    architectures = _plugin_architectures()
+    if architecture not in architectures:
+        raise ConfigError(
+            f"unknown architecture {architecture!r}; {nearest(architecture, {*architectures, *built_in})}"
+        )
     missing = {field.name: tyro.MISSING for field in fields(_options_class(architecture)) if _is_required(field)}
     return _options_class(architecture)(**{**missing, "architecture": architecture})
 
 
-def _registered() -> Iterable[str]:
+def _plugin_architectures() -> Iterable[str]:
     """Return the names of all architectures; without a plugin there are no others, and torch need not be imported."""
     if not has_plugins():
         return ()
@@ -60,19 +62,19 @@ def _options_class(architecture: str) -> type[ModelConfig]:
     return make_dataclass(architecture, options, bases=(ModelConfig,), namespace=namespace, frozen=True, kw_only=True)
 
 
-def _flag_type(hint: Any) -> Any:
+def _flag_type(hint: Any) -> object:
     """Return the type of a flag: Sequence[int] becomes tuple[int, ...], so that values can be compared."""
     return GenericAlias(tuple, (get_args(hint)[0], ...)) if get_origin(hint) is Sequence else hint
 
 
-def _field_of(parameter: inspect.Parameter) -> Any:
+def _field_of(parameter: inspect.Parameter) -> object:
     if parameter.default is parameter.empty:
         return field(metadata={"required": True})
     default = parameter.default
     return field(default=tuple(default) if isinstance(default, list) else default)
 
 
-def _reduce(model: ModelConfig) -> tuple[Any, ...]:
+def _reduce(model: ModelConfig) -> tuple[object, ...]:
     """Pickle a model by the name of its architecture, since its class exists only where the plugin is loaded."""
     values = {field.name: getattr(model, field.name) for field in fields(model)}
     return restore_plugin_model, (plugin_modules(), values)

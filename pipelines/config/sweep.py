@@ -12,7 +12,7 @@ from xmodal.search.objective import objectives, parse_guards
 from xmodal.storage import StorageOptions
 
 MINIMUMS = {"trials": 1, "points": 1, "finalists": 0, "seeds": 1, "retries": 0, "silent_s": 1, "population": 2}
-PBT = "pbt"
+POPULATION_BASED = ("pbt", "pb2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +37,17 @@ class SweepConfig:
     trials: int = 24
     """number of points that are drawn from the space; the baseline and the repeats of
     finalists come on top"""
-    algorithm: str = (
-        "random"  # or grid, or a searcher of Ray Tune: tpe (pip install 'xmodal[sweep]'), hyperopt, bayesopt
-    )
-    """how points are chosen: random, grid, or a searcher of Ray Tune: tpe (needs pip install
+    algorithm: str = "random"
+    """how points are drawn: random, grid, or by a searcher of Ray Tune: tpe, cmaes or nsga2 (Optuna; pip install
     'xmodal[sweep]'), hyperopt or bayesopt"""
+    algorithm_options: tuple[str, ...] = ()
+    """options of that searcher as NAME=VALUE, e.g. n_startup_trials=20"""
     points: int = 3  # number of grid points in each field; all combinations are tried, whatever --trials says
-    scheduler: Literal["fifo", "asha", "median", "pbt"] = "asha"
-    """how trials are stopped early: asha, median, pbt (population based training), or fifo,
+    scheduler: Literal["fifo", "asha", "median", "hyperband", "pbt", "pb2"] = "asha"
+    """how Ray Tune stops trials early: asha, median, hyperband, pbt and pb2 (population based training), or fifo,
     which runs all to the end"""
+    scheduler_options: tuple[str, ...] = ()
+    """options of that scheduler as NAME=VALUE, e.g. brackets=2"""
     grace: float | None = None
     """share of its budget that every trial gets before it may be stopped; None: 0.25, or until
     a strength has ramped up"""

@@ -89,7 +89,7 @@ class EmbeddingFolder:
         return tuple(field.name for field in self.decoder.fields)
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What embeddings depend on: two runs that agree in it write the same parts."""
         return {
             "weights": self.encoder.digest,

@@ -36,7 +36,7 @@ class Evaluation:
     settings: Mapping[str, Any]
     result_uri: str | None = None  # of the JSON; before it is stored, the folder that it goes to
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return plain values, as they are stored."""
         names = ("checkpoint", "step", "corpus", "fingerprint", "rows", "skipped", "metrics", "interval", "chance")
         return {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from xmodal.encoders.classifier_files import load_weights, save_classifier, towe
 from xmodal.encoders.inputs import ImageInput, TextInput
 from xmodal.encoders.multimodal_classifier import ModalityEncoder, MultimodalClassifier
 from xmodal.errors import ConfigError
-from xmodal.inference import fetch_checkpoint, load_directory
+from xmodal.inference import load_checkpoint
 from xmodal.storage import StorageOptions
 from xmodal.training.engine.state import TrainState
 
@@ -89,7 +89,7 @@ def _audio_video_encoders(config: ClassifierConfig) -> dict[str, ModalityEncoder
     return {"audio": ModalityEncoder(audio_input, audio), "video": ModalityEncoder(video_input, video)}
 
 
-def _backbones(config: ClassifierConfig, audio_input: AudioInput) -> tuple[Any, Any]:
+def _backbones(config: ClassifierConfig, audio_input: AudioInput) -> tuple[object, object]:
     """Build the backbones of audio and of video."""
     if config.encoders == "convolutional":
         return small_resnet(config.widths, channels=1), small_resnet(config.widths, channels=3)
@@ -107,8 +107,7 @@ def initial_encoder_weights(config: ClassifierConfig, options: StorageOptions) -
     if config.reads_text:
         raise ConfigError("--start-from takes the encoders of clips; a classifier of image and text starts without it")
     with TemporaryDirectory(prefix="xmodal-start-") as scratch:
-        directory, uri = fetch_checkpoint(config.start_from, Path(scratch), options)
-        towers = load_directory(directory, uri)
+        towers, _, uri = load_checkpoint(config.start_from, Path(scratch), options)
     with torch.device("meta"):
         shapes = build_classifier(config, 0)
     return tower_weights(shapes, towers, uri)

@@ -6,10 +6,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from pipelines.models.loaded_encoder import encoder_from_files, read_files, read_tokenizer
+from pipelines.models.loaded_encoder import encoder_from_files, read_files
 from xmodal import storage
 from xmodal.encoders.dual_encoder import DualEncoder
-from xmodal.inference import fetch_checkpoint, is_hub_name, is_model, load_directory
+from xmodal.encoders.hub_tokenizer import read_tokenizer
+from xmodal.inference import is_hub_name, is_model, load_model
 from xmodal.storage import StorageOptions
 
 
@@ -32,14 +33,12 @@ def load_initial_weights(name: str, options: StorageOptions) -> InitialWeights:
     CheckpointError where none of these is there, or where it is no dual encoder.
     """
     with TemporaryDirectory(prefix="xmodal-start-") as scratch:
+        model, directory, uri = load_model(name, Path(scratch), options)
+        tokenizer = read_tokenizer(model.modalities, directory)
         if is_model(name):
-            model = DualEncoder.from_pretrained(name)
-            tokenizer = read_tokenizer(model, Path(name))
             model.save_pretrained(scratch, tokenizer_json=tokenizer)
-            return InitialWeights(name, read_files(Path(scratch)), tokenizer)
-        directory, uri = fetch_checkpoint(name, Path(scratch), options)
-        model = load_directory(directory, uri)
-        return InitialWeights(uri, read_files(directory), read_tokenizer(model, directory))
+            directory = scratch
+        return InitialWeights(uri, read_files(Path(directory)), tokenizer)
 
 
 def absolute_start(name: str) -> str:

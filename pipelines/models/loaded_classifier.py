@@ -16,7 +16,7 @@ from xmodal.data.index.corpus import Corpus
 from xmodal.data.index.field_maps import field_map
 from xmodal.data.stream.blocks import RowDecoder
 from xmodal.encoders.classifier_files import MODEL_TYPE, load_classifier
-from xmodal.encoders.hub_tokenizer import load_tokenizer
+from xmodal.encoders.hub_tokenizer import read_tokenizer
 from xmodal.encoders.multimodal_classifier import MultimodalClassifier
 from xmodal.inference import TRAINING_ONLY
 from xmodal.storage import StorageOptions
@@ -47,7 +47,7 @@ def fetch_classifier(ref: CheckpointRef, options: StorageOptions) -> LoadedClass
         directory = checkpoint.fetch(ref, Path(scratch), skip=TRAINING_ONLY, options=options)
         model, classes = load_classifier(directory)
         config = json.loads((directory / "run.json").read_text())["config"]
-        tokenizer = load_tokenizer(str(directory)) if "text" in model.modalities else None
+        tokenizer = read_tokenizer(model.modalities, directory)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return LoadedClassifier(model=model.to(device), classes=classes, config=config, tokenizer=tokenizer)
 
@@ -58,6 +58,6 @@ def is_classifier(ref: CheckpointRef, options: StorageOptions) -> bool:
     return config.get("model_type") == MODEL_TYPE
 
 
-def _as_tuple(value: Any) -> Any:
+def _as_tuple(value: object) -> Any:
     """Turn a list of the stored configuration into the tuple that it was."""
     return tuple(value) if isinstance(value, list) else value

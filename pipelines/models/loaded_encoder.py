@@ -13,7 +13,7 @@ from xmodal import checkpoint
 from xmodal.checkpoint import CheckpointRef
 from xmodal.data.decode.fields import Field
 from xmodal.encoders.dual_encoder import DualEncoder
-from xmodal.encoders.hub_tokenizer import load_tokenizer
+from xmodal.encoders.hub_tokenizer import read_tokenizer
 from xmodal.encoders.input_fields import fields_for_model
 from xmodal.inference import TRAINING_ONLY
 from xmodal.storage import StorageOptions
@@ -63,7 +63,7 @@ def load_encoder(uri: str, options: StorageOptions) -> LoadedEncoder:
         directory = checkpoint.fetch(ref, Path(scratch), skip=TRAINING_ONLY, options=options)
         files = read_files(directory)
         model = DualEncoder.from_pretrained(directory)
-        fields = {field.name: field for field in fields_for_model(model, read_tokenizer(model, directory))}
+        fields = {field.name: field for field in fields_for_model(model, read_tokenizer(model.modalities, directory))}
         return LoadedEncoder(ref, files, fields, model.dim)
 
 
@@ -81,8 +81,3 @@ def encoder_from_files(files: Mapping[str, np.ndarray]) -> DualEncoder:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data.data)
         return DualEncoder.from_pretrained(scratch)
-
-
-def read_tokenizer(model: DualEncoder, directory: Path) -> str | None:
-    """Read the tokenizer beside a model, as JSON; None for a model that reads no text."""
-    return load_tokenizer(str(directory)) if "text" in model.modalities else None

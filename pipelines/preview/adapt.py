@@ -1,7 +1,5 @@
 """Preview an adaptation to a domain without pairs."""
 
-from typing import Any
-
 from pipelines.config.adapt import AdaptConfig
 from pipelines.preview.locations import preview_corpus
 from pipelines.preview.training import memory_gib, preview_resources
@@ -9,7 +7,7 @@ from pipelines.stages import adapt
 from xmodal.run.plain_config import to_plain
 
 
-def preview_run(config: AdaptConfig) -> dict[str, Any]:
+def preview_run(config: AdaptConfig) -> dict[str, object]:
     """Return `config` with its defaults filled in, `resources`, `model`, and the corpora of both domains.
 
     Raises every error that the run would raise before a worker starts.

@@ -1,7 +1,5 @@
 """Preview a run that trains a classifier."""
 
-from typing import Any
-
 from pipelines.config.classify import ClassifyConfig
 from pipelines.preview.locations import preview_corpus
 from pipelines.preview.training import memory_gib, preview_resources
@@ -9,7 +7,7 @@ from pipelines.stages import classify
 from xmodal.run.plain_config import to_plain
 
 
-def preview_run(config: ClassifyConfig) -> dict[str, Any]:
+def preview_run(config: ClassifyConfig) -> dict[str, object]:
     """Return `config` with its defaults filled in, `resources`, `model`, `corpora` and `target`.
 
     Raises every error that the run would raise before a worker starts.

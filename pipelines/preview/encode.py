@@ -1,7 +1,6 @@
 """Preview an embedding or an evaluation: the checkpoint is looked up, its weights are not loaded."""
 
 import os
-from typing import Any
 
 import torch
 
@@ -13,7 +12,7 @@ from xmodal.data.index.listing import folder_before_pattern
 from xmodal.run.plain_config import to_plain
 
 
-def preview_embedding(config: embed.EmbedConfig) -> dict[str, Any]:
+def preview_embedding(config: embed.EmbedConfig) -> dict[str, object]:
     """Return `config` with its checkpoint, corpus and resources. Raises what is wrong with any of these."""
     storage.check(config.to, writable=True, options=config.storage)
     address = cluster_address(config.address)
@@ -25,7 +24,7 @@ def preview_embedding(config: embed.EmbedConfig) -> dict[str, Any]:
     }
 
 
-def preview_evaluation(config: evaluate.EvaluateConfig) -> dict[str, Any]:
+def preview_evaluation(config: evaluate.EvaluateConfig) -> dict[str, object]:
     """Return `config` with its checkpoint, corpora and resources; `figures` are the kinds of metrics to be measured."""
     address = cluster_address(config.address)
     shared = address is not None if config.workers is None else config.workers > 0
@@ -43,12 +42,12 @@ def preview_evaluation(config: evaluate.EvaluateConfig) -> dict[str, Any]:
     }
 
 
-def _preview_corpus(config: embed.EmbedConfig | evaluate.EvaluateConfig, uri: str) -> dict[str, Any]:
+def _preview_corpus(config: embed.EmbedConfig | evaluate.EvaluateConfig, uri: str) -> dict[str, object]:
     storage.check(folder_before_pattern(uri), writable=False, options=config.storage)
     return preview_corpus(uri, config.index, config.storage)
 
 
-def _preview_resources(config: embed.EmbedConfig | evaluate.EvaluateConfig, address: str | None) -> dict[str, Any]:
+def _preview_resources(config: embed.EmbedConfig | evaluate.EvaluateConfig, address: str | None) -> dict[str, object]:
     encoders = config.workers or _default_encoders(address)
     return {"where": ray_in_words(address), "encoders": encoders, **_per_encoder(config)}
 
@@ -60,7 +59,7 @@ def _default_encoders(address: str | None) -> int | str:
     return "one for each GPU, or for every second CPU where there is none"
 
 
-def _per_encoder(config: embed.EmbedConfig | evaluate.EvaluateConfig) -> dict[str, Any]:
+def _per_encoder(config: embed.EmbedConfig | evaluate.EvaluateConfig) -> dict[str, object]:
     gpus, cpus = config.gpus_per_worker, config.cpus_per_worker
     return {
         "per_encoder": {

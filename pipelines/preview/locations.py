@@ -1,7 +1,6 @@
 """What every preview contains: where the job runs, what its corpora hold, and its checkpoint."""
 
 import os
-from typing import Any
 
 from xmodal import checkpoint, storage
 from xmodal.data.index import extent_index as stored_index
@@ -21,7 +20,7 @@ def ray_in_words(address: str | None) -> str:
     return f"the cluster at {address}" if address else "a Ray of its own on this machine"
 
 
-def preview_corpus(uri: str, index: str | None, options: StorageOptions) -> dict[str, Any]:
+def preview_corpus(uri: str, index: str | None, options: StorageOptions) -> dict[str, object]:
     """Return what a corpus holds; its rows only where an index is stored."""
     listing = list_shards(uri, options)
     stored = stored_index.load_index(index_uri(uri, listing, index), options)
@@ -34,7 +33,7 @@ def preview_corpus(uri: str, index: str | None, options: StorageOptions) -> dict
     }
 
 
-def preview_checkpoint(uri: str, options: StorageOptions) -> dict[str, Any]:
+def preview_checkpoint(uri: str, options: StorageOptions) -> dict[str, object]:
     """Return the newest complete checkpoint of a run, or the one named; CheckpointError where there is none."""
     storage.check(uri, writable=False, options=options)
     ref = checkpoint.resolve(uri, options=options)

@@ -2,13 +2,12 @@
 
 import os
 from collections import Counter
-from typing import Any
 
 from pipelines.corpus import prepare
 from xmodal.run.plain_config import to_plain
 
 
-def preview_preparation(config: prepare.PrepareConfig) -> dict[str, Any]:
+def preview_preparation(config: prepare.PrepareConfig) -> dict[str, object]:
     """Return `config` with its defaults, and the rows, shards and processes. Raises every error of the preparation."""
     plan = prepare.make_plan(config)
     return {

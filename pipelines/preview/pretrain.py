@@ -1,7 +1,5 @@
 """Preview a pretraining run."""
 
-from typing import Any
-
 from pipelines.preview.locations import preview_corpus
 from pipelines.preview.training import memory_gib, preview_resources
 from pipelines.stages import pretrain
@@ -9,7 +7,7 @@ from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.run.plain_config import to_plain
 
 
-def preview_run(config: pretrain.PretrainConfig) -> dict[str, Any]:
+def preview_run(config: pretrain.PretrainConfig) -> dict[str, object]:
     """Return `config` with its defaults filled in, `resources`, `model` and `corpora`.
 
     Raises every error that the run would raise before a worker starts.
@@ -25,7 +23,7 @@ def preview_run(config: pretrain.PretrainConfig) -> dict[str, Any]:
     }
 
 
-def _preview_model(model: DualEncoder) -> dict[str, Any]:
+def _preview_model(model: DualEncoder) -> dict[str, object]:
     parameters = sum(p.numel() for p in model.parameters())
     towers = {m: sum(p.numel() for p in model.tower(m).parameters()) for m in model.modalities}
     return {

@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.config.sweep import SweepConfig
-from pipelines.sweep.plan import PIPELINE, outline
+from pipelines.sweep.plan import outline
+from pipelines.sweep.search_algorithm import PointSource
+from pipelines.sweep.trainable import STAGE
 from xmodal.run.plain_config import to_plain
-from xmodal.search.trial import Trial
 
 SHOWN = 5
 
@@ -20,18 +21,18 @@ def preview_sweep(config: SweepConfig) -> dict[str, Any]:
     plan = outline(config)
     run = plan.config.run
     preview = None
-    if plan.target == PIPELINE:
+    if plan.target == STAGE:
         pipeline = importlib.import_module(f"pipelines.preview.{type(run).__module__.rpartition('.')[2]}")
         preview = pipeline.preview_run(replace(run, run=replace(run.run, name="check")))
-    drawn: list[Trial] = []
-    while len(drawn) <= min(SHOWN, plan.strategy.wanted) and (trial := plan.strategy.next(drawn)):
-        drawn.append(replace(trial, number=len(drawn)))
+    points = PointSource(plan)
+    drawn = (points.draw(number) for number in range(1, 1 + min(SHOWN, plan.drawn)))
+    first = [plan.baseline_trial(), *(trial for trial in drawn if trial is not None)]
     shown = replace(plan.config, run=None)
     return {
         "config": to_plain(shown),
         "space": list(plan.config.search),
-        "trials": {"drawn": plan.strategy.wanted, "in_all": plan.strategy.planned},
-        "first": [{"kind": trial.kind, "values": to_plain(dict(trial.values))} for trial in drawn],
-        "rungs": plan.strategy.rungs.budget_shares() if plan.config.scheduler == "asha" else [],
+        "trials": {"drawn": plan.drawn, "in_all": plan.planned},
+        "first": [{"kind": trial.kind, "values": to_plain(dict(trial.values))} for trial in first],
+        "rungs": plan.rungs.budget_shares() if plan.config.scheduler == "asha" else [],
         "run": preview or to_plain(run),
     }

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -13,7 +12,7 @@ from pipelines.runtime.cluster import CPUS_PER_READ, Cluster, resources_per_work
 BYTES_PER_PARAMETER = 16  # in float32: its value, its gradient and two moments
 
 
-def preview_resources(config: ResourceConfig, batch_size: int) -> dict[str, Any]:
+def preview_resources(config: ResourceConfig, batch_size: int) -> dict[str, object]:
     """Return the numbers of workers that divide the batch, what each reserves, and what is left to read."""
     address = cluster_address(config.address)
     local = address is None
@@ -29,7 +28,7 @@ def preview_resources(config: ResourceConfig, batch_size: int) -> dict[str, Any]
     }
 
 
-def _configured_share(config: ResourceConfig) -> Mapping[str, Any]:
+def _configured_share(config: ResourceConfig) -> Mapping[str, object]:
     cpus = "1, or less where the cluster would have none left to read"
     gpus = "1 where the cluster has one for each worker, else 0"
     return {

@@ -8,7 +8,6 @@ from importlib import metadata
 from json import loads
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from pipelines.config.export import ExportConfig
 from xmodal import checkpoint, storage
@@ -156,11 +155,11 @@ def _fetch(source: CheckpointRef, scratch: Path, options: StorageOptions) -> Pat
     return checkpoint.fetch(source, scratch, skip=skip, options=options)
 
 
-def _run_json(files: Path, record: RunRecord | None) -> Mapping[str, Any]:
+def _run_json(files: Path, record: RunRecord | None) -> Mapping[str, object]:
     """Return `run.json` from the checkpoint, else as the run has it now; empty where there is none."""
     path = files / RECORD
     if path.is_file():
-        content: Mapping[str, Any] = loads(path.read_text(encoding="utf-8"))
+        content: Mapping[str, object] = loads(path.read_text(encoding="utf-8"))
         return content
     return record.run.record if record else {}
 
@@ -171,7 +170,7 @@ def _model_name(config: ExportConfig, files: Path, record: RunRecord | None) -> 
     return str(name or config.to.rstrip("/").rpartition("/")[2])
 
 
-def _metrics_at(step: int, record: RunRecord | None) -> Mapping[str, Any]:
+def _metrics_at(step: int, record: RunRecord | None) -> Mapping[str, object]:
     """Return the last line of metrics up to the step; empty where there is none."""
     lines = [line for line in record.metrics if line["step"] <= step] if record else []
     return lines[-1] if lines else {}

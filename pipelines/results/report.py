@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 import torch
 
 from pipelines.config.report import ReportConfig
-from pipelines.models.loaded_encoder import read_tokenizer
 from xmodal import checkpoint, storage
 from xmodal.callbacks import Notify
 from xmodal.checkpoint import CheckpointRef
@@ -23,6 +22,7 @@ from xmodal.data.media.video import VideoField
 from xmodal.encoders import dual_encoder_files
 from xmodal.encoders.classifier_files import load_classifier
 from xmodal.encoders.dual_encoder import DualEncoder
+from xmodal.encoders.hub_tokenizer import read_tokenizer
 from xmodal.encoders.input_fields import field_for_input, fields_for_model
 from xmodal.errors import CheckpointError, ConfigError, CorpusError, XmodalError
 from xmodal.report.held_out_pairs import ReportPairs, embed_pairs, read_pairs, thumbnail_fields
@@ -200,7 +200,7 @@ def _dual_encoder_run(
             )
             return run
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        embeddings = embed_pairs(model, fields_for_model(model, read_tokenizer(model, directory)), pairs)
+        embeddings = embed_pairs(model, fields_for_model(model, read_tokenizer(model.modalities, directory)), pairs)
     parameters = sum(p.numel() for p in model.parameters())
     if not run.record.evaluations:
         _add_missing(

@@ -33,7 +33,7 @@ class Rank:
         """Whether this is rank 0, which writes and reports."""
         return self.index == 0
 
-    def share(self, value: Any) -> Any:
+    def share(self, value: object) -> Any:
         """Return rank 0's value on every rank. It travels through the object store: a broadcast is meant for 1 kB."""
         reference = [ray.put(value)] if self.first else None
         (reference,) = broadcast_from_rank_zero(reference)

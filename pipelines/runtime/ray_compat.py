@@ -126,6 +126,19 @@ def disable_placement_group_cleaner() -> None:
     data_parallel_trainer.PlacementGroupCleanerCallback = RayTrainCallback  # type: ignore
 
 
+def has_pending_placement_group() -> bool:
+    """Whether this job has a placement group that waits for room in the cluster.
+
+    Why: a trial whose workers wait in the cluster's queue has not hung. Public way missing: the job of a placement
+    group; its id ends with that of its job. Test: test_ray_compat.py::test_a_placement_group_that_waits_is_seen.
+    """
+    import ray
+
+    job = ray.get_runtime_context().get_job_id()
+    groups = ray.util.placement_group_table().items()
+    return any(name.endswith(job) and group["state"] in ("PENDING", "RESCHEDULING") for name, group in groups)
+
+
 # --- Ray Data
 
 SHORTEST_SLEEP_S, LONGEST_SLEEP_S = 0.01, 0.05

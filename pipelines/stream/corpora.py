@@ -58,7 +58,7 @@ def map_on_cluster(function: Callable[[Any], Any], items: Iterable[Any]) -> Iter
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _apply(function: Callable[[Any], Any], item: Any) -> Any:
+def _apply(function: Callable[[Any], Any], item: object) -> object:
     return function(item)
 
 

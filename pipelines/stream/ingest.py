@@ -5,7 +5,6 @@ Ray's splitter hands out equal blocks in order, round robin, so rank r gets bloc
 for any number of workers W.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +25,6 @@ class StepBatch:
 
     batch: Batch
     faults: list[dict]  # the quarantine records of this share
-    waited_s: float  # how long the rank waited for the data
 
 
 def segments(streams: Sequence[Stream], start: int, stop: int, most_tasks: int) -> Iterator[tuple[int, int]]:
@@ -67,10 +65,7 @@ def step_batches(
             for split, stream in zip(ray.get(shared), streams, strict=True)
         ]
         for _ in range(first, last):
-            started = time.perf_counter()
-            blocks_of_step = [next(part) for part in parts]
-            waited_s = time.perf_counter() - started
-            yield join(blocks_of_step, streams, waited_s)
+            yield join([next(part) for part in parts], streams)
         for part in parts:
             assert next(part, None) is None, "the stream held more rows than the plan"
 
@@ -100,7 +95,7 @@ def _rank_blocks(split: ray.data.DataIterator, stream: Stream, world_size: int) 
             gathered = []
 
 
-def join(parts: Sequence[list[blocks.Block]], streams: Sequence[Stream], waited_s: float) -> StepBatch:
+def join(parts: Sequence[list[blocks.Block]], streams: Sequence[Stream]) -> StepBatch:
     """One batch from the blocks of one step: the only copy between the object store and the device."""
     columns = {name: column for stream in streams for name, column in stream.decoder.columns.items()}
     batch = batch_of_blocks([block for part in parts for block in part], columns)
@@ -114,4 +109,4 @@ def join(parts: Sequence[list[blocks.Block]], streams: Sequence[Stream], waited_
         offset += rows
         roles[stream.role] = roles.get(stream.role, 0) + rows
         faults += [{**fault, "corpus": stream.number} for block in part for fault in blocks.block_faults(block)]
-    return StepBatch(replace(batch, role_sizes=roles), faults, waited_s)
+    return StepBatch(replace(batch, role_sizes=roles), faults)

@@ -1,6 +1,9 @@
-"""A run and ranges of its fields in; trials across the cluster, the configuration that is chosen, and a page out."""
+"""Search over fields of a run's configuration, carried by `ray.tune.Tuner` across the cluster.
 
-from pipelines.config.sweep import SweepConfig
-from pipelines.sweep.conductor import News, Result, run
+`run` is the engine of `jobs.sweep`; `xmodal_trainable` and `interval` are for a Tuner of one's own.
+"""
 
-__all__ = ["News", "Result", "SweepConfig", "run"]
+from pipelines.sweep.engine import SweepResult, run
+from pipelines.sweep.trainable import interval, xmodal_trainable
+
+__all__ = ["SweepResult", "interval", "run", "xmodal_trainable"]

@@ -1,57 +1,143 @@
-"""What a sweep will do, before it does anything: its configuration in; space, metric, room for trials out."""
+"""Plan a sweep before it does anything: its space, its metric, its trials and the room for them."""
 
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipelines.config.sweep import PBT, SweepConfig
+from pipelines.config.sweep import POPULATION_BASED, SweepConfig
 from pipelines.runtime.output_path import check_output
 from pipelines.sweep.clone import check_may_differ
+from pipelines.sweep.cluster import check_run, connect, index_corpora
+from pipelines.sweep.options import parse_options
 from pipelines.sweep.presets import baseline_of, with_preset
-from pipelines.sweep.searchers import check_algorithm
-from pipelines.sweep.strategy import Strategy
-from pipelines.sweep.trial_store import read_sweep
+from pipelines.sweep.scheduler_classes import check_scheduler
+from pipelines.sweep.searchers import check_algorithm, grid_size, unit_axes
+from pipelines.sweep.trainable import STAGE, TrialSpec
+from pipelines.sweep.trial_store import TRIALS, read_sweep
 from xmodal import storage
 from xmodal.data.stream.block_cache import AUTO
 from xmodal.errors import ConfigError
 from xmodal.search.config_fields import paths, value_at, with_values
-from xmodal.search.objective import SearchObjective, objectives, parse_guards
+from xmodal.search.objective import Guard, SearchObjective, objectives, parse_guards
+from xmodal.search.ranges import Units
 from xmodal.search.rungs import Rungs, grace_of_ramp
 from xmodal.search.space import SearchSpace, parse_space
-from xmodal.search.trial import Trial
+from xmodal.search.trial import BASELINE, SEARCH, WAITING, Trial
 
-PIPELINE = "pipelines.sweep.trial:carry_out"
 GRACE = 0.25  # of the budget, where nothing ramps up
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that is decided before the first trial. `config.run` holds places by absolute paths."""
+    """All that is decided before the first trial. `run` is the configuration that trials change, with absolute paths.
+
+    `make(values, seed)` returns the configuration of a trial, or raises ConfigError where values cannot stand together.
+    """
 
     config: SweepConfig
+    run: Any
     space: SearchSpace
     by: tuple[SearchObjective, ...]
-    strategy: Strategy
+    guards: tuple[Guard, ...]
+    baseline: Mapping[str, Any]
+    rungs: Rungs
+    make: Callable[[Mapping[str, Any], int], Any]
+    base_seed: int
     target: str  # MODULE:FUNCTION that a trial's process calls
-    address: str | None
-    concurrent: int
-    share: Mapping[str, float]  # of the cluster, for each train worker of a trial
+    algorithm_options: Mapping[str, Any] = field(default_factory=dict)
+    scheduler_options: Mapping[str, Any] = field(default_factory=dict)
+    address: str | None = None  # of the cluster; None: the trials need none
+    concurrent: int = 1  # trials at a time when the sweep begins
+    count_room: Callable[[], int] = lambda: 1  # trials at a time, as the cluster is now
+    actor_resources: Callable[[], Mapping[str, float]] | None = None  # of the next trial's actor
 
-    def config_of(self, trial: Trial, runs: str) -> Any:
-        """The configuration of a trial's run."""
-        made = self.strategy.make(trial.values, trial.seed)
-        found = replace(made, run=replace(made.run, name=trial.name, runs=runs))
-        if self.address is None:
-            return found
-        per = {"cpus_per_worker": self.share.get("CPU"), "gpus_per_worker": self.share.get("GPU", 0.0)}
-        data = replace(found.data, cache=found.data.cache or AUTO)  # equal rows are decoded once for all trials
-        return replace(found, data=data, resources=replace(found.resources, address=self.address, **per))
+    @property
+    def population_based(self) -> bool:
+        return self.config.scheduler in POPULATION_BASED
+
+    @property
+    def drawn(self) -> int:
+        """Return the number of trials that are drawn from the space."""
+        if self.population_based:
+            return self.config.population
+        return grid_size(self.space, self.config.points) if self.config.algorithm == "grid" else self.config.trials
+
+    @property
+    def finalists(self) -> int:
+        """Return the number of best trials that are repeated; several metrics leave no order of them."""
+        return 0 if self.population_based or len(self.by) > 1 else self.config.finalists
+
+    @property
+    def planned(self) -> int:
+        """Return the number of trials in all: with the baseline, and the repeats of finalists."""
+        repeats = 0 if self.finalists == 0 else (min(self.finalists, self.drawn) + 1) * (self.config.seeds - 1)
+        return 1 + self.drawn + repeats
+
+    @property
+    def spec(self) -> TrialSpec:
+        """Return what all trials have in common, for their actors."""
+        runs = storage.join(self.config.sweep.runs, self.config.sweep.name, TRIALS)
+        return TrialSpec(
+            config=replace(self.run, run=replace(self.run.run, runs=runs, resume=False)),
+            target=self.target,
+            needs_cluster=self.address is not None,
+            silent_s=self.config.silent_s,
+            options=self.config.storage,
+        )
+
+    def trial_config(self, trial: Trial) -> dict[str, Any]:
+        """Return what Tune hands to the actor of a trial; `units` is what population based training changes."""
+        units = trial.units or ()
+        return {
+            "number": trial.number, "name": trial.name, "values": dict(trial.values), "seed": trial.seed,
+            "units": {str(axis): float(unit) for axis, unit in enumerate(units)},
+            "actor": dict(self.actor_resources()) if self.actor_resources else None,
+        }  # fmt: skip
+
+    def baseline_trial(self) -> Trial:
+        """Return the trial without the method, before all others."""
+        units = self.space.encode(self.baseline)
+        return Trial(number=-1, kind=BASELINE, values=self.baseline, units=units, seed=self.base_seed)
+
+    def search_trial(
+        self, values: Mapping[str, Any], units: Units | None, *, status: str = WAITING, why: str = ""
+    ) -> Trial:
+        """Return the trial of a point of the space, without a number."""
+        return Trial(
+            number=-1, kind=SEARCH, values=values, units=units, seed=self.base_seed, status=status, why=why
+        )  # fmt: skip
+
+    @property
+    def mutations(self) -> dict[str, Any]:
+        """Return what population based training may change, as Tune wants it."""
+        return {"trial": {"units": unit_axes(self.space)}}
+
+    @property
+    def bounds(self) -> dict[str, list[float]]:
+        """Return what PB2 may change, as Tune wants it."""
+        return {f"trial/units/{axis}": [0.0, 1.0] for axis in range(self.space.size)}
+
+    def explore(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Bring a copy's units back into the unit cube, as if its walls were mirrors.
+
+        Tune multiplies each by 0.8 or 1.2. Where the values of the new point cannot stand together, the copy keeps
+        those of the trial that it copies.
+        """
+        trial = config["trial"]
+        mirrored = {axis: 1.0 - abs(1.0 - abs(float(unit)) % 2.0) for axis, unit in trial["units"].items()}
+        values = self.space.decode([mirrored[str(axis)] for axis in range(self.space.size)])
+        try:
+            self.make(values, trial["seed"])
+        except ConfigError:
+            kept = self.space.encode(trial["values"]) or ()
+            mirrored = {str(axis): unit for axis, unit in enumerate(kept)}
+        return {**config, "trial": {**trial, "units": mirrored}}
 
 
 def outline(config: SweepConfig) -> Plan:
-    """The plan but for the cluster; ConfigError for everything that ranges, metric, guards or fields are wrong in."""
+    """Plan a sweep but for the cluster; ConfigError for what is wrong in its ranges, metric, guards or fields."""
     check_output(config.sweep.runs, "--runs")
     config = with_preset(replace(config, sweep=replace(config.sweep, runs=storage.absolute(config.sweep.runs))))
     if not config.search:
@@ -60,40 +146,40 @@ def outline(config: SweepConfig) -> Plan:
         read_sweep(config.sweep.runs, config.beside, config.storage)
     by = objectives(config.metric, config.mode)
     space = parse_space(config.search, config.run)
-    check_algorithm(config.algorithm, len(by))
-    run = _for_copies(config, space) if config.scheduler == PBT else config.run
-    strategy = Strategy(
-        config=config,
-        space=space,
-        by=by,
-        guards=parse_guards(config.guard),
+    algorithm_options = parse_options("--algorithm-options", config.algorithm_options)
+    scheduler_options = parse_options("--scheduler-options", config.scheduler_options)
+    check_algorithm(config.algorithm, algorithm_options, len(by))
+    check_scheduler(config.scheduler, scheduler_options)
+    run = _for_copies(config, space) if config.scheduler in POPULATION_BASED else config.run
+    plan = Plan(
+        config=config, run=run, space=space, by=by, guards=parse_guards(config.guard),
         baseline=baseline_of(run, space),
         rungs=Rungs(grace=config.grace or _grace(run, space), reduction=config.reduction),
-        make=_maker(run),
-        base_seed=run.seed,
-    )
-    strategy.make(strategy.baseline, run.seed)
-    target = getattr(run, "TARGET", PIPELINE)
-    return Plan(
-        config=config, space=space, by=by, strategy=strategy, target=target, address=None,
-        concurrent=config.concurrent or (os.cpu_count() or 1), share={},
+        make=_maker(run), base_seed=run.seed, target=getattr(run, "TARGET", STAGE),
+        algorithm_options=algorithm_options, scheduler_options=scheduler_options,
     )  # fmt: skip
+    plan.make(plan.baseline, run.seed)
+    concurrent = config.concurrent or (os.cpu_count() or 1)
+    return replace(plan, concurrent=concurrent, count_room=lambda: concurrent)
 
 
-def prepare(config: SweepConfig, on_news: Callable[[Any], None]) -> Plan:
-    """The plan with a cluster, where the run needs one: corpora are indexed once, for all trials."""
+def prepare(config: SweepConfig, on_event: Callable[[Any], None]) -> Plan:
+    """Plan a sweep with its cluster, where the run needs one: corpora are indexed once, for all trials."""
     plan = outline(config)
-    if plan.target != PIPELINE:
+    if plan.target != STAGE:
         if hasattr(plan.config.run, "prepare"):
             plan.config.run.prepare()
         return plan
-    from pipelines.sweep.cluster import checked, connect, index
-
-    run = checked(plan.config.run, plan.config.sweep.runs)
-    plan = outline(replace(plan.config, run=run))
-    address, concurrent, share = connect(run.resources, plan.config.concurrent)
-    index(run, on_news)
-    return replace(plan, address=address, concurrent=concurrent, share=share)
+    plan = outline(replace(plan.config, run=check_run(plan.config.run, plan.config.sweep.runs)))
+    room = connect(plan.run.resources, plan.config.concurrent)
+    index_corpora(plan.run, on_event)
+    cpus, gpus = room.per_worker.get("CPU"), room.per_worker.get("GPU", 0.0)
+    resources = replace(plan.run.resources, address=room.address, cpus_per_worker=cpus, gpus_per_worker=gpus)
+    data = replace(plan.run.data, cache=plan.run.data.cache or AUTO)  # equal rows are decoded once for all trials
+    return replace(
+        plan, run=replace(plan.run, resources=resources, data=data), address=room.address, concurrent=room.count(),
+        count_room=room.count, actor_resources=room.actor_resources,
+    )  # fmt: skip
 
 
 def _maker(run: Any) -> Callable[[Mapping[str, Any], int], Any]:
@@ -104,7 +190,10 @@ def _maker(run: Any) -> Callable[[Mapping[str, Any], int], Any]:
 
 
 def _grace(run: Any, space: SearchSpace) -> float:
-    """Until a strength that ramps up has come near its peak: before, small ones are ahead because they do less."""
+    """Return the share of the budget until a strength that ramps up has come near its peak.
+
+    Before, small ones are ahead because they do less.
+    """
     known = set(paths(run))
     if hasattr(run, "GRACE"):
         return run.GRACE
@@ -118,13 +207,15 @@ def _grace(run: Any, space: SearchSpace) -> float:
 
 
 def _for_copies(config: SweepConfig, space: SearchSpace) -> Any:
-    """The run with checkpoints and figures at each boundary; ConfigError for what cannot be copied."""
+    """Return the run with a checkpoint and metrics at each boundary; ConfigError for what cannot be copied."""
     check_may_differ(space.ranges)
     run, steps = config.run, value_at(config.run, "optim.steps")
     if steps is None:
-        raise ConfigError("--scheduler pbt needs the run's --steps: copies are made at shares of them")
+        raise ConfigError(f"--scheduler {config.scheduler} needs the run's --steps: copies are made at shares of them")
     if steps % config.intervals:
-        raise ConfigError(f"--scheduler pbt: steps={steps} must be a multiple of intervals={config.intervals}")
+        raise ConfigError(
+            f"--scheduler {config.scheduler}: steps={steps} must be a multiple of intervals={config.intervals}"
+        )
     every = steps // config.intervals
     logging = replace(run.logging, log_every=math.gcd(run.logging.log_every, every))
     keep = max(run.checkpoints.keep, config.intervals + 1)

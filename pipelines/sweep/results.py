@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.sweep import sealed_oracle
-from pipelines.sweep.conductor import Result
+from pipelines.sweep.engine import SweepResult
 from pipelines.sweep.trial_store import RECORD, TRIALS
 from xmodal import storage
 from xmodal.formatting import pluralize
@@ -40,7 +40,7 @@ class Told:
     regret: str
 
 
-def write(result: Result) -> Told:
+def write(result: SweepResult) -> Told:
     """Everything beside the trials; written anew at every call."""
     options, plan = result.plan.config.storage, result.plan
     chosen = None
@@ -59,7 +59,7 @@ def write(result: Result) -> Told:
             space=plan.space,
             objectives=plan.by,
             chosen=result.chosen,
-            rungs=plan.strategy.rungs.budget_shares() if plan.config.scheduler == "asha" else (),
+            rungs=plan.rungs.budget_shares() if plan.config.scheduler == "asha" else (),
             command=command,
             facts=_facts(result),
             regret=regret,
@@ -78,7 +78,7 @@ def write(result: Result) -> Told:
     )
 
 
-def _record_choice(result: Result, chosen: Trial | None, options: StorageOptions) -> None:
+def _record_choice(result: SweepResult, chosen: Trial | None, options: StorageOptions) -> None:
     uri = storage.join(result.uri, RECORD)
     record = json.loads(storage.read(uri, options=options))
     record["chosen"] = None if chosen is None else {"trial": chosen.number, "values": to_plain(dict(chosen.values)),
@@ -126,7 +126,7 @@ def _without(words: list[str], flag: str) -> list[str]:
     return kept
 
 
-def _parquet(result: Result) -> bytes:
+def _parquet(result: SweepResult) -> bytes:
     rows = [_row(trial, result) for trial in result.trials]
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pa.table({name: _column([row.get(name) for row in rows]) for name in names})
@@ -135,7 +135,7 @@ def _parquet(result: Result) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _row(trial: Trial, result: Result) -> dict[str, Any]:
+def _row(trial: Trial, result: SweepResult) -> dict[str, Any]:
     last = {name: trial.last(name) for report in trial.reports for name in report.metrics}
     fixed = ("number", "kind", "status", "why", "seed", "attempts", "parent", "seconds", "ready", "share")
     return {
@@ -160,7 +160,7 @@ def _column(values: list[Any]) -> pa.Array:
     return pa.array([None if value is None else json.dumps(value) for value in values])
 
 
-def _hyper_parameters(result: Result, options: StorageOptions) -> None:
+def _hyper_parameters(result: SweepResult, options: StorageOptions) -> None:
     """One entry for each trial, as TensorBoard's HParams tab reads them; those of an earlier call are replaced."""
     from tensorboardX import SummaryWriter
 
@@ -186,8 +186,8 @@ def _flat(trial: Trial) -> Iterator[tuple[str, Any]]:
             yield path, value
 
 
-def _facts(result: Result) -> list[tuple[str, str]]:
-    config, rungs = result.plan.config, result.plan.strategy.rungs
+def _facts(result: SweepResult) -> list[tuple[str, str]]:
+    config, rungs = result.plan.config, result.plan.rungs
     found = provenance()
     scheduler: str = config.scheduler
     if scheduler == "asha":

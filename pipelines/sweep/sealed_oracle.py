@@ -5,7 +5,7 @@ Nothing here is looked at before the choice is made, and nothing where nobody as
 
 from collections.abc import Mapping, Sequence
 
-from pipelines.sweep.conductor import Result
+from pipelines.sweep.engine import SweepResult
 from pipelines.sweep.trial_store import TRIALS, read_sweep
 from xmodal import storage
 from xmodal.metrics.model_selection import regret, weighted_spearman
@@ -15,7 +15,7 @@ from xmodal.search.trial import FINISHED, Trial
 Judged = Mapping[int, Mapping[str, float]]  # of each trial that ran to its end
 
 
-def judge(result: Result, uri: str, trials: Sequence[Trial]) -> Judged:
+def judge(result: SweepResult, uri: str, trials: Sequence[Trial]) -> Judged:
     """Every trial of the sweep at `uri` that ran to its end."""
     if result.plan.config.regret is None:
         return {}
@@ -44,7 +44,7 @@ def costs(judged: Judged, chosen: int | None) -> dict[str, float]:
     return found
 
 
-def told(result: Result, judged: Judged) -> list[tuple[str, str]]:
+def told(result: SweepResult, judged: Judged) -> list[tuple[str, str]]:
     """A line for each sealed figure."""
     if result.chosen is None:
         return []
@@ -76,7 +76,7 @@ def _by_name(judged: Judged) -> dict[str, dict[str, float]]:
     }
 
 
-def beside(result: Result, judged: Judged) -> list[ComparedSearch]:
+def beside(result: SweepResult, judged: Judged) -> list[ComparedSearch]:
     """This sweep and the one that was named with --beside; nothing where none was."""
     config = result.plan.config
     if config.beside is None:

@@ -1,117 +1,159 @@
-"""Trials so far in, the next point of the unit cube out, as one of Ray Tune's searchers proposes it.
+"""Make the searcher of Ray Tune that draws a sweep's points, by the name and the options of `--algorithm`.
 
-Tune's searchers keep what they know in memory and, to survive, in a pickle. Here one is made anew for every proposal:
-it is given the points of the recorded trials as its first ones (`points_to_evaluate`), suggests them, is told what came
-of those that are over (a rejected one is as bad as the worst: what is told as failed is forgotten, and its region is
-tried again and again), and then suggests the one that is wanted. So nothing but the records has to be stored, equal
-records give an equal point, several metrics work as one does, and a newer release of the library may resume. Measured
-with Optuna on two fields: 5 ms a proposal with 10 known trials, 10 ms with 40 (bayesopt 17 and 155).
-
-Random and grid points stay our own (`xmodal.search.proposals`): they are functions of seed and number, which Tune's
-`BasicVariantGenerator` is not (its points are drawn one after the other from one state).
+Every searcher draws points of the unit cube, which `SearchSpace` converts to values, so that each of them can search
+intervals and choices. What is ours here: the seed of each library, and the table of names.
 """
 
 import importlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+from ray import tune
+from ray.tune.search import SEARCH_ALG_IMPORT, Searcher
+from ray.tune.search.variant_generator import generate_variants
+
+from pipelines.sweep.options import check_options
 from xmodal.errors import ConfigError, nearest
-from xmodal.search.objective import SearchObjective
 from xmodal.search.space import SearchSpace
-from xmodal.search.trial import FAILED, REJECTED, Trial
+
+AXES = "axes"  # of a grid, whose points are values of the fields instead of units
 
 
 @dataclass(frozen=True, kw_only=True)
-class Searcher:
-    """One of Tune's searchers that can be seeded. `module` is the package behind it, `install` what pip calls it."""
+class Algorithm:
+    """A way to draw points: a searcher of Tune, or (`sampler`) its Optuna searcher with that sampler."""
 
-    tune: str  # its name in ray.tune.search
-    module: str
-    install: str
-    seed: str  # the argument that makes it repeatable
+    tune: str = ""  # name in ray.tune.search; empty: Tune's own variants (random, grid)
+    sampler: str = ""  # class in optuna.samplers
+    modules: Mapping[str, str] = field(default_factory=dict)  # packages that it needs, and what pip calls them
+    seed: str = "seed"  # argument that makes it repeatable
     several: bool = False  # metrics at a time
-    more: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-SEARCHERS: Mapping[str, Searcher] = {
-    "tpe": Searcher(tune="optuna", module="optuna", install="'xmodal[sweep]'", seed="seed", several=True),
-    "hyperopt": Searcher(
-        tune="hyperopt", module="hyperopt", install="hyperopt", seed="random_state_seed", more={"n_initial_points": 1}
+_OPTUNA = {"optuna": "'xmodal[sweep]'"}
+ALGORITHMS: Mapping[str, Algorithm] = {
+    "random": Algorithm(several=True),
+    "grid": Algorithm(),
+    "tpe": Algorithm(
+        tune="optuna", sampler="TPESampler", modules=_OPTUNA, several=True,
+        defaults={"n_startup_trials": 8, "multivariate": True, "constant_liar": True},
     ),
-    "bayesopt": Searcher(
-        tune="bayesopt", module="bayes_opt", install="bayesian-optimization==1.4.3", seed="random_state",
-        more={"random_search_steps": 0, "skip_duplicate": False},
+    "cmaes": Algorithm(tune="optuna", sampler="CmaEsSampler", modules=_OPTUNA | {"cmaes": "cmaes"}),
+    "nsga2": Algorithm(tune="optuna", sampler="NSGAIISampler", modules=_OPTUNA, several=True),
+    "hyperopt": Algorithm(
+        tune="hyperopt", modules={"hyperopt": "hyperopt"}, seed="random_state_seed", defaults={"n_initial_points": 8},
+    ),
+    "bayesopt": Algorithm(
+        tune="bayesopt", modules={"bayes_opt": "bayesian-optimization==1.4.3"}, seed="random_state",
+        defaults={"random_search_steps": 8, "skip_duplicate": False},
     ),
 }  # fmt: skip
-OWN = ("random", "grid")
 
 
-def check_algorithm(name: str, metrics: int) -> None:
-    """ConfigError for an unknown search, one whose package is missing, or one that takes fewer metrics."""
-    if name in OWN:
-        return
-    if name not in SEARCHERS:
-        raise ConfigError(f"--algorithm {name}: {nearest(name, [*OWN, *SEARCHERS])}")
-    chosen = SEARCHERS[name]
-    if metrics > 1 and not chosen.several:
-        raise ConfigError(f"--algorithm {name} takes one metric, not {metrics}: take tpe")
-    if find_spec(chosen.module) is None:
-        raise ConfigError(f"--algorithm {name}: pip install {chosen.install}, or take --algorithm random")
+def check_algorithm(name: str, options: Mapping[str, Any], metrics: int) -> None:
+    """Raise ConfigError for an unknown algorithm or option, a missing package, or too many metrics."""
+    if name not in ALGORITHMS:
+        raise ConfigError(f"--algorithm {name}: {nearest(name, ALGORITHMS)}")
+    algorithm = ALGORITHMS[name]
+    if metrics > 1 and (not algorithm.several or name == "random"):
+        raise ConfigError(f"--algorithm {name} takes one metric, not {metrics}: take tpe or nsga2")
+    for module, package in algorithm.modules.items():
+        if find_spec(module) is None:
+            raise ConfigError(f"--algorithm {name}: pip install {package}, or take --algorithm random")
+    if options and not algorithm.tune:
+        raise ConfigError(f"--algorithm-options: --algorithm {name} has none; leave them out")
+    if options:
+        check_options("--algorithm-options", options, _target(algorithm))
 
 
-def propose(
-    name: str, space: SearchSpace, seed: int, number: int, known: Sequence[Trial], by: Sequence[SearchObjective]
-) -> tuple[float, ...]:
-    """The units of proposal `number`. `known` are all trials so far: those at work stand where nothing is known yet."""
-    told = [trial for trial in known if trial.units is not None and trial.status != FAILED]
-    axes = [str(k) for k in range(space.size)]
-    points = [dict(zip(axes, trial.units or (), strict=True)) for trial in told]
-    searcher = _new(name, axes, 1_000_003 * seed + number, [one.metric for one in by], points)
-    for trial in told:
-        searcher.suggest(trial.name)
-    found = {trial.number: _measured(trial, by) for trial in told if trial.over}
-    good = [one for one in found.values() if one]
-    worst = {one.metric: min((each[one.metric] for each in good), default=0.0) for one in by}
-    for trial in told:
-        if trial.over:
-            searcher.on_trial_complete(trial.name, found[trial.number] or worst)
-    asked = searcher.suggest("next")
-    return tuple(min(1.0, max(0.0, float(asked[axis]))) for axis in axes)
+def make_searcher(
+    name: str,
+    options: Mapping[str, Any],
+    space: SearchSpace,
+    *,
+    seed: int,
+    metrics: Sequence[str],
+    grid_points: int,
+    first_points: Sequence[dict[str, float]] = (),
+) -> Searcher:
+    """Return a searcher that maximises `metrics`; its points are units by axis number, or values of a grid.
 
-
-def _measured(trial: Trial, by: Sequence[SearchObjective]) -> dict[str, float]:
-    """Larger is better; nothing for a trial that a guard rejected, or that measured nothing that is finite."""
-    found = {one.metric: float(better) for one in by if (better := one.better(trial)) is not None}
-    return found if len(found) == len(by) and trial.status != REJECTED else {}
-
-
-def _new(name: str, axes: Sequence[str], seed: int, metrics: Sequence[str], points: list[dict[str, float]]) -> Any:
-    from ray import tune
-    from ray.tune.search import SEARCH_ALG_IMPORT
-
-    chosen = SEARCHERS[name]
-    _quiet(chosen.tune)
-    more = {**chosen.more, "points_to_evaluate": points or None}
-    if chosen.tune == "optuna":
-        from optuna.samplers import TPESampler
-
-        more["sampler"] = TPESampler(seed=seed, n_startup_trials=0, multivariate=True, constant_liar=True)
-    else:
-        more[chosen.seed] = seed % 2**31
-    modes = ["max"] * len(metrics)
-    metric, mode = (list(metrics), modes) if len(metrics) > 1 else (metrics[0], "max")
-    searcher = SEARCH_ALG_IMPORT[chosen.tune]()(metric=metric, mode=mode, **more)
-    searcher.set_search_properties(None, None, {axis: tune.uniform(0.0, 1.0) for axis in axes})
+    It draws `first_points` before any other; one of random points or of a grid draws its own all the same.
+    """
+    algorithm = ALGORITHMS[name]
+    if not algorithm.tune:
+        return VariantSearcher(space, seed, grid_points=grid_points if name == "grid" else 0)
+    _quiet(algorithm)
+    arguments = {**algorithm.defaults, algorithm.seed: seed, **options}
+    if algorithm.sampler:
+        arguments = {"sampler": _target(algorithm)(**arguments)}
+    if first_points:
+        arguments["points_to_evaluate"] = list(first_points)
+    mode = ["max"] * len(metrics) if len(metrics) > 1 else "max"
+    metric = list(metrics) if len(metrics) > 1 else metrics[0]
+    searcher = SEARCH_ALG_IMPORT[algorithm.tune]()(metric=metric, mode=mode, **arguments)
+    searcher.set_search_properties(None, None, unit_axes(space))
     return searcher
 
 
-def _quiet(package: str) -> None:
-    """They report every point at the level of information."""
-    logging.getLogger(f"ray.tune.search.{package}").setLevel(logging.ERROR)
-    if package == "optuna":
-        importlib.import_module("optuna").logging.set_verbosity(30)
-    else:
-        logging.getLogger(package).setLevel(logging.ERROR)
+def unit_axes(space: SearchSpace) -> dict[str, Any]:
+    """Return the unit cube as a search space of Tune, an axis for each unit."""
+    return {str(axis): tune.uniform(0.0, 1.0) for axis in range(space.size)}
+
+
+class VariantSearcher(Searcher):
+    """Draws random points or a grid by the generator behind Tune's `BasicVariantGenerator`.
+
+    That class itself is no `Searcher`: Tune could run nothing but its variants, and there would be no baseline.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int, *, grid_points: int) -> None:
+        super().__init__(metric="score", mode="max")
+        self._variants = _grid(space, grid_points) if grid_points else _random(space, seed)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        return next(self._variants, None)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Learn nothing."""
+
+
+def _grid(space: SearchSpace, points: int) -> Iterator[dict[str, Any]]:
+    axes = {path.replace(".", "\0"): tune.grid_search(axis.grid(points)) for path, axis in space.ranges.items()}
+    for _, spec in generate_variants({"config": axes}):
+        yield {AXES: {path.replace("\0", "."): value for path, value in spec["config"].items()}}
+
+
+def _random(space: SearchSpace, seed: int) -> Iterator[dict[str, Any]]:
+    draw = np.random.default_rng(seed)
+    while True:
+        for _, spec in generate_variants({"config": unit_axes(space)}, random_state=draw):
+            yield dict(spec["config"])
+
+
+def grid_size(space: SearchSpace, points: int) -> int:
+    """Return the number of points of a grid with at most `points` values for each field."""
+    return int(np.prod([len(axis.grid(points)) for axis in space.ranges.values()]))
+
+
+def _target(algorithm: Algorithm) -> Callable[..., Any]:
+    """Return the class that takes the options."""
+    if algorithm.sampler:
+        return getattr(importlib.import_module("optuna.samplers"), algorithm.sampler)
+    return SEARCH_ALG_IMPORT[algorithm.tune]()
+
+
+def _quiet(algorithm: Algorithm) -> None:
+    """Silence what these libraries log for every point."""
+    logging.getLogger(f"ray.tune.search.{algorithm.tune}").setLevel(logging.ERROR)
+    if algorithm.sampler:
+        optuna = importlib.import_module("optuna")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        importlib.import_module("warnings").filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    for module in algorithm.modules:
+        logging.getLogger(module).setLevel(logging.ERROR)

@@ -19,7 +19,7 @@ from xmodal import storage
 from xmodal.errors import ConfigError
 from xmodal.run.plain_config import differences, is_within, to_plain
 from xmodal.run.provenance import provenance
-from xmodal.search.trial import RUNNING, WAITING, Trial, trial_from_plain
+from xmodal.search.trial import PAUSED, RUNNING, WAITING, Trial, trial_from_plain
 from xmodal.storage import NotFound, StorageOptions
 
 RECORD, RECORDS, TRIALS = "sweep.json", "records", "trials"
@@ -31,7 +31,7 @@ MAY_CHANGE = frozenset({
 SECONDS_PER_WRITE = 2.0  # of a trial that only reported
 
 
-class Book:
+class TrialStore:
     """All trials of a sweep by number; the same on disk after every change of a status."""
 
     def __init__(self, uri: str, record: dict[str, Any], trials: dict[int, Trial], options: StorageOptions) -> None:
@@ -47,14 +47,22 @@ class Book:
     def __getitem__(self, number: int) -> Trial:
         return self._trials[number]
 
+    def next_number(self) -> int:
+        """Return the number of the next trial."""
+        return max(self._trials, default=-1) + 1
+
+    def next_event(self) -> int:
+        """Return the order of the next draw or end of a trial, from 1."""
+        return 1 + max((max(trial.asked, trial.ended) for trial in self._trials.values()), default=0)
+
     def add(self, trial: Trial) -> Trial:
-        """With the next free number."""
-        numbered = replace(trial, number=max(self._trials, default=-1) + 1)
+        """Add a trial with the next number; return it."""
+        numbered = replace(trial, number=self.next_number())
         self._put(numbered)
         return numbered
 
     def change(self, number: int, **fields: Any) -> Trial:
-        """The trial with other fields; stored at once where its status is among them, else before long."""
+        """Change fields of a trial and return it; stored at once where its status is among them, else before long."""
         trial = replace(self._trials[number], **fields)
         if "status" in fields:
             self._put(trial)
@@ -85,7 +93,7 @@ class Book:
         storage.write(storage.join(self.uri, name), text.encode(), options=self.options)
 
 
-def open_book(config: Any) -> Book:
+def open_store(config: Any) -> TrialStore:
     """A new sweep's, or with `resume` the one that is there, whose unfinished trials wait again.
 
     ConfigError where it exists already without `resume`, does not with it, or was asked for something else.
@@ -102,9 +110,9 @@ def open_book(config: Any) -> Book:
             raise ConfigError(f"{uri} is something else than a sweep: take another --name")
         record = {"id": uuid.uuid4().hex, "name": config.sweep.name, "config": plain, "provenance": provenance(),
                   "created": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
-        book = Book(uri, record, {}, config.storage)
-        book.write_record()
-        return book
+        store = TrialStore(uri, record, {}, config.storage)
+        store.write_record()
+        return store
     if not config.sweep.resume:
         raise ConfigError(
             f"the sweep {config.sweep.name!r} exists already in {config.sweep.runs}; --resume continues it, another "
@@ -120,8 +128,8 @@ def open_book(config: Any) -> Book:
             f"the sweep {config.sweep.name!r} was started with something else: {'; '.join(refused)}. Resume it as it "
             "was, or start anew under another --name"
         )
-    trials = {trial.number: _again(trial) for trial in _trials(uri, config.storage)}
-    return Book(uri, known, trials, config.storage)
+    trials = {trial.number: _interrupt(trial) for trial in _trials(uri, config.storage)}
+    return TrialStore(uri, known, trials, config.storage)
 
 
 def as_begun(config: Any) -> Any:
@@ -143,8 +151,9 @@ def read_sweep(runs: str, name: str, options: StorageOptions) -> tuple[dict[str,
     return known, sorted(_trials(uri, options), key=lambda trial: trial.number)
 
 
-def _again(trial: Trial) -> Trial:
-    return replace(trial, status=WAITING) if trial.status == RUNNING else trial
+def _interrupt(trial: Trial) -> Trial:
+    """Return the record of a trial as its sweep is resumed: one that was at work or paused waits again."""
+    return replace(trial, status=WAITING) if trial.status in (RUNNING, PAUSED) else trial
 
 
 def _read(uri: str, options: StorageOptions) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from jobs.reproduce.adaptation import data, grid_data
 from jobs.reproduce.adaptation.arms import ORACLE, SOURCE_ONLY
 from jobs.reproduce.adaptation.grid_shifted import EXPERIMENT, SOURCE_ONLY_MMPARETO
 from jobs.reproduce.grid import LETTER_WORD, grey_mouths
-from xmodal.data.synthetic.clips import write_clips
+from support.clip_shards import write_clips
 
 CLIPS = 24
 

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from xmodal.distributed.ranks import mean_over_ranks
+from support.loss_on_ranks import mean_over_ranks
 from xmodal.losses.cdan import MultilinearConditioning, entropy_weights
 from xmodal.losses.consistency import consistency_loss
 from xmodal.losses.discrepancy import coral, mmd

@@ -10,12 +10,13 @@ from pipelines.config.classify import ClassifyConfig
 from pipelines.inference import evaluate_classifier
 from pipelines.models.classifier import build_classifier, decoded_fields
 from pipelines.stages.classify import check
+from support.clip_shards import write_clips
 from xmodal.checkpoint import CheckpointWriter
 from xmodal.data.index.corpus import open_corpus
 from xmodal.data.index.field_maps import field_map
 from xmodal.data.stream.blocks import RowDecoder
 from xmodal.data.stream.order import StreamPlan
-from xmodal.data.synthetic.clips import PITCHES, write_clips
+from xmodal.data.synthetic.clips import PITCHES
 from xmodal.encoders.classifier_files import save_classifier
 from xmodal.run import MetricsLog, Run, create_run
 from xmodal.training.balanced_learning import build_audit, build_objective

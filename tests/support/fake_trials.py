@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from pipelines.config.logging import CheckpointConfig, LoggingConfig
 from pipelines.config.optimizer import OptimizerConfig
 from pipelines.config.run import RunOptions
-from pipelines.sweep.trial import tell_again
+from pipelines.sweep.trial_process import report_again
 from xmodal import checkpoint, storage
 from xmodal.errors import CheckpointError
 from xmodal.run import MetricsLog, claim_attempt, create_run, open_run
@@ -55,7 +55,7 @@ def carry_out(config, say):
         step, weight, lineage = saved["step"], saved["weight"], saved["lineage"]
     except CheckpointError:
         pass
-    tell_again(uri, config.optim.steps, say)
+    report_again(uri, config.optim.steps, say)
     log = MetricsLog(uri, after_step=step or None, sinks=())
     while step < config.optim.steps:
         step, weight = step + 1, weight + gain(config.optim.learning_rate) + 0.01 * config.seed

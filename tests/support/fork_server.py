@@ -223,7 +223,10 @@ def _run_worker(request: dict, files: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(1, str(Path(__file__).parents[2]))  # pipelines and jobs are not installed: they are this checkout's
+    sys.path[1:1] = [
+        str(Path(__file__).parents[2]),
+        str(Path(__file__).parents[1]),
+    ]  # pipelines and jobs and the tests' support are not installed
     if sys.argv[1] == RUN:
         run_job(sys.argv[2:])
     elif sys.argv[1] == SERVE:

@@ -9,7 +9,7 @@ from support.two_modalities import AudioVideo, Rows, gradients_of, part_of, rows
 from xmodal.distributed.rank_consistency import RanksDiverged
 from xmodal.distributed.ranks import current_rank, world_size
 from xmodal.distributed.synchrony import broadcast_buffers, check_synchronised
-from xmodal.gradients import FeatureSplitter, ParameterSpace, audit, weighting
+from xmodal.gradients import Auditor, FeatureSplitter, ParameterSpace, weighting
 
 ROWS, STEPS = 24, 5
 
@@ -109,9 +109,9 @@ def audit_under_ddp() -> dict[str, Tensor]:
     rows = part_of(rows_of(ROWS, seed=3), current_rank(), world_size())
     ddp = DistributedDataParallel(model, gradient_as_bucket_view=True)
     multimodal, unimodal, _ = ddp(rows)
-    result = audit(
-        [multimodal, unimodal], model.features, model.partition, weighting("mmpareto"), splitter=model.splitter
-    )
+    auditor = Auditor(model.partition, weighting("mmpareto"), splitter=model.splitter)
+    auditor.add([multimodal, unimodal], model.features)
+    result = auditor.result()
     (multimodal + unimodal).backward()
     check_synchronised(model, 0)
     return result.metrics() | gradients_of(model)

@@ -10,7 +10,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from xmodal.distributed.ranks import mean_over_ranks
 from xmodal.losses.contrastive import info_nce, sigmoid_loss
 
 Case = dict[str, Tensor]
@@ -54,6 +53,13 @@ def train_once(case: Case, kind: str, tile: int) -> dict[str, Tensor]:
     share.backward()
     gradients = {name.removeprefix("module.model."): p.grad for name, p in module.named_parameters()}
     return {"loss": mean_over_ranks(share), "share": share.detach(), **gradients}
+
+
+def mean_over_ranks(share: Tensor) -> Tensor:
+    """Return the global loss, which is the mean of the ranks' shares. A collective call."""
+    mean = share.detach().clone()
+    dist.all_reduce(mean)
+    return mean / dist.get_world_size()
 
 
 def feature_gradients(case: Case, kind: str, tile: int) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ class Marker:
     attempt: int
     files: tuple[FileRecord, ...]
     corpora: Mapping[str, str] = field(default_factory=dict)
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
 
 
 def directory_name(step: int, attempt: int) -> str:

@@ -73,7 +73,7 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._remove_leftovers()
 
-    def save(self, step: int, fill: Fill, metadata: Mapping[str, Any] | None = None) -> None:
+    def save(self, step: int, fill: Fill, metadata: Mapping[str, object] | None = None) -> None:
         """Write the checkpoint of a step; returns after `fill(directory)`, before the upload.
 
         The directory is local, new and empty. A step that was just committed is not written again. Raises what
@@ -149,7 +149,7 @@ class CheckpointWriter:
         finally:
             _remove(directory)
 
-    def _commit(self, step: int, directory: Path, metadata: dict[str, Any]) -> None:
+    def _commit(self, step: int, directory: Path, metadata: Mapping[str, object]) -> None:
         self._raise_if_superseded()
         checkpoint = commit(
             directory,

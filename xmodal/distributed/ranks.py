@@ -45,17 +45,6 @@ def reduce_scatter_sum(x: Shaped[Tensor, "N ..."], group: Group = None) -> Shape
     return own_rows
 
 
-def mean_over_ranks(share: Shaped[Tensor, "..."], group: Group = None) -> Shaped[Tensor, "..."]:
-    """Average a tensor over ranks and detach it. A collective call.
-
-    The losses of this library return a rank's share, and their mean over ranks is the global loss, for logging.
-    """
-    mean = share.detach().clone()
-    if world_size(group) > 1:
-        dist.all_reduce(mean, group=group)
-    return mean / world_size(group)
-
-
 def _has_group(group: Group) -> bool:
     return group is not None or (dist.is_available() and dist.is_initialized())
 

@@ -62,7 +62,7 @@ def register_architecture(
     _MODALITIES[name] = modalities
 
 
-def build_towers(architecture: str, **arguments: Any) -> dict[str, Tower]:
+def build_towers(architecture: str, **arguments: object) -> dict[str, Tower]:
     """Build the towers of `architecture`; `arguments` are its factory's and override the sizes of the name.
 
     Raises ConfigError for an unknown architecture or argument (with the nearest one), a missing argument and an invalid
@@ -87,7 +87,7 @@ def _factory(architecture: str) -> Callable[..., dict[str, Tower]]:
     return ARCHITECTURES[architecture]
 
 
-def _validate(architecture: str, name: str, value: Any, annotation: Any) -> Any:
+def _validate(architecture: str, name: str, value: Any, annotation: Any) -> object:
     """Return a valid argument, a single number as a list where several may be given; ConfigError for an invalid one."""
     if annotation is float:
         if isinstance(value, bool) or not isinstance(value, int | float):

@@ -58,12 +58,12 @@ class DualEncoderModel(PreTrainedModel):
             self.logit_bias = nn.Parameter(torch.zeros(()))
         PreTrainedModel.post_init(self)
 
-    def get_image_features(self, pixel_values: Float[Tensor, "B C H W"], **_: Any) -> BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values: Float[Tensor, "B C H W"], **_: object) -> BaseModelOutputWithPooling:
         """Return features of images, not normalised, as `pooler_output`."""
         return BaseModelOutputWithPooling(pooler_output=self._features("image", pixel_values=pixel_values))
 
     def get_text_features(
-        self, input_ids: Int64[Tensor, "B L"], attention_mask: Int64[Tensor, "B L"] | None = None, **_: Any
+        self, input_ids: Int64[Tensor, "B L"], attention_mask: Int64[Tensor, "B L"] | None = None, **_: object
     ) -> BaseModelOutputWithPooling:
         """Return features of texts, not normalised, as `pooler_output`; without a mask every token counts."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask

@@ -1,7 +1,7 @@
 """Input adapters of the video and audio towers: from the fields of a batch to the arguments of an image backbone."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
@@ -59,7 +59,7 @@ class VideoInput(nn.Module):
         clip = torch.zeros(1, self.frames, self.size, self.size, 3, dtype=torch.uint8, device=device)
         return {self.field: clip, f"{self.field}_mask": torch.ones(1, self.frames, dtype=torch.bool, device=device)}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return all settings as JSON."""
         window = {"seconds": self.seconds, "margin": self.margin}
         return {**self.image_input.describe(), "kind": self.kind, "frames": self.frames, **window}
@@ -118,7 +118,7 @@ class AudioInput(nn.Module):
         length = torch.full((1,), self.frames, dtype=torch.int32, device=device)
         return {self.field: levels, f"{self.field}_length": length}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return all settings as JSON."""
         return {
             "kind": self.kind, "field": self.field, "bands": self.bands, "frames": self.frames,

@@ -133,7 +133,7 @@ def _write_clip(model: Any, towers: dict[str, Tower], directory: Path) -> None:
     _save(state, directory)
 
 
-def _read_clip(source: str, config: dict[str, Any]) -> dict[str, Any]:
+def _read_clip(source: str, config: dict[str, Any]) -> dict[str, object]:
     """Return the arguments of DualEncoder for a CLIP."""
     with without_progress_bar(source), reading_errors(source):
         loaded: Any = CLIPModel.from_pretrained(
@@ -169,7 +169,7 @@ def _write_described(model: Any, directory: Path) -> None:
     _save(model.state_dict(), directory)
 
 
-def _read_described(source: str, config: dict[str, Any]) -> dict[str, Any]:
+def _read_described(source: str, config: dict[str, Any]) -> dict[str, object]:
     """Return the arguments of DualEncoder for a directory that describes its towers."""
     with reading_errors(source):
         state = load_file(cached_path(source, WEIGHTS))
@@ -202,7 +202,7 @@ def _save(state: Mapping[str, Tensor], directory: Path) -> None:
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
 
 
-def _read_config(source: str) -> dict[str, Any]:
+def _read_config(source: str) -> dict[str, object]:
     with reading_errors(source):
         config: dict[str, Any] = json.loads(cached_path(source, "config.json").read_text(encoding="utf-8"))
     return config

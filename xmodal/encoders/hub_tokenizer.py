@@ -1,5 +1,6 @@
 """Tokenizers from a local directory or from the Hugging Face Hub, as JSON strings."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from xmodal.data.decode.tokenizer import load_directory, with_padding
@@ -27,3 +28,8 @@ def load_tokenizer(name_or_directory: str, *, called: str = "tokenizer") -> str:
     if backend is None:
         raise ConfigError(f"{called}: {name_or_directory!r} has no fast version; convert it to a tokenizer.json")
     return with_padding(backend, tokenizer.pad_token)
+
+
+def read_tokenizer(modalities: Collection[str], source: str | Path) -> str | None:
+    """Return the JSON of the tokenizer beside a model of these modalities; None for one that reads no text."""
+    return load_tokenizer(str(source)) if "text" in modalities else None

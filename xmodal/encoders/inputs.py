@@ -1,7 +1,7 @@
 """Input adapters of the image and text towers, which turn the fields of a batch into the arguments of a backbone."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -39,7 +39,7 @@ class InputAdapter(Protocol):
     def example_fields(self, device: torch.device) -> dict[str, Tensor]:
         """Return the fields of a batch of one row, to probe a backbone with."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return `kind` and the arguments that build the adapter again, as JSON."""
 
     def build_field(self, tokenizer_json: str | None, augment: "Augment | None") -> "Field":
@@ -81,7 +81,7 @@ class ImageInput(nn.Module):
         """Return one black image, to probe a backbone with."""
         return {self.field: torch.zeros(1, self.size, self.size, 3, dtype=torch.uint8, device=device)}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return all settings as JSON."""
         return {
             "kind": self.kind,
@@ -132,7 +132,7 @@ class TextInput(nn.Module):
         ids = torch.zeros(1, self.size, dtype=torch.int32, device=device)
         return {self.field: ids, f"{self.field}_length": torch.full_like(ids[:, 0], self.size)}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return all settings as JSON."""
         return {"kind": self.kind, "field": self.field, "size": self.size, "masked": self.masked}
 

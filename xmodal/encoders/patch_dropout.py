@@ -1,7 +1,5 @@
 """Patch dropout: training on a random part of the patch tokens (FLIP, Li et al. 2023)."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,7 +17,7 @@ class PatchDropout:
         self.rate = rate
 
     def __call__(
-        self, module: nn.Module, inputs: tuple[Any, ...], tokens: Float[Tensor, "B L W"]
+        self, module: nn.Module, inputs: tuple[object, ...], tokens: Float[Tensor, "B L W"]
     ) -> Float[Tensor, "B K W"]:
         """Drop tokens in training mode; in evaluation mode return them all."""
         return self.drop(tokens) if module.training else tokens

@@ -60,7 +60,7 @@ class Tower(nn.Module):
     def _pooled(self, inputs: dict[str, Tensor]) -> Float[Tensor, "R W"]:
         return pool(self.backbone(**inputs), self.pooling, inputs.get("attention_mask"))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return everything but the weights, as JSON; `build_tower` builds it again."""
         return {
             "intake": self.input_adapter.describe(),
@@ -93,7 +93,7 @@ def feature_width(config: PreTrainedConfig) -> int:
     return last
 
 
-def describe_config(config: PreTrainedConfig) -> dict[str, Any]:
+def describe_config(config: PreTrainedConfig) -> dict[str, object]:
     """Return what this kind of model adds to the fields that every configuration has, as JSON."""
     shared = PreTrainedConfig().to_dict().keys() - {"model_type"}
     specific = {name: value for name, value in config.to_dict().items() if name not in shared}

@@ -79,7 +79,7 @@ def _tower_kinds(model: DualEncoder) -> list[str]:
     return [model.tower(modality).backbone.config.model_type for modality in model.modalities]
 
 
-def _template_values(content: CardContent) -> dict[str, Any]:
+def _template_values(content: CardContent) -> dict[str, object]:
     model = content.model
     results = results_at_step(content.evaluations, content.step)
     return {
@@ -104,7 +104,7 @@ def _template_values(content: CardContent) -> dict[str, Any]:
     }
 
 
-def _input_sizes(model: DualEncoder) -> dict[str, Any]:
+def _input_sizes(model: DualEncoder) -> dict[str, object]:
     """Return the size of the inputs: image size and context length, or the input adapters of video and audio."""
     adapters = {name: model.tower(name).input_adapter for name in model.modalities}
     return adapters if "text" not in adapters else {"size": adapters["image"].size, "context": adapters["text"].size}

@@ -110,12 +110,12 @@ def _provenance(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Hardware of the driver", f"{cores} cores, {memory} GiB, {gpus}"
 
 
-def public_settings(record: Mapping[str, Any]) -> Any:
+def public_settings(record: Mapping[str, Any]) -> object:
     """Return the run's configuration without PRIVATE_SETTINGS, which concern the author's storage and cluster."""
     return _without_private(record.get("config") or {}, "")
 
 
-def _without_private(value: Any, name: str) -> Any:
+def _without_private(value: Any, name: str) -> object:
     if isinstance(value, Mapping):
         inner = {key: (f"{name}.{key}" if name else str(key), each) for key, each in value.items()}
         return {

@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from xmodal import storage
 from xmodal.checkpoint.marker import FileRecord, record_files
@@ -105,7 +104,7 @@ def staging_directory(target: ExportTarget) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def publish(staged: Path, target: ExportTarget, about: Mapping[str, Any]) -> tuple[FileRecord, ...]:
+def publish(staged: Path, target: ExportTarget, about: Mapping[str, object]) -> tuple[FileRecord, ...]:
     """Move every file of `staged` to the target; `about` goes into `export.json` with the list of files.
 
     ConfigError for an existing file that no export wrote. StorageError where storage fails; nothing is left of a new
@@ -130,7 +129,7 @@ def _rename(staged: Path, path: Path, uri: str, manifest: bytes) -> None:
 
 
 def _replace_files(
-    staged: Path, target: ExportTarget, about: Mapping[str, Any], records: tuple[FileRecord, ...]
+    staged: Path, target: ExportTarget, about: Mapping[str, object], records: tuple[FileRecord, ...]
 ) -> None:
     """Replace the files one by one; after an interruption the rest does not load, and the same export completes it."""
     new = {record.path for record in records}
@@ -154,7 +153,7 @@ def _write(target: ExportTarget, name: str, data: bytes) -> None:
     storage.write(storage.join(target.uri, name), data, options=target.options)
 
 
-def _manifest(about: Mapping[str, Any], records: tuple[FileRecord, ...], *, finished: bool) -> bytes:
+def _manifest(about: Mapping[str, object], records: tuple[FileRecord, ...], *, finished: bool) -> bytes:
     """Return the content of `export.json`."""
     body = {"format": FORMAT, "finished": finished, **about, "files": [asdict(record) for record in records]}
     return (json.dumps(body, indent=1) + "\n").encode()

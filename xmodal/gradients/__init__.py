@@ -5,10 +5,10 @@
 * `FeatureSplitter`: weighs gradients at the encoders' outputs, in one backward under plain DDP.
 * `ParameterSpace`: weighs the exact gradients of the encoders' parameters, in one backward per objective.
 * `Partition`: the parameters of each encoder, and the others.
-* `audit`, `Auditor`: compare what both spaces would decide for the same step.
+* `Auditor`: compares what both spaces would decide for the same step.
 """
 
-from xmodal.gradients.audit import Auditor, AuditResult, audit
+from xmodal.gradients.audit import Auditor, AuditResult
 from xmodal.gradients.decision import Decision
 from xmodal.gradients.feature_space import FeatureSplitter
 from xmodal.gradients.parameter_space import ParameterSpace
@@ -46,6 +46,5 @@ __all__ = [
     "UPGrad",
     "Uniform",
     "Weighting",
-    "audit",
     "weighting",
 ]

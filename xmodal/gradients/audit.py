@@ -77,31 +77,12 @@ class AuditResult:
         return {f"audit/{name}/{metric}": x[i] for i, name in enumerate(self.encoders) for metric, x in values.items()}
 
 
-def audit(
-    losses: Sequence[Tensor],
-    features: Mapping[str, Tensor],
-    partition: Partition,
-    weighting: Weighting,
-    *,
-    splitter: FeatureSplitter | None = None,
-    group: Group = None,
-) -> AuditResult:
-    """Compute both spaces' Gramians and weights for K losses (shares) and the encoders' outputs `features`, by encoder.
-
-    `features` are the encoders' outputs as they enter the splitter (`splitter` None: the model has none). The graph is
-    kept for the step. Only encoders in both `features` and `partition` are compared; ConfigError if there is none, or
-    for a weighting per parameter tensor.
-    """
-    auditor = Auditor(partition, weighting, splitter=splitter, group=group)
-    auditor.add(losses, features)
-    return auditor.result()
-
-
 class Auditor:
-    """The audit of a batch in several pieces: `add` each of them, then take the `result` of the whole batch, once.
+    """The audit of a batch in one or more pieces: `add` each of them, then take the `result` of the whole batch, once.
 
-    Both spaces then decide for the whole batch. Gramians at the features add up over pieces, and so do the gradients of
-    the parameters, of which it stores K.
+    It compares the encoders of `partition` whose output is among the features that are added. `splitter` is the model's
+    own, None if it has none. ConfigError for a weighting per parameter tensor. Both spaces decide for the whole batch.
+    Gramians at the features add up over pieces, and so do the gradients of the parameters, of which it stores K.
     """
 
     def __init__(
@@ -121,7 +102,10 @@ class Auditor:
         self._flat: list[Tensor] = []
 
     def add(self, losses: Sequence[Tensor], features: Mapping[str, Tensor]) -> None:
-        """Differentiate K losses (shares) of one piece at its `features` and at the parameters."""
+        """Differentiate K losses (shares) of one piece at the parameters and at `features`, and keep the graph.
+
+        `features` are the encoders' outputs, by encoder, as they enter the splitter.
+        """
         names = tuple(name for name in self.partition.encoders if name in features and features[name].requires_grad)
         if not names:
             raise ConfigError("an audit compares encoders that have both features and trainable parameters")

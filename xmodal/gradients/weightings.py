@@ -13,7 +13,6 @@ What each guarantees, for gradients that are not exactly opposed:
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -202,7 +201,7 @@ WEIGHTINGS: dict[str, Callable[..., Weighting | MMParetoPerTensor]] = {
 }
 
 
-def weighting(name: str, **options: Any) -> Weighting | MMParetoPerTensor:
+def weighting(name: str, **options: object) -> Weighting | MMParetoPerTensor:
     """Return the weighting of that name with its options (`gamma`, `rescale`); ConfigError for unknown ones.
 
     >>> weighting("mmpareto", gamma=1.0)

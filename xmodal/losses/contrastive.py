@@ -3,10 +3,10 @@
 B: pairs on this rank.  W: ranks.  N: valid pairs over all ranks.  D: embedding width.
 
 *The return value* is this rank's share of the loss: the sum over its own valid rows x W / N. The mean over ranks is the
-loss (`xmodal.distributed.ranks.mean_over_ranks(loss)` for logging); the value of one rank alone is not, if ranks hold
-different numbers of valid rows. With DDP, which averages gradients over ranks, every parameter (encoders, temperature,
-bias) gets the gradient of the global mean, so nothing has to be all-reduced by hand. With one rank it is simply the
-loss. If no row is valid on any rank, the loss and all gradients are 0.
+loss; the value of one rank alone is not, if ranks hold different numbers of valid rows. With DDP, which averages
+gradients over ranks, every parameter (encoders, temperature, bias) gets the gradient of the global mean, so nothing has
+to be all-reduced by hand. With one rank it is simply the loss. If no row is valid on any rank, the loss and all
+gradients are 0.
 
 *Cost.* The B x N similarities are computed in tiles, and again in the backward; memory is linear in B and N. Logits and
 sums are float32 (float64 for float64 features), also under autocast and from 16-bit features. Only `v` is communicated:

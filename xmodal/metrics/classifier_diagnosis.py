@@ -132,14 +132,14 @@ def _loss_share(model: MultimodalClassifier, batch: Batch, rows: int) -> Tensor:
 
 def _accuracy(
     model: MultimodalClassifier, batches: Sequence[Batch], held_out: Sequence[Batch], *, heads: bool, seed: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the accuracies of the fusion, the heads and the probes."""
     train_batches, test_batches = (batches, held_out) if held_out else _split_batches(batches)
     train, train_label, _ = collect_features(model, train_batches)
     test, test_label, choices = collect_features(model, test_batches)
     if not len(train_label) or not len(test_label):
         raise CorpusError("no row has a class of this model: there is nothing to test it on")
-    accuracy: dict[str, Any] = {"rows": len(test_label), "fitted_on": len(train_label), "chance": 1 / model.classes}
+    accuracy: dict[str, object] = {"rows": len(test_label), "fitted_on": len(train_label), "chance": 1 / model.classes}
     head_accuracy = {name: float((choice == test_label).mean()) for name, choice in choices.items()}
     accuracy["multimodal"] = {"head": head_accuracy["multimodal"]}
     for name in model.modalities:

@@ -20,11 +20,6 @@ class ModalityGap:
     centroid: float
     distribution: float
 
-    @property
-    def frechet(self) -> float:
-        """Return the Fréchet distance."""
-        return float(np.hypot(self.centroid, self.distribution))
-
 
 def modality_gap(first: Float[np.ndarray, "N D"], second: Float[np.ndarray, "M D"]) -> ModalityGap:
     """Compute both parts of the gap. Report it, but do not train on it: closing it hardly helps retrieval.

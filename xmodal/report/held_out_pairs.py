@@ -37,7 +37,7 @@ class ReportPair:
 
     row: int
     key: str
-    raw: Mapping[str, Any]  # encoded bytes or caption of each modality, as the corpus holds them
+    raw: Mapping[str, object]  # encoded bytes or caption of each modality, as the corpus holds them
     caption: str
     caption_count: int  # captions that the row has
     thumbnail: UInt8[np.ndarray, "S S 3"]

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import stdev
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -117,7 +116,7 @@ def _tooltip(trial: Trial, objective: SearchObjective) -> str:
     return clean_text(f"{trial.name} ({trial.status}): {metric}; {fields}", 300)
 
 
-def _format_value(value: Any) -> str:
+def _format_value(value: object) -> str:
     """Return the value of a field as text."""
     if isinstance(value, tuple | list):
         return "[" + ", ".join(map(_format_value, value)) + "]"
@@ -202,7 +201,7 @@ def _standing_role(trial: int, chosen: ChosenConfig) -> str:
     return ", ".join(words) or ("within one s.e." if trial in chosen.within else "")
 
 
-def _values_in_order(values: Mapping[str, Any], space: SearchSpace) -> list[Any]:
+def _values_in_order(values: Mapping[str, object], space: SearchSpace) -> list[object]:
     """Return a configuration's values in the order of the space's fields."""
     return [values.get(path, NO_VALUE) for path in space.ranges]
 

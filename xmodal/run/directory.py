@@ -58,7 +58,7 @@ def create_run(
     storage_uri: str,
     name: str,
     *,
-    config: Any,
+    config: object,
     corpora: Mapping[str, str] | None = None,
     options: StorageOptions = DEFAULT,
 ) -> Run:
@@ -95,10 +95,10 @@ def open_run(
     storage_uri: str,
     name: str,
     *,
-    config: Any = None,
+    config: object = None,
     corpora: Mapping[str, str] | None = None,
     may_change: Collection[str] = (),
-    upgrade: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
+    upgrade: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     options: StorageOptions = DEFAULT,
 ) -> Run:
     """Open the run of that name; with `config` it is resumed, and the resume is recorded.
@@ -164,12 +164,12 @@ def _read(uri: str, storage_uri: str, name: str, options: StorageOptions) -> dic
     return record
 
 
-def _write(uri: str, record: Mapping[str, Any], options: StorageOptions) -> None:
+def _write(uri: str, record: Mapping[str, object], options: StorageOptions) -> None:
     text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     storage.write(storage.join(uri, RECORD), text.encode("utf-8", "backslashreplace"), options=options)
 
 
-def check_same_config(run: Run, config: Any, *, may_change: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
+def check_same_config(run: Run, config: object, *, may_change: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
     """Return the fields in which `config` differs from the run's, as {name: (old, new)}.
 
     Raises ConfigError if a field differs that is not in `may_change`.

@@ -42,7 +42,7 @@ def open_sinks(
     *,
     run_id: str,
     run_name: str,
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
     after_step: int | None,
     options: StorageOptions,
 ) -> list[MetricSink]:

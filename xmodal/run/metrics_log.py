@@ -150,7 +150,7 @@ def _step(line: bytes) -> int | None:
     return step if isinstance(step, int) else None
 
 
-def _plain(name: str, value: Any) -> Any:
+def _plain(name: str, value: object) -> object:
     if name in RESERVED:
         raise ConfigError(f"a metric cannot be called {name!r}; these names are reserved: {', '.join(RESERVED)}")
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
@@ -164,5 +164,5 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: object) -> bool:
     return not isinstance(value, float) or math.isfinite(value)

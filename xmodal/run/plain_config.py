@@ -35,7 +35,7 @@ def to_plain(value: Any, name: str = "config") -> Any:
     raise ConfigError(f"{name} is a {type(value).__name__}, which JSON cannot hold; use numbers, text, lists or tables")
 
 
-def differences(recorded: Any, given: Any) -> dict[str, tuple[Any, Any]]:
+def differences(recorded: object, given: object) -> dict[str, tuple[object, object]]:
     """Return {dotted field: (recorded, given)} for all fields that differ, in the order of the recorded ones.
 
     >>> differences({"optim": {"lr": 0.1, "steps": 5}}, {"optim": {"lr": 0.2, "steps": 5}})
@@ -59,7 +59,7 @@ def is_within(name: str, allowed: frozenset[str]) -> bool:
     return any(".".join(parts[:count]) in allowed for count in range(1, len(parts) + 1))
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
     if not isinstance(value, dict) or not value:
         yield name, value
         return

@@ -112,7 +112,7 @@ def _nearest_run(name: str, parent: str, options: StorageOptions) -> str:
         return ""
 
 
-def _read_metrics(run: Run, problems: list[str]) -> list[dict[str, Any]]:
+def _read_metrics(run: Run, problems: list[str]) -> list[dict[str, object]]:
     try:
         lines = read_metrics(run.uri, options=run.options)
     except NotFound:

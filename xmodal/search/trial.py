@@ -51,6 +51,8 @@ class Trial:
     started: int | float = 0.0  # seconds since 1970, of the first attempt
     ready: int | float = 0.0  # seconds from the start of the last attempt to its first step
     oracle: Mapping[str, int | float] = field(default_factory=dict)  # stored separately: no decision uses it
+    asked: int = 0  # order among all draws and ends of trials, from 1, in which its point was drawn; 0: unknown
+    ended: int = 0  # order in which it ended; 0: unknown, or not yet
 
     @property
     def name(self) -> str:

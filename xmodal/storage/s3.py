@@ -7,7 +7,7 @@ and parses `?versionId=` in keys. s3fs is used for its event loop, its sessions 
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -150,7 +150,7 @@ class S3Store:
                 return
             query["ContinuationToken"] = page["NextContinuationToken"]
 
-    async def _page(self, requests: Requests, query: dict[str, Any]) -> dict[str, Any]:
+    async def _page(self, requests: Requests, query: Mapping[str, object]) -> dict[str, Any]:
         return await requests(lambda client: client.list_objects_v2(**query))
 
     async def _list_files(self, requests: Requests) -> list[Entry]:

@@ -60,7 +60,7 @@ class Transfer:
     key: str
 
     @property
-    def _address(self) -> dict[str, Any]:
+    def _address(self) -> dict[str, object]:
         return {"Bucket": self.bucket, "Key": self.key}
 
     async def stat(self) -> Entry:

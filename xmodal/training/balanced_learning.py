@@ -4,7 +4,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from xmodal.distributed.ranks import Group, world_size
+from xmodal.distributed.ranks import world_size
 from xmodal.encoders.multimodal_classifier import MultimodalClassifier
 from xmodal.encoders.multitask_classifier import MultitaskClassifier
 from xmodal.errors import ConfigError
@@ -28,7 +28,6 @@ def build_objective(
     balance: GradientBalance,
     model: MultimodalClassifier,
     alignment_points: AlignmentPoints | None = None,
-    group: Group = None,
 ) -> tuple[ClassificationObjective, ParameterSpace | None]:
     """Return the objective of a multimodal classifier, and the parameter space if gradients are weighted there.
 
@@ -37,17 +36,16 @@ def build_objective(
     All ranks must call it with the same arguments, because the splitter creates a process group of its own.
     """
     if balance.method == "joint":
-        return ClassificationObjective(model, unimodal=False, alignment_points=alignment_points, group=group), None
+        return ClassificationObjective(model, unimodal=False, alignment_points=alignment_points), None
     rule = _rule(balance)
     if balance.space == "parameters":
-        objective = ClassificationObjective(model, alignment_points=alignment_points, group=group)
-        return objective, ParameterSpace(Partition.from_module(objective, model.encoders), rule, group=group)
-    splitter = _splitter(rule, 2, group)
-    return ClassificationObjective(model, splitter=splitter, alignment_points=alignment_points, group=group), None
+        objective = ClassificationObjective(model, alignment_points=alignment_points)
+        return objective, ParameterSpace(Partition.from_module(objective, model.encoders), rule)
+    return ClassificationObjective(model, splitter=_splitter(rule, 2), alignment_points=alignment_points), None
 
 
 def build_task_objective(
-    balance: GradientBalance, model: MultitaskClassifier, group: Group = None
+    balance: GradientBalance, model: MultitaskClassifier
 ) -> tuple[TaskObjective, ParameterSpace | None]:
     """Return the objective of K tasks on one shared encoder, and the parameter space if gradients are weighted there.
 
@@ -57,15 +55,15 @@ def build_task_objective(
         raise ConfigError(f"{balance.method} needs multimodal and unimodal losses; tasks have neither: use uniform")
     rule, objectives = _rule(balance), len(model.tasks)
     if balance.space == "parameters":
-        objective = TaskObjective(model, group=group)
+        objective = TaskObjective(model)
         partition = Partition.from_module(objective, {"shared": model.encoder})
-        return objective, ParameterSpace(partition, rule, objectives=objectives, group=group)
-    return TaskObjective(model, splitter=_splitter(rule, objectives, group), group=group), None
+        return objective, ParameterSpace(partition, rule, objectives=objectives)
+    return TaskObjective(model, splitter=_splitter(rule, objectives)), None
 
 
-def build_embedding_splitter(balance: GradientBalance, group: Group = None) -> FeatureSplitter:
+def build_embedding_splitter(balance: GradientBalance) -> FeatureSplitter:
     """Return the splitter that weights the contrastive loss and the encoders' own losses at their embeddings."""
-    return _splitter(_rule(balance), 2, group)
+    return _splitter(_rule(balance), 2)
 
 
 def build_audit(balance: GradientBalance, objective: ClassificationObjective) -> Audit | None:
@@ -73,7 +71,7 @@ def build_audit(balance: GradientBalance, objective: ClassificationObjective) ->
     if not balance.audit_every:
         return None
     partition = Partition.from_module(objective, objective.model.encoders)
-    auditor = Auditor(partition, _rule(balance), splitter=objective.splitter, group=objective.group)
+    auditor = Auditor(partition, _rule(balance), splitter=objective.splitter)
     return Audit(objective, auditor, every=balance.audit_every)
 
 
@@ -84,6 +82,5 @@ def _rule(balance: GradientBalance) -> Weighting | MMParetoPerTensor:
     return weighting(balance.method, **options)
 
 
-def _splitter(rule: Weighting | MMParetoPerTensor, objectives: int, group: Group) -> FeatureSplitter:
-    splitter_group = dist.new_group() if group is None and world_size() > 1 else group
-    return FeatureSplitter(rule, objectives=objectives, group=splitter_group)
+def _splitter(rule: Weighting | MMParetoPerTensor, objectives: int) -> FeatureSplitter:
+    return FeatureSplitter(rule, objectives=objectives, group=dist.new_group() if world_size() > 1 else None)

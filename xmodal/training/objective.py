@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from xmodal.batch import Batch
-from xmodal.distributed.ranks import Group
 
 Embeddings = dict[str, Float[Tensor, "B D"]]
 
@@ -74,8 +73,6 @@ class EmbeddingGradients:
 
 class Objective(nn.Module, ABC):
     """The interface of everything that `train_step` can minimise, in one forward pass or in chunks of rows."""
-
-    group: Group
 
     @abstractmethod
     def forward(self, batch: Batch, embedding_gradients: EmbeddingGradients | None = None) -> Losses:

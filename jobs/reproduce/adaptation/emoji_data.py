@@ -75,7 +75,7 @@ def _emoji(uri: str) -> list[tuple[bytes, list[str], str]]:
     return sorted(concepts, key=lambda sample: hashlib.sha256(sample[2].encode()).digest())
 
 
-def _fields(samples: Sequence[tuple[Any, list[str], str]], tokenizer: Tokenizer, views: int) -> Fields:
+def _fields(samples: Sequence[tuple[object, list[str], str]], tokenizer: Tokenizer, views: int) -> Fields:
     images = torch.from_numpy(np.stack([_decode_image(image) for image, _, _ in samples]))
     captions = torch.stack([torch.stack([_tokens(tokenizer, caption) for caption in texts]) for _, texts, _ in samples])
     queries = torch.stack([_tokens(tokenizer, query) for _, _, query in samples])

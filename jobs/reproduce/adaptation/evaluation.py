@@ -30,7 +30,7 @@ def score_outputs(
     train: ModelOutputs,
     series: Sequence[dict[str, float]],
     **more: Any,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return `scores` of all validators that the inputs allow, and `health`, without a label of the target.
 
     `label` are the source's classes, `series` the metrics of all steps so far; `more` are further `ValidatorInputs`.
@@ -56,7 +56,7 @@ def score_outputs(
     return {"scores": scores, "health": health}
 
 
-def domain_distances(source: np.ndarray, target: np.ndarray, *, seed: int) -> dict[str, Any]:
+def domain_distances(source: np.ndarray, target: np.ndarray, *, seed: int) -> dict[str, object]:
     """Return how far held-out features of the domains are apart, with each distance's value without a shift."""
     return {
         "linear": asdict(proxy_a_distance(source, target, seed=seed, rows=PROBE_ROWS, shuffles=4)),
@@ -68,7 +68,7 @@ def domain_distances(source: np.ndarray, target: np.ndarray, *, seed: int) -> di
 
 def project_domains(
     source: np.ndarray, target: np.ndarray, source_class: np.ndarray, target_class: np.ndarray
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the first rows of both domains as points of a plane, by PCA and t-SNE, with their classes."""
     projection: dict[str, Any] = {
         "source_class": source_class[:PLOT_ROWS].tolist(),

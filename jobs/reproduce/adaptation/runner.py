@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jobs.reproduce.adaptation.data import data_checksum, load_parts
 from jobs.reproduce.adaptation.experiment import AdaptationExperiment, AdaptationSettings
@@ -24,7 +23,7 @@ class AdaptationRunner:
     def prepare(self, settings: AdaptationSettings, to: str) -> None:
         load_parts(self.name, settings.rows, to, self.folder)
 
-    def run_trial(self, arm: str, seed: int, settings: AdaptationSettings, to: str) -> dict[str, Any]:
+    def run_trial(self, arm: str, seed: int, settings: AdaptationSettings, to: str) -> dict[str, object]:
         parts = load_parts(self.name, settings.rows, to, self.folder)
         learner = self.experiment.learner(self.experiment.arms[arm], seed, parts, settings)
         result = train_and_evaluate(learner, settings)

@@ -1,7 +1,6 @@
 """Train a learner and evaluate it at every checkpoint."""
 
 import time
-from typing import Any
 
 import torch
 
@@ -10,7 +9,7 @@ from jobs.reproduce.adaptation.experiment import AdaptationSettings, Learner
 SERIES_POINTS = 40  # at which training metrics are recorded, evenly spaced
 
 
-def train_and_evaluate(learner: Learner, settings: AdaptationSettings) -> dict[str, Any]:
+def train_and_evaluate(learner: Learner, settings: AdaptationSettings) -> dict[str, object]:
     """Return the metrics of every checkpoint, and a series of training metrics; plain values for JSON.
 
     `cpu_seconds` are those of the steps, `judging_seconds` the CPU seconds of everything else.
@@ -28,7 +27,7 @@ def train_and_evaluate(learner: Learner, settings: AdaptationSettings) -> dict[s
             series.append({"step": step, **metrics})
         if step + 1 in checkpoint_steps:
             checkpoints.append({"step": step + 1, **learner.evaluate(last=step + 1 == settings.steps)})
-    distances: dict[str, Any] = {
+    distances: dict[str, object] = {
         name: checkpoints[-1].pop(name) for name in ("gap", "projection") if name in checkpoints[-1]
     }
     return {

@@ -20,10 +20,10 @@ import torch
 from pipelines.inference import embed, encode
 from pipelines.inference.embed import EmbedConfig
 from pipelines.models.loaded_encoder import load_encoder
+from support.embedding_tables import read_embeddings
 from xmodal import storage
 from xmodal.batch import Batch
 from xmodal.data import synthetic
-from xmodal.data.formats.embedding_parts import read_embeddings
 from xmodal.data.formats.shard_writer import tar_shard
 from xmodal.data.index.corpus import open_corpus
 from xmodal.errors import ConfigError, CorpusError

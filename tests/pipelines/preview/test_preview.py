@@ -6,7 +6,7 @@ import os
 import pytest
 
 from jobs import arguments, classify, demo, doctor, embed, evaluate, export, inspect, pretrain, report
-from xmodal.data.synthetic.clips import write_clips
+from support.clip_shards import write_clips
 from xmodal.errors import CheckpointError, ConfigError, StorageError
 
 

@@ -8,11 +8,11 @@ import pytest
 from jobs import adapt as job
 from pipelines.stages import adapt
 from pipelines.stream import domain_corpora
+from support.clip_shards import write_clips
 from support.refused_runs import WorkersStarted, expect_one_line_error, forbid_workers
 from xmodal import checkpoint
 from xmodal.checkpoint import commit
 from xmodal.data import synthetic
-from xmodal.data.synthetic.clips import write_clips
 from xmodal.errors import ConfigError
 
 

@@ -16,13 +16,13 @@ from pipelines.results import compare
 from pipelines.stages import adapt, training_job
 from pipelines.stream import corpora, domain_corpora, ingest
 from pipelines.stream.source import Stream
+from support.clip_shards import write_clips
 from xmodal import storage
 from xmodal.batch import Batch
 from xmodal.checkpoint import commit
 from xmodal.data import synthetic
 from xmodal.data.formats.shard_writer import tar_shard
 from xmodal.data.stream import blocks
-from xmodal.data.synthetic.clips import write_clips
 from xmodal.encoders.dual_encoder import DualEncoder
 from xmodal.run import create_run
 from xmodal.training.engine.step import train_step
@@ -48,7 +48,7 @@ def batches(streams: list[Stream]) -> Iterator[Batch]:
             [next(part) for _ in range(ROWS // stream.block_rows(1))]
             for part, stream in zip(coming, streams, strict=True)
         ]
-        yield ingest.join(share, streams, 0.0).batch
+        yield ingest.join(share, streams).batch
 
 
 def adapted(words: list[str]) -> tuple[list[Batch], list[dict[str, float]]]:

@@ -14,6 +14,7 @@ from pipelines.models.domain_heads import CRITICS
 from pipelines.stages import classify
 from pipelines.stream import corpora, domain_corpora, ingest
 from pipelines.stream.source import Stream
+from support.clip_shards import write_clips
 from support.refused_runs import expect_one_line_error, forbid_workers
 from support.worker_kills import RankKiller, read_weights
 from xmodal import checkpoint
@@ -21,7 +22,7 @@ from xmodal.batch import Batch
 from xmodal.data import synthetic
 from xmodal.data.index import field_maps
 from xmodal.data.stream import blocks
-from xmodal.data.synthetic.clips import PITCHES, write_clips
+from xmodal.data.synthetic.clips import PITCHES
 from xmodal.encoders.classifier_files import load_classifier
 from xmodal.run import read_metrics
 from xmodal.training.engine.step import train_step
@@ -56,7 +57,7 @@ def batches(streams: list[Stream]) -> Iterator[Batch]:
     coming = [blocks_of(stream) for stream in streams]
     for _ in range(STEPS):
         parts = [list(islice(part, ROWS // s.block_rows(1))) for part, s in zip(coming, streams, strict=True)]
-        yield ingest.join(parts, streams, 0.0).batch
+        yield ingest.join(parts, streams).batch
 
 
 def trained_here(config: ClassifyConfig):

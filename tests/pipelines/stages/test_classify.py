@@ -19,9 +19,10 @@ from pipelines.config.resources import ResourceConfig
 from pipelines.inference import evaluate
 from pipelines.runtime.events import WorkerGroupStart
 from pipelines.stages import classify
+from support.clip_shards import write_clips
 from support.worker_kills import RankKiller, read_weights, same_tensors
 from xmodal import checkpoint
-from xmodal.data.synthetic.clips import PITCHES, write_clips
+from xmodal.data.synthetic.clips import PITCHES
 from xmodal.encoders.classifier_files import load_classifier
 from xmodal.errors import ConfigError, CorpusError
 from xmodal.run import read_metrics

@@ -23,10 +23,11 @@ from pipelines.inference import embed, evaluate
 from pipelines.results import export, report
 from pipelines.runtime.events import WorkerGroupStart
 from pipelines.stages import pretrain
+from support.clip_shards import clip_samples, write_clips
+from support.embedding_tables import read_embeddings
 from support.model_flags import model_flags
-from xmodal.data.formats.embedding_parts import read_embeddings
 from xmodal.data.formats.shard_writer import write_shards
-from xmodal.data.synthetic.clips import clip_samples, make_moving_shape, waveform, write_clips
+from xmodal.data.synthetic.clips import make_moving_shape, waveform
 from xmodal.encoders import DualEncoder
 from xmodal.encoders.input_fields import decode_batch, fields_for_model
 from xmodal.errors import CheckpointError, ConfigError, CorpusError

@@ -19,6 +19,7 @@ from pipelines.config.run import RunOptions
 from pipelines.config.sweep import SweepConfig
 from pipelines.sweep import results, sealed_oracle
 from pipelines.sweep.plan import outline
+from pipelines.sweep.search_algorithm import PointSource
 from support import fake_trials
 from xmodal.errors import ConfigError
 from xmodal.report.search_comparison import best_so_far
@@ -26,6 +27,7 @@ from xmodal.search.config_fields import with_values
 from xmodal.search.objective import SearchObjective
 from xmodal.search.trial import BASELINE, CLONE, FAILED, FINALIST, FINISHED, REJECTED, STOPPED
 
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
 RATE = "optim.learning_rate=loguniform(1e-5,1e-1)"
 
 
@@ -55,7 +57,7 @@ def test_all_trials_end_the_baseline_is_one_and_the_best_is_found(tmp_path):
         1,
         2,
     }  # two finalists and the baseline, two more seeds each
-    assert len(result.trials) == 13 == result.plan.strategy.planned
+    assert len(result.trials) == 13 == result.plan.planned
     nearest = max(result.trials[:7], key=lambda t: fake_trials.gain(t.values["optim.learning_rate"]))
     assert result.chosen.best == nearest.number
     assert {m["kind"] for m in news} >= {"started", "ended", "table"}
@@ -201,10 +203,11 @@ def _unheard(records):
 
 def _undisturbed(config):
     """What a sweep that nobody kills would try."""
-    strategy, drawn = outline(config).strategy, []
-    while (trial := strategy.next(drawn)) is not None:
-        drawn.append(replace(trial, number=len(drawn)))
-    return drawn
+    plan = outline(config)
+    points = PointSource(plan)
+    return [replace(plan.baseline_trial(), number=0)] + [
+        replace(points.draw(number), number=number) for number in range(1, 1 + plan.drawn)
+    ]
 
 
 def _processes(mark):

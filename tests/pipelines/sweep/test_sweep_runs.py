@@ -14,11 +14,12 @@ import ray
 from jobs import pretrain as pretrain_job
 from jobs import sweep as job
 from pipelines import sweep
+from pipelines.config.run import RunOptions
 from pipelines.runtime import output_path
 from pipelines.stages import pretrain
 from pipelines.sweep import results
 from pipelines.sweep.clone import clone
-from pipelines.sweep.cluster import checked
+from pipelines.sweep.cluster import check_run
 from pipelines.sweep.plan import outline
 from support.model_flags import model_flags
 from support.worker_kills import read_weights, same_tensors
@@ -43,7 +44,7 @@ def test_a_submitted_sweep_asks_for_a_place_that_lasts_once_and_not_again_for_it
 ):
     monkeypatch.setattr(output_path, "in_submitted_job", lambda: True)
     config = job.parse(words(tmp_path, scenes)).config
-    assert checked(config.run, config.sweep.runs).run.runs == os.path.abspath("runs")
+    assert check_run(config.run, config.sweep.runs).run.runs == os.path.abspath("runs")
     with pytest.raises(ConfigError, match="--runs elsewhere is relative"):
         outline(replace(config, sweep=replace(config.sweep, runs="elsewhere")))
 
@@ -96,8 +97,8 @@ def test_trials_of_a_cluster_end_early_die_with_their_driver_and_are_resumed(sce
     )
     assert [trial.to_plain() for trial in again.trials] == [trial.to_plain() for trial in result.trials]
 
-    run = result.plan.config_of(result.trials[1], str(tmp_path))
-    copy = replace(run, run=replace(run.run, name="copy", resume=False))
+    run = result.plan.make(result.trials[1].values, result.trials[1].seed)
+    copy = replace(run, run=RunOptions(name="copy", runs=str(tmp_path)))
     clone(other, 12, copy, StorageOptions())
     ended = pretrain.run(replace(copy, run=replace(copy.run, resume=True)))
     assert same_tensors(read_weights(ended.run.uri), read_weights(other)) and ended.step == 24

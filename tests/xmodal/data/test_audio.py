@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
+from support.clip_shards import flash_and_click
 from support.media import (
     FORMATS,
     RATES,
@@ -24,7 +25,6 @@ from xmodal.data.media.container import ClipReader
 from xmodal.data.media.media_limits import MediaLimits
 from xmodal.data.media.mel import MelSpectrogram
 from xmodal.data.media.video import VideoField
-from xmodal.data.synthetic.clips import flash_and_click
 from xmodal.data.synthetic.mux import ClipEncoding, mux
 from xmodal.errors import ConfigError
 

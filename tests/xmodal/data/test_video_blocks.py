@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from support.clip_shards import clip_samples, write_clips
 from support.media import DATA, frame_number, numbered_frames, real_clips, tone
 from xmodal.data.decode.fields import FieldMap, FieldSource, ValueWithSpan, available_members, parse_field_map
 from xmodal.data.formats.shard_writer import tar_shard
@@ -14,7 +15,7 @@ from xmodal.data.media.clip_window import ClipWindow
 from xmodal.data.media.video import VideoField
 from xmodal.data.stream.blocks import RowDecoder, block_faults, block_tasks, read_blocks
 from xmodal.data.stream.order import StreamPlan
-from xmodal.data.synthetic.clips import BEATS, PITCHES, clip_samples, make_moving_shape, write_clips
+from xmodal.data.synthetic.clips import BEATS, PITCHES, make_moving_shape
 from xmodal.data.synthetic.mux import mux
 from xmodal.errors import BadSample, ConfigError
 

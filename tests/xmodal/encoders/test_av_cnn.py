@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from support.clip_shards import clip_samples
 from tests.xmodal.encoders.test_dual_encoder_files import perturb
 from xmodal.batch import Batch
 from xmodal.data.decode.augment import Augment
 from xmodal.data.media.audio import AudioField
 from xmodal.data.media.video import VideoField
-from xmodal.data.synthetic.clips import clip_samples
 from xmodal.encoders import DualEncoder
 from xmodal.encoders.input_fields import decode_batch, field_for_input, fields_for_model
 from xmodal.encoders.small_resnet import ConvConfig, ConvModel

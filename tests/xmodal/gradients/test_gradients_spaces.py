@@ -24,7 +24,7 @@ from support.two_modalities import (
 from tests.xmodal.gradients.test_weightings import ON_GRAMIANS
 from xmodal.distributed.synchrony import find_unsynchronised
 from xmodal.errors import ConfigError
-from xmodal.gradients import Auditor, FeatureSplitter, ParameterSpace, Partition, audit, weighting
+from xmodal.gradients import Auditor, FeatureSplitter, ParameterSpace, Partition, weighting
 from xmodal.gradients.gramian import compute_gramian
 
 
@@ -95,12 +95,18 @@ def test_spaces_agree_for_a_linear_encoder_with_orthonormal_inputs(seed):
     torch.testing.assert_close(gradients_of(first), gradients_of(second))
 
 
+def audit_of(model, losses):
+    auditor = Auditor(model.partition, MMPARETO, splitter=model.splitter)
+    auditor.add(losses, model.features)
+    return auditor.result()
+
+
 def test_an_audit_reports_both_decisions_and_changes_nothing():
     model = model_of()
     model.splitter = FeatureSplitter(MMPARETO)
     rows = conflicting_rows(model)
     multimodal, unimodal, _ = model(rows)
-    result = audit([multimodal, unimodal], model.features, model.partition, MMPARETO, splitter=model.splitter)
+    result = audit_of(model, [multimodal, unimodal])
     assert gradients_of(model) == {}
     assert model.splitter.decision is None
     (multimodal + unimodal).backward()
@@ -118,7 +124,7 @@ def test_an_audit_reports_both_decisions_and_changes_nothing():
 def test_an_audit_of_agreeing_spaces_has_angle_0():
     model = model_of(linear=True)
     multimodal, unimodal, _ = model(orthonormal_rows(1))
-    result = audit([multimodal, unimodal], model.features, model.partition, MMPARETO)
+    result = audit_of(model, [multimodal, unimodal])
     assert result.same_sign.all()
     assert result.angle_degrees.max() < 1e-6
     assert result.weight_gap.max() < 1e-10
@@ -222,7 +228,7 @@ def test_an_audit_in_pieces_equals_that_of_the_whole_batch():
     """Means over rows: each of four equal pieces has a quarter of the loss."""
     model, rows = model_of(), rows_of(8)
     multimodal, unimodal, _ = model(rows)
-    whole = audit([multimodal, unimodal], model.features, model.partition, MMPARETO)
+    whole = audit_of(model, [multimodal, unimodal])
     auditor = Auditor(model.partition, MMPARETO)
     for _ in range(2):  # the second audit starts from zero
         for i in range(4):
@@ -272,7 +278,7 @@ def test_invalid_uses_raise_a_config_error():
     with pytest.raises(ConfigError, match="one dtype"):
         ParameterSpace(mixed.partition, MMPARETO).add([torch.zeros(()), torch.zeros(())])
     with pytest.raises(ConfigError, match="both features and trainable"):
-        audit([multimodal, unimodal], {}, model.partition, MMPARETO)
+        Auditor(model.partition, MMPARETO).add([multimodal, unimodal], {})
     with pytest.raises(ConfigError, match="at least 1"):
         FeatureSplitter(MMPARETO, objectives=0)
     assert not find_unsynchronised(list(model.parameters())).any()

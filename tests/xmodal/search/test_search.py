@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from xmodal.search.proposals import grid, random_units
 
 from pipelines.config.classifier import ClassifierConfig
 from pipelines.config.classify import ClassifyConfig
@@ -16,7 +17,6 @@ from xmodal.metrics.model_selection import regret
 from xmodal.search.choice import choose
 from xmodal.search.importance import importance, samples, surface
 from xmodal.search.objective import SearchObjective, objectives, parse_guards
-from xmodal.search.proposals import grid, random_units
 from xmodal.search.rungs import Rungs, grace_of_ramp
 from xmodal.search.space import parse_space
 from xmodal.search.trial import BASELINE, FINALIST, FINISHED, SEARCH, STOPPED, Trial, TrialReport, trial_from_plain

@@ -121,7 +121,7 @@ class FieldSource:
         return bool(self.path and keys) and f"{self.member}:{self.path[0]}" not in keys
 
 
-def _parse_json(value: bytes | str, member: str) -> Any:
+def _parse_json(value: bytes | str, member: str) -> object:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as cause:  # ValueError covers JSONDecodeError and UnicodeDecodeError
@@ -145,7 +145,7 @@ def available_members(members: Mapping[str, Any]) -> set[str]:
     return names
 
 
-def _read_span(source: FieldSource, members: Mapping[str, Any]) -> Any:
+def _read_span(source: FieldSource, members: Mapping[str, object]) -> object:
     if source.member not in members:
         raise BadSample("missing_member", f"no {source} for the time span of the clip")
     return source.read(members[source.member])
@@ -172,7 +172,7 @@ class FieldMap:
         """Every member that may be read: the columns a Parquet reader needs."""
         return frozenset(member for sources in self.sources.values() for source in sources for member in source.members)
 
-    def pick(self, field: str, members: Mapping[str, Any]) -> Any:
+    def pick(self, field: str, members: Mapping[str, object]) -> Any:
         """Return the raw value of `field`: the first source present and not null; None if all present are null.
 
         BadSample `missing_member` where no source's member exists, `bad_json` where its JSON does not parse.

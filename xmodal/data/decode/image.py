@@ -118,7 +118,7 @@ def limit_opencv_threads() -> None:
     cv2.setNumThreads(1)
 
 
-def _as_bytes(raw: Any) -> bytes:
+def _as_bytes(raw: object) -> bytes:
     if raw is None:
         raise BadSample("missing_member", "the image is null")
     if not isinstance(raw, bytes | bytearray | memoryview):

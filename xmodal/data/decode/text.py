@@ -64,7 +64,7 @@ class TextField:
         return ids, np.array([sum(encoding.attention_mask) for encoding in encodings], np.int32)
 
 
-def choose_caption(raw: Any, rng: np.random.Generator) -> str | bytes:
+def choose_caption(raw: object, rng: np.random.Generator) -> str | bytes:
     """Return the caption itself, or a random non-empty one of a list; BadSample `no_caption` where there is none."""
     captions = raw if isinstance(raw, list | tuple) else [raw]
     usable = [text for text in captions if isinstance(text, str | bytes) and text and not text.isspace()]

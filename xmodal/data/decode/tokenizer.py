@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
@@ -133,7 +132,7 @@ def save_tokenizer(tokenizer_json: str, directory: str | Path, length: int = 77)
     (directory / "tokenizer_config.json").write_text(config + "\n", encoding="utf-8")
 
 
-def _transformers_config(tokenizer_json: str, length: int) -> dict[str, Any]:
+def _transformers_config(tokenizer_json: str, length: int) -> dict[str, object]:
     special, tokenizer = special_ids(tokenizer_json), Tokenizer.from_str(tokenizer_json)
     model = json.loads(tokenizer_json)["model"]
     ids = {"bos_token": special.begin, "eos_token": special.end, "pad_token": special.pad}

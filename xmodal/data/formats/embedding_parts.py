@@ -1,4 +1,4 @@
-"""Write and read the embeddings of a corpus as Parquet files.
+"""The embeddings of a corpus as Parquet files, and the summary in the footer of each.
 
 A folder holds `part-00000.parquet` ... of one checkpoint and one corpus, and `embeddings.json`. A part has the columns
 `row`, `key`, `item` (position of the caption in its row's list; 0 for images), `modality`, `text` (null for images) and
@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 
 from xmodal import storage
 from xmodal.data.extents import DEFAULT_STORAGE
-from xmodal.errors import StorageError
 from xmodal.storage import StorageOptions
 
 RECORD_NAME, SKIPPED_NAME = "embeddings.json", "skipped.jsonl"
@@ -131,14 +130,3 @@ def read_summary(uri: str, size: int, *, options: StorageOptions = DEFAULT_STORA
         return None if summary is None else PartSummary(**json.loads(summary))
     except (pa.ArrowException, ValueError, TypeError):
         return None
-
-
-def read_embeddings(uri: str, *, options: StorageOptions = DEFAULT_STORAGE) -> pa.Table:
-    """Return all parts of a folder as one table, in order; StorageError where there are none."""
-    names = sorted(
-        entry.uri for entry in storage.list_files(uri, options=options) if is_part(entry.uri.rpartition("/")[2])
-    )
-    if not names:
-        raise StorageError(f"{uri} holds no embeddings (no part-*.parquet); make them with python -m jobs.embed")
-    parts = [pq.read_table(io.BytesIO(storage.read(name, options=options))) for name in names]
-    return pa.concat_tables([part.replace_schema_metadata(None) for part in parts])

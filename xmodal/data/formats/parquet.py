@@ -4,7 +4,7 @@ Layouts: Hugging Face (`image: struct<bytes, path>`), plain binary and string co
 `caption`, `status`). Extension types are read as their storage type, so that no code of theirs is ever loaded.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -160,12 +160,12 @@ def raw_samples(table: pa.Table, first_row: int, columns: Collection[str] | None
     return samples
 
 
-def _safe_key(value: Any) -> str:
+def _safe_key(value: object) -> str:
     key = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
     return repr(key[:255]) if name_fault(key.encode("utf-8", "backslashreplace")) else key
 
 
-def _download_fault(members: dict[str, Any], download: dict[str, Any]) -> BadSample | None:
+def _download_fault(members: Mapping[str, object], download: Mapping[str, object]) -> BadSample | None:
     """Return why a row of img2dataset has no bytes; None where it is complete or was not downloaded at all."""
     status = download.get(STATUS_COLUMN)
     if not isinstance(status, str) or status == "success" or None not in members.values():
@@ -173,12 +173,12 @@ def _download_fault(members: dict[str, Any], download: dict[str, Any]) -> BadSam
     return BadSample("missing_member", f"status {status[:80]!r}: {str(download.get(ERROR_COLUMN))[:120]}")
 
 
-def column_values(column: pa.ChunkedArray) -> list[Any]:
+def column_values(column: pa.ChunkedArray) -> list[object]:
     """Return the Python values of a column: the bytes of a file struct, and bytes where text is not UTF-8."""
     return [value for chunk in column.chunks for value in _chunk_to_python(chunk)]
 
 
-def _chunk_to_python(array: pa.Array) -> list[Any]:
+def _chunk_to_python(array: pa.Array) -> list[object]:
     while isinstance(array, pa.ExtensionArray):
         array = array.storage
     if pa.types.is_dictionary(array.type):

@@ -82,7 +82,7 @@ def dump_index(index: CorpusIndex) -> bytes:
     return out.getvalue()
 
 
-def _metadata(index: CorpusIndex) -> dict[str, Any]:
+def _metadata(index: CorpusIndex) -> dict[str, object]:
     schemas: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
     shards = []
     for shard in index.shards:

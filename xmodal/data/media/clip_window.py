@@ -81,12 +81,12 @@ class ClipWindow:
         return TimeSpan(start, stop)
 
 
-def split_time_span(raw: Any) -> tuple[Any, TimeSpan | None]:
+def split_time_span(raw: object) -> tuple[object, TimeSpan | None]:
     """Return the value of a field, and its time span if it is a `ValueWithSpan`."""
     return (raw.value, parse_time_span(raw.span)) if isinstance(raw, ValueWithSpan) else (raw, None)
 
 
-def parse_time_span(value: Any) -> TimeSpan:
+def parse_time_span(value: object) -> TimeSpan:
     """Parse `{"start": s, "end": s}` (or `stop`), or `[s, s]`, in seconds; BadSample `bad_window` for anything else.
 
     >>> parse_time_span({"start": 1.5, "end": 2})

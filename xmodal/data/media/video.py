@@ -110,7 +110,7 @@ def _apply_color_jitter(
     return images
 
 
-def media_bytes(raw: Any, kind: str) -> bytes:
+def media_bytes(raw: object, kind: str) -> bytes:
     """Return the encoded bytes in `raw`; BadSample `missing_member` or `not_a_video` where there are none."""
     if raw is None:
         raise BadSample("missing_member", f"the {kind} is null")

@@ -6,9 +6,8 @@ caption of `a/b.jpg` is in `a/b.txt`, `a/b.caption` or `a/b.json`.
 
 import hashlib
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -81,7 +80,7 @@ def read_pairs(
     return PairListing(source, _table(_list_folder(source, files), source), caption_column)
 
 
-def _table(rows: Iterable[dict[str, Any]], source: str) -> pa.Table:
+def _table(rows: Iterable[Mapping[str, object]], source: str) -> pa.Table:
     """Convert rows to a table, 64k at a time, so that millions of rows are never in memory as Python objects."""
     batches, pending = [], []
     for row in rows:
@@ -96,7 +95,7 @@ def _table(rows: Iterable[dict[str, Any]], source: str) -> pa.Table:
     return table
 
 
-def _list_folder(source: str, files: list[storage.Entry]) -> Iterable[dict[str, Any]]:
+def _list_folder(source: str, files: list[storage.Entry]) -> Iterable[dict[str, object]]:
     """Yield a row for each image file; CorpusError where there is none."""
     prefix = source.removesuffix("/") + "/"
     sizes = {entry.uri.removeprefix(prefix): entry.size for entry in files}

@@ -94,7 +94,7 @@ def _sizes(listing: PairListing, positions: np.ndarray, options: StorageOptions)
         return np.fromiter(pool.map(size, listing.table.take(pa.array(positions)).to_pylist()), np.int64)
 
 
-def rejection_record(row: dict[str, Any], fault: BadSample) -> dict[str, Any]:
+def rejection_record(row: dict[str, Any], fault: BadSample) -> dict[str, object]:
     """Return the record of a rejected row: row, image, reason and detail."""
     image = (row["image"] or b"").decode(errors="backslashreplace")
     return {"row": row["row"], "image": image, "reason": fault.reason, "detail": fault.detail}

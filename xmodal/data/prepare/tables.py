@@ -108,7 +108,7 @@ def _json_rows(lines: list[bytes], image: str, caption: str) -> Iterator[Row]:
                 yield _rejected_row(number, *(item if isinstance(item, tuple) else ("bad_row", "not a JSON object")))
 
 
-def _parse(line: bytes) -> Any:
+def _parse(line: bytes) -> object:
     """Return the value of a JSON line, or the tuple (reason, detail) where it has none; an array becomes a list."""
     try:
         return json.loads(line.decode())
@@ -150,7 +150,7 @@ def _parquet_rows(file: pq.ParquetFile, image: str, caption: str, source: str) -
         raise CorpusError(f"{source} is damaged after row {number}: {cause}") from cause
 
 
-def _row(number: int, image: Any, caption: Any) -> Row:
+def _row(number: int, image: object, caption: object) -> Row:
     if not isinstance(image, str | bytes):
         return _rejected_row(number, "bad_row", f"the image path is {type(image).__name__}, not text")
     if not isinstance(caption, str | bytes):

@@ -151,7 +151,7 @@ def _decode_row(sample: RawSample, decoder: RowDecoder, block: Block, slot: int,
     return True
 
 
-def _raw(field: Field, decoder: RowDecoder, members: Mapping[str, Any]) -> Any:
+def _raw(field: Field, decoder: RowDecoder, members: Mapping[str, object]) -> object:
     """Return the raw value of a field; None where the sample lacks an optional one."""
     try:
         return decoder.field_map.pick(field.name, members)
@@ -179,14 +179,14 @@ def encode_fault(key: str, offset: int, field: str, fault: BadSample) -> np.ndar
     return np.frombuffer(data.ljust(FAULT_BYTES, b"\0"), np.uint8)
 
 
-def decode_fault(fault: np.ndarray) -> dict[str, Any] | None:
+def decode_fault(fault: np.ndarray) -> dict[str, object] | None:
     """Return the record of a masked row (key, offset, field, reason, detail); None for a valid row or padding."""
     data = fault.tobytes().rstrip(b"\0")
     record: dict[str, Any] | None = json.loads(data) if data else None
     return record
 
 
-def block_faults(block: Block) -> list[dict[str, Any]]:
+def block_faults(block: Block) -> list[dict[str, object]]:
     """Return the quarantine records of a block, with `row` and `epoch`."""
     rows: Sequence[int] = np.flatnonzero(~block["valid"] & (block["row"] >= 0)).tolist()
     return [

@@ -4,7 +4,7 @@ R: valid rows.  M: captions, of which a row may have several.  Training chooses 
 embedding and evaluation need every one. Each row or caption that cannot be read has a record in `faults`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,7 @@ class _RowCollector:
         self._owner: list[int] = []  # of each caption
         self._item: list[int] = []  # of each caption
         self._text: list[str] = []  # of each caption
-        self._faults: list[dict[str, Any]] = []
+        self._faults: list[dict[str, object]] = []
         self._random = RowRandom(0, 0)
 
     def add(self, sample: RawSample, row: int, shard: str) -> None:
@@ -146,12 +146,14 @@ class _RowCollector:
         if label is not None:
             self._label.append(label)
 
-    def _clean_captions(self, members: dict[str, Any]) -> tuple[list[tuple[int, str]], list[tuple[int, BadSample]]]:
+    def _clean_captions(
+        self, members: Mapping[str, object]
+    ) -> tuple[list[tuple[int, str]], list[tuple[int, BadSample]]]:
         if self._decoder.text_field is None:
             return [], []
         return _captions(self._decoder.field_map.pick("text", members))
 
-    def _decode(self, field: Field, members: dict[str, Any], row: int) -> None:
+    def _decode(self, field: Field, members: Mapping[str, object], row: int) -> None:
         raw = self._decoder.field_map.pick(field.name, members)
         field.decode(raw, self._random(row), row_views(self._columns, len(self._row)))
 
@@ -175,7 +177,7 @@ class _RowCollector:
         )
 
 
-def _captions(raw: Any) -> tuple[list[tuple[int, str]], list[tuple[int, BadSample]]]:
+def _captions(raw: object) -> tuple[list[tuple[int, str]], list[tuple[int, BadSample]]]:
     """Return the usable captions and the faults of the others, with their positions; BadSample where none is usable."""
     texts: Sequence[Any] = raw if isinstance(raw, list | tuple) else [raw]
     captions, bad = [], []
@@ -191,7 +193,7 @@ def _captions(raw: Any) -> tuple[list[tuple[int, str]], list[tuple[int, BadSampl
     raise bad[0][1] if bad else BadSample("no_caption", f"{type(raw).__name__} {str(raw)[:40]!r}")
 
 
-def _label(raw: Any) -> str:
+def _label(raw: object) -> str:
     """Return the class of a row as text: `3`, `"3"` and `b"3\\n"` are the same."""
     try:
         text = raw.decode() if isinstance(raw, bytes) else str(raw) if raw is not None else ""
@@ -202,5 +204,5 @@ def _label(raw: Any) -> str:
     return " ".join(text.split())
 
 
-def _record(location: dict[str, Any], field: str, fault: BadSample, item: int | None = None) -> dict[str, Any]:
+def _record(location: Mapping[str, object], field: str, fault: BadSample, item: int | None = None) -> dict[str, Any]:
     return {**location, "item": item, "field": field, "reason": fault.reason, "detail": fault.detail[:200]}

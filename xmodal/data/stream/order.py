@@ -134,11 +134,6 @@ class StreamPlan:
             return batch * (target // batch)
         return next(size for size in range(target, 0, -1) if batch % size == 0)
 
-    @property
-    def tasks_per_epoch(self) -> int:
-        """Read tasks of one epoch."""
-        return -(-self.steps_per_epoch * self.global_batch // self.task_rows)
-
     def task(self, epoch: int, index: int) -> ReadTask:
         """Return the `index`-th read task of `epoch`."""
         order, ends = epoch_order(self, epoch)

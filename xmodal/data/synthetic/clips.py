@@ -4,20 +4,14 @@ Video and audio hold the same labels, while the colour is only in the video and 
 labels can be learned from either modality alone, and clips of different shapes and motions can be told apart.
 """
 
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from xmodal.data.formats.shard_writer import ROWS_PER_SHARD, WrittenShard, write_shards
-from xmodal.data.synthetic.mux import ClipEncoding, mux
 from xmodal.data.synthetic.raster import fill_polygons, to_canvas
 from xmodal.data.synthetic.scene_graph import COLOURS, Thing
 from xmodal.data.synthetic.shapes import shape_parts
-from xmodal.errors import ConfigError
-from xmodal.storage import StorageOptions
 
 PITCHES = {"circle": 220.0, "square": 330.0, "triangle": 495.0, "star": 742.0, "heart": 1114.0, "cross": 1670.0}  # Hz
 BEATS = {"left": 2.0, "right": 3.5, "up": 6.0, "down": 10.0, "still": 0.0}  # tones per second; 0 is one long tone
@@ -90,57 +84,3 @@ def waveform(clip: MovingShape, *, seconds: float, rate: int) -> Float32[np.ndar
     smooth = np.convolve(gate, np.full(max(1, rate // 200), 200 / rate), "same")  # 5 ms edges, no clicks
     noise = np.random.default_rng(clip.noise_seed).normal(0, 0.01, len(time))
     return (0.6 * clip.loudness * tone * smooth + noise)[None].astype(np.float32)
-
-
-def clip_samples(
-    rows: int, seed: int, *, start: int = 0, seconds: float = 2.0, size: int = 64, fps: int = 25, rate: int = 16_000
-) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield key and members of the rows `start` to `start + rows - 1` of the corpus `seed`.
-
-    Members are `mp4`, `txt` (the caption), `json` (the labels by name and by number: `shape`, `motion`, `class_ids`)
-    and `cls` (the shape's number). Ranges that do not overlap share no row.
-    """
-    for index in range(start, start + rows):
-        clip = make_moving_shape(seed, index)
-        frames = render_frames(clip, count=max(1, round(seconds * fps)), size=size)
-        encoded = mux(
-            frames, fps, waveform(clip, seconds=seconds, rate=rate), rate, ClipEncoding(keyframe_interval=fps)
-        )
-        ids = {"shape": list(PITCHES).index(clip.shape), "motion": list(BEATS).index(clip.motion)}
-        record = {"caption": clip.caption, **asdict(clip), "class_ids": ids, "seconds": seconds}
-        members = {"mp4": encoded, "txt": clip.caption.encode(), "json": json.dumps(record).encode()}
-        yield f"clip-{index:08d}", {**members, "cls": str(ids["shape"]).encode()}
-
-
-def write_clips(
-    uri: str,
-    rows: int,
-    seed: int,
-    *,
-    start: int = 0,
-    seconds: float = 2.0,
-    size: int = 64,
-    rows_per_shard: int = ROWS_PER_SHARD,
-    options: StorageOptions | None = None,
-) -> list[WrittenShard]:
-    """Write `clip_samples` as tar shards `clips-00000.tar` ... below `uri`; equal arguments give equal bytes."""
-    if rows < 1 or not 0 < seconds <= 60 or size < 16 or size % 2:
-        raise ConfigError(f"clips: rows={rows} >= 1, 0 < seconds={seconds} <= 60, even size={size} >= 16 must hold")
-    samples = clip_samples(rows, seed, start=start, seconds=seconds, size=size)
-    shards = write_shards(
-        samples, uri, format="tar", prefix="clips-", rows_per_shard=rows_per_shard, options=options or StorageOptions()
-    )
-    return list(shards)
-
-
-def flash_and_click(
-    at: float, *, seconds: float = 2.0, fps: int = 25, size: int = 64, rate: int = 16_000
-) -> tuple[UInt8[np.ndarray, "T S S 3"], Float32[np.ndarray, "1 N"]]:
-    """Return black frames with one white one, and silence with one click, both at the frame nearest to `at` seconds."""
-    flash = round(at * fps)
-    frames = np.zeros((round(seconds * fps), size, size, 3), np.uint8)
-    frames[flash] = 255
-    waveform = np.zeros((1, round(seconds * rate)), np.float32)
-    first = round(flash / fps * rate)
-    waveform[0, first : first + rate // 100] = 0.8 * np.sin(2 * np.pi * 1000 / rate * np.arange(rate // 100))
-    return frames, waveform

@@ -81,7 +81,7 @@ def field_axes(path: str, field_range: Range) -> list[FieldAxis]:
     return [FieldAxis(name=name, position=_number_position(field_range), ticks=_number_ticks(field_range))]
 
 
-def _choice_position(choice: ChoiceRange) -> Callable[[Any], float | None]:
+def _choice_position(choice: ChoiceRange) -> Callable[[object], float | None]:
     def position(value: Any) -> float | None:
         units = choice.encode(value)
         return units[0] if units else None
@@ -89,7 +89,7 @@ def _choice_position(choice: ChoiceRange) -> Callable[[Any], float | None]:
     return position
 
 
-def _number_position(number_range: NumberRange, index: int | None = None) -> Callable[[Any], float | None]:
+def _number_position(number_range: NumberRange, index: int | None = None) -> Callable[[object], float | None]:
     """Return the position of a value, or of its element `index` where the value is a pair."""
 
     def position(value: Any) -> float | None:
@@ -111,7 +111,7 @@ def _number_ticks(number_range: NumberRange) -> Ticks:
 
 
 def parallel_coordinates(
-    ranges: Sequence[tuple[str, Range]], rows: Sequence[tuple[TrialMark, Sequence[Any]]], metric: str, label: str
+    ranges: Sequence[tuple[str, Range]], rows: Sequence[tuple[TrialMark, Sequence[object]]], metric: str, label: str
 ) -> Markup:
     """Draw each trial as a line through one upright axis per field number and one for the metric on the right.
 
@@ -133,7 +133,7 @@ def parallel_coordinates(
 
 def _lines_through_axes(
     axes: Sequence[tuple[int, FieldAxis]],
-    rows: Sequence[tuple[TrialMark, Sequence[Any]]],
+    rows: Sequence[tuple[TrialMark, Sequence[object]]],
     x: Scale,
     metric_y: Scale,
     top: int,
@@ -168,7 +168,7 @@ def _vertical_axis(x: Number, name: str, ticks: Ticks, top: int, bottom: int, *,
 
 def metric_over_field(
     axis: FieldAxis,
-    rows: Sequence[tuple[TrialMark, Any, Number]],
+    rows: Sequence[tuple[TrialMark, object, Number]],
     label: str,
     *,
     baseline: Number | None = None,

@@ -224,7 +224,7 @@ def configuration_rows(runs: Sequence[PageRun]) -> list[FactRow]:
     return _rows(columns, "not set")
 
 
-def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
+def _flatten(value: object, name: str = "") -> Iterable[tuple[str, str]]:
     """Yield (dotted name, value as text) for each field of a nested configuration."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
@@ -233,7 +233,7 @@ def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
         yield name, _setting_text(value)
 
 
-def _setting_text(value: Any) -> str:
+def _setting_text(value: object) -> str:
     """Return a setting as it is typed on the command line: a list without brackets."""
     if value is None or value in ([], {}):
         return "none"

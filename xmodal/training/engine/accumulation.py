@@ -60,7 +60,7 @@ def _backward_by_objective(state: TrainState, space: ParameterSpace, batch: Batc
 
     The gradients of the domain losses are computed apart from both, and added after the weighting.
     """
-    broadcast_buffers(state.objective, state.group)
+    broadcast_buffers(state.objective)
     chunks = list(batch.chunks(state.rows_per_forward or len(batch)))
     if len(chunks) == 1:
         with state.randomness(chunk=0), state.autocast():

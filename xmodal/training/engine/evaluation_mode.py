@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.distributed as dist
 
-from xmodal.distributed.ranks import Group, world_size
+from xmodal.distributed.synchrony import broadcast_buffers
 from xmodal.encoders.eval_mode import eval_mode
 from xmodal.training.engine.accumulation import preserved_buffers
 from xmodal.training.engine.randomness import seeded_rng
@@ -27,12 +26,5 @@ def evaluation_mode(state: TrainState) -> Iterator[None]:
         seeded_rng(state.device, state.seed, state.step),
         state.autocast(),
     ):
-        _broadcast_buffers(state.objective, state.group)
+        broadcast_buffers(state.objective)  # between steps they differ: DDP only does this in a forward
         yield
-
-
-def _broadcast_buffers(module: torch.nn.Module, group: Group) -> None:
-    """Copy rank 0's running statistics to all ranks: between steps they differ, and DDP syncs them in a forward."""
-    if world_size(group) > 1:
-        for buffer in module.buffers():
-            dist.broadcast(buffer, group_src=0, group=group)

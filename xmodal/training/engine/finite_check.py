@@ -23,7 +23,7 @@ def raise_nonfinite(state: TrainState, batch: Batch, *, loss: float, grad_norm: 
     Embeds the batch again, with the random numbers of the failed step, to find the rows that caused it.
     """
     bad_parameter = next((name for name, p in trainable(state.objective) if not p.isfinite().all()), None)
-    rows = gather_ragged(nonfinite_rows(state, batch), state.group)
+    rows = gather_ragged(nonfinite_rows(state, batch))
     raise NonFiniteLoss(
         f"step {state.step}: the loss is {loss:g} and the gradient norm {grad_norm:g}; "
         f"no optimizer moved on any rank. {_explain(rows, bad_parameter)}"

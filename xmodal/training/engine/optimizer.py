@@ -47,7 +47,7 @@ def moment_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
     return ("step", "exp_avg", "exp_avg_sq")
 
 
-def decay_groups(module: nn.Module, weight_decay: float, lr_scale: LrScale = same_rate) -> list[dict[str, Any]]:
+def decay_groups(module: nn.Module, weight_decay: float, lr_scale: LrScale = same_rate) -> list[dict[str, object]]:
     """Return parameter groups: matrices with weight decay, tensors of fewer than two dimensions without.
 
     Gains, biases and scalars do not decay (Radford et al. 2021, §2.5). Two groups, and two more for every `lr_scale`

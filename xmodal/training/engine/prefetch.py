@@ -61,7 +61,7 @@ def prefetch(items: Iterable[In], prepare: Callable[[In], Out], *, depth: int) -
 
 
 def _fill(
-    items: Iterable[In], prepare: Callable[[In], Out], results: queue.Queue[tuple[bool, Any]], stop: threading.Event
+    items: Iterable[In], prepare: Callable[[In], Out], results: queue.Queue[tuple[bool, object]], stop: threading.Event
 ) -> None:
     failure: BaseException | None = None
     try:
@@ -73,7 +73,7 @@ def _fill(
     _put(results, (False, failure), stop)
 
 
-def _put(results: queue.Queue[tuple[bool, Any]], item: tuple[bool, Any], stop: threading.Event) -> bool:
+def _put(results: queue.Queue[tuple[bool, object]], item: tuple[bool, object], stop: threading.Event) -> bool:
     """Put an item once there is room; return false if the consumer stopped in the meantime."""
     while not stop.is_set():
         try:

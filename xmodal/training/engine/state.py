@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from xmodal.batch import Batch
-from xmodal.distributed.ranks import Group, current_rank, world_size
+from xmodal.distributed.ranks import current_rank, world_size
 from xmodal.errors import ConfigError, nearest
 from xmodal.gradients import ParameterSpace
 from xmodal.training.engine.optimizer import adamw, sgd
@@ -79,7 +79,7 @@ class TrainState:
         )
         return cls(
             objective=objective,
-            ddp=None if space is not None else _wrap(objective, objective.group),
+            ddp=None if space is not None else _wrap(objective),
             space=space,
             audit=audit,
             optimizer=optimizer_object,
@@ -98,10 +98,6 @@ class TrainState:
         return self.objective if self.ddp is None else self.ddp
 
     @property
-    def group(self) -> Group:
-        return self.objective.group
-
-    @property
     def device(self) -> torch.device:
         return self.clamps.device
 
@@ -111,7 +107,7 @@ class TrainState:
 
     def randomness(self, *, chunk: int) -> AbstractContextManager[None]:
         """Return the context of a forward in which random numbers are a function of (seed, step, rank, chunk)."""
-        return seeded_rng(self.device, self.seed, self.step, current_rank(self.group), chunk)
+        return seeded_rng(self.device, self.seed, self.step, current_rank(), chunk)
 
 
 def _check_options(precision: str, optimizer: str, rows_per_forward: int | None, check_every: int) -> None:
@@ -125,8 +121,8 @@ def _check_options(precision: str, optimizer: str, rows_per_forward: int | None,
         raise ConfigError(f"check_every={check_every} must be at least 1 step")
 
 
-def _wrap(objective: Objective, group: Group) -> DistributedDataParallel | None:
+def _wrap(objective: Objective) -> DistributedDataParallel | None:
     """Wrap in DDP with gradients as views of its buckets (no second copy); running statistics follow rank 0."""
-    if world_size(group) == 1:
+    if world_size() == 1:
         return None
-    return DistributedDataParallel(objective, process_group=group, gradient_as_bucket_view=True)
+    return DistributedDataParallel(objective, gradient_as_bucket_view=True)

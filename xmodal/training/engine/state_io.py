@@ -32,7 +32,7 @@ def state_tensors(state: TrainState) -> dict[str, Tensor]:
     }
 
 
-def state_json(state: TrainState) -> dict[str, Any]:
+def state_json(state: TrainState) -> dict[str, object]:
     """Return everything else as JSON values: step, seed, parameter groups (names, hyper-parameters), torch version."""
     return {
         "format": FORMAT,
@@ -64,7 +64,7 @@ def load_state(state: TrainState, tensors: Mapping[str, Tensor], values: Mapping
     state.clamps.fill_(values["clamps"])
 
 
-def _groups(state: TrainState) -> list[dict[str, Any]]:
+def _groups(state: TrainState) -> list[dict[str, object]]:
     names = {p: name for name, p in trainable(state.objective)}
     return [
         {"parameters": [names[p] for p in group["params"]]}

@@ -49,15 +49,15 @@ def train_step(state: TrainState, batch: Batch) -> Metrics:
     state.objective.set_step(state.step)
     compare_ranks = state.step % state.check_every == 0 or not state.ddp_warmed_up
     if compare_ranks:
-        check_same_weights(state.objective, state.step, state.group)
+        check_same_weights(state.objective, state.step)
     audit_metrics = state.audit(state, batch) if state.audit is not None else {}
     buffers = copy_buffers(state.objective)
     losses = _gradients(state, batch, buffers)
     if compare_ranks:
-        check_synchronised(state.objective, state.step, state.group)
+        check_synchronised(state.objective, state.step)
     norm = _gradient_norm(state)
     metrics = _reduce_metrics(state, batch, losses, norm, audit_metrics)
-    if abs(metrics.mean_step - state.step) > 0.5 / world_size(state.group):
+    if abs(metrics.mean_step - state.step) > 0.5 / world_size():
         raise RanksDiverged(f"ranks are at different steps, this one at {state.step}: restore all from one checkpoint")
     if metrics.bad_ranks:
         restore_buffers(state.objective, buffers)
@@ -74,7 +74,7 @@ def _gradients(state: TrainState, batch: Batch, buffers: list[Tensor]) -> Losses
         return losses
     _check_all_used(state.objective)
     state.ddp_warmed_up = True
-    if world_size(state.group) <= 2:
+    if world_size() <= 2:
         return losses
     # DDP rebuilds its buckets after the first backward of a process. With three or more ranks the order in which an
     # all-reduce adds depends on a gradient's position in its bucket, so the first step after a resume would differ in
@@ -104,16 +104,16 @@ def _reduce_metrics(
     state: TrainState, batch: Batch, losses: Losses, norm: Tensor, audit_metrics: dict[str, Tensor]
 ) -> StepMetrics:
     """Combine the ranks' values by one all-reduce of five numbers and one read by the host."""
-    share = losses.sum.detach().double() / world_size(state.group)
+    share = losses.sum.detach().double() / world_size()
     bad = ~(share.isfinite() & norm.isfinite())
     unreadable = (~batch.valid & (batch.row >= 0)).sum()
-    step = torch.full_like(share, state.step / world_size(state.group))
+    step = torch.full_like(share, state.step / world_size())
     to_reduce = torch.stack([share, bad.double(), batch.valid.sum().double(), unreadable.double(), step])
     further = state.objective.metrics() | audit_metrics
     if state.space is not None and state.space.decision is not None:
         further |= state.space.decision.metrics()
     same_on_ranks = torch.stack([x.detach().double() for x in (state.clamps, norm, *further.values())])
-    values = torch.cat([all_reduce_sum(to_reduce, state.group), same_on_ranks]).tolist()
+    values = torch.cat([all_reduce_sum(to_reduce), same_on_ranks]).tolist()
     names = ("loss", "bad_ranks", "n_valid", "n_bad", "mean_step", "clamps", "grad_norm")
     further_values = dict(zip(further, values[len(names) :], strict=True))
     return StepMetrics(**dict(zip(names, values, strict=False)), further=further_values)
@@ -138,7 +138,7 @@ def _update_critics(state: TrainState) -> None:
         for loss in state.objective.extra_critic_losses():
             torch.autograd.backward(loss)
             gradients = [p.grad for _, p in trainable(state.objective) if p.grad is not None]
-            mean = all_reduce_sum(torch.cat([g.flatten() for g in gradients]), state.group) / world_size(state.group)
+            mean = all_reduce_sum(torch.cat([g.flatten() for g in gradients])) / world_size()
             parts = torch.split(mean, [g.numel() for g in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))

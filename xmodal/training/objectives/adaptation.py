@@ -54,7 +54,7 @@ class AdaptationObjective(Objective):
         splitter: FeatureSplitter | None = None,
     ) -> None:
         super().__init__()
-        self.contrast, self.group = contrast, contrast.group
+        self.contrast = contrast
         for point in alignment_points:
             if point not in (*self.model.modalities, JOINT):
                 raise ConfigError(f"no alignment point {point!r}; {nearest(point, (*self.model.modalities, JOINT))}")
@@ -124,8 +124,8 @@ class AdaptationObjective(Objective):
         """Return the mean of each loss, the critics' metrics, and those of `DomainMetrics` at the embeddings."""
         shares = self._shares | self.places.shares
         device = self._shares["contrastive/loss"].device
-        sums = sum_over_ranks({**shares, **self.domain_metrics.rank_sums(device)}, self.group)
-        means = {name: sums[name] / world_size(self.group) for name in shares}
+        sums = sum_over_ranks({**shares, **self.domain_metrics.rank_sums(device)})
+        means = {name: sums[name] / world_size() for name in shares}
         aligned = self.model.modalities if JOINT in self.places else self.places
         distances = self.domain_metrics.metrics(sums, aligned)
         values: dict[str, Tensor] = self.contrast.metrics() | means | distances | self.places.metrics(means, device)
@@ -163,7 +163,7 @@ class AdaptationObjective(Objective):
             return {}
         rows = batch.rows_of(SOURCE)
         label, valid = batch.fields["label"][rows], batch.valid[rows]
-        loss = self.label(unimodal[self.label.modality][rows], label, valid, self.group)
+        loss = self.label(unimodal[self.label.modality][rows], label, valid)
         self._shares["label/loss"] = loss.detach()
         return {"label": self.label.weight * loss}
 
@@ -175,13 +175,11 @@ class AdaptationObjective(Objective):
         options, rows, losses = self.unlabelled, batch.rows_of(TARGET), {}
         valid = batch.valid[rows]
         if options.consistency and second_view is not None:
-            losses["consistency"] = options.consistency_loss(
-                unimodal[first][rows], second_view[rows], valid, self.group
-            )
+            losses["consistency"] = options.consistency_loss(unimodal[first][rows], second_view[rows], valid)
         if options.pseudo_pairs:
             texts = batch.rows_of(TARGET_TEXT if TARGET_TEXT in batch.role_sizes else SOURCE)
             candidates = joint[second][texts], self.model.log_scale, valid, batch.valid[texts]
-            losses["pseudo_pairs"] = options.pseudo_pair_loss(joint[first][rows], *candidates, self.group)
+            losses["pseudo_pairs"] = options.pseudo_pair_loss(joint[first][rows], *candidates)
         self._shares |= {f"{name}/loss": loss.detach() for name, loss in losses.items()}
         return {name: getattr(options, name) * loss for name, loss in losses.items()}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.batch import Batch
-from xmodal.distributed.ranks import Group, world_size
+from xmodal.distributed.ranks import world_size
 from xmodal.encoders.fusion import MasksByModality, TokensByModality, mean_of_tokens
 from xmodal.encoders.multimodal_classifier import MultimodalClassifier
 from xmodal.errors import ConfigError, nearest
@@ -52,14 +52,12 @@ class ClassificationObjective(Objective):
         unimodal: bool = True,
         splitter: FeatureSplitter | None = None,
         alignment_points: AlignmentPoints | None = None,
-        group: Group = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.unimodal = unimodal
         self.splitter = splitter
         self.places = alignment_points  # this name is part of the parameter names in checkpoints
-        self.group = group
         for point in alignment_points or ():
             if point not in (*model.modalities, JOINT):
                 raise ConfigError(f"no alignment point {point!r}; {nearest(point, (*model.modalities, JOINT))}")
@@ -115,7 +113,7 @@ class ClassificationObjective(Objective):
         return replace(self._classification_losses(scores, batch[rows]), domain=domain)
 
     def _classification_losses(self, scores: Embeddings, batch: Batch) -> Losses:
-        losses, self._accuracy = classification_losses(scores, batch.fields["label"], batch.valid, self.group)
+        losses, self._accuracy = classification_losses(scores, batch.fields["label"], batch.valid)
         return Losses(losses.pop(FUSED), unimodal=losses)
 
     def _features(self, tokens: TokensByModality, masks: MasksByModality) -> Embeddings:
@@ -172,8 +170,8 @@ class ClassificationObjective(Objective):
         With a parameter space the gradients of the task losses arrive one after the other; their squares are added.
         """
         device = self.model.classifier.weight.device
-        sums = sum_over_ranks(points.shares | self.domain_metrics.rank_sums(device), self.group)
-        means = {name: sums[name] / world_size(self.group) for name in points.shares}
+        sums = sum_over_ranks(points.shares | self.domain_metrics.rank_sums(device))
+        means = {name: sums[name] / world_size() for name in points.shares}
         on_predictions = any(loss.method in PREDICTION_METHODS for loss in points.domain_losses())
         aligned = self.model.modalities if JOINT in points or on_predictions else points
         return means | self.domain_metrics.metrics(sums, aligned) | points.metrics(means, device)

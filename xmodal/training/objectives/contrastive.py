@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from xmodal.batch import Batch
-from xmodal.distributed.ranks import Group
 from xmodal.errors import ConfigError, nearest
 from xmodal.losses.contrastive import info_nce, sigmoid_loss
 from xmodal.training.objective import EmbeddingGradients, Embeddings, Losses, Objective, surrogate_loss
@@ -63,7 +62,6 @@ class ContrastiveObjective(Objective):
         loss: str = "info_nce",
         *,
         mask_duplicates: bool = False,
-        group: Group = None,
     ) -> None:
         super().__init__()
         self.model: Any
@@ -71,7 +69,6 @@ class ContrastiveObjective(Objective):
         self.model = model
         self.loss_name = loss
         self.mask_duplicates = mask_duplicates
-        self.group = group
         self._freeze_unread_bias()
 
     def forward(self, batch: Batch, embedding_gradients: EmbeddingGradients | None = None) -> Losses:
@@ -93,7 +90,7 @@ class ContrastiveObjective(Objective):
     def _contrastive_loss(self, u: Float[Tensor, "B D"], v: Float[Tensor, "B D"], *, batch: Batch) -> Float[Tensor, ""]:
         ids = identity_columns(batch) if self.mask_duplicates else None
         parameters = [getattr(self.model, name) for name in self._loss_parameter_names()]
-        return self._loss.function(u, v, *parameters, valid=batch.valid, ids=ids, group=self.group)
+        return self._loss.function(u, v, *parameters, valid=batch.valid, ids=ids, group=None)
 
     def _loss_parameter_names(self) -> tuple[str, ...]:
         return ("log_scale", "logit_bias") if self._loss.has_bias else ("log_scale",)

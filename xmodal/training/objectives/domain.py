@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from xmodal.distributed.ranks import Group
 from xmodal.errors import ConfigError, nearest
 from xmodal.losses.cdan import MultilinearConditioning, bank_probabilities, entropy_weights
 from xmodal.losses.discrepancy import coral, mmd
@@ -89,14 +88,13 @@ class DomainLoss(nn.Module):
         penalty: float = 0.0,
         classes: int = 0,
         temperature: float = TEMPERATURE,
-        group: Group = None,
     ) -> None:
         super().__init__()
         if method not in DOMAIN_METHODS:
             raise ConfigError(f"unknown domain.loss {method!r}; {nearest(method, (*DOMAIN_METHODS, 'none'))}")
         if method in PROBABILITY_METHODS and classes < 2:
             raise ConfigError(f"domain.loss={method} reads probabilities: it needs at least 2 captions or classes")
-        self.method, self.smoothing, self.penalty, self.group = method, smoothing, penalty, group
+        self.method, self.smoothing, self.penalty = method, smoothing, penalty
         self.temperature = temperature
         self.conditioning = MultilinearConditioning(dim, classes) if method == "cdan" else None
         width = dim if self.conditioning is None else self.conditioning.width
@@ -112,7 +110,7 @@ class DomainLoss(nn.Module):
             return strength * loss, {"loss": loss.detach()}
         self._last_features = features.detached
         loss, logits = self._critic_loss(features, strength)
-        accuracy = critic_accuracy(*logits, *features.valid, group=self.group)
+        accuracy = critic_accuracy(*logits, *features.valid)
         return loss, {"loss": loss.detach(), "accuracy": accuracy}
 
     def recompute(self) -> Float[Tensor, ""] | None:
@@ -121,23 +119,26 @@ class DomainLoss(nn.Module):
 
     def _critic_loss(self, features: DomainFeatures, strength: float) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         assert self.critic is not None
-        inputs, weights = reverse_gradient(features.all_rows, strength), {}
+        inputs = reverse_gradient(features.all_rows, strength)
+        weight_source, weight_target = None, None
         sizes = [len(features.source), len(features.target)]
         if self.conditioning is not None:
             probabilities = features.probabilities(self.temperature)
             inputs = self.conditioning(inputs, probabilities)
-            by_domain = torch.split(entropy_weights(probabilities), sizes)
-            weights = dict(zip(("weight_source", "weight_target"), by_domain, strict=True))
+            weight_source, weight_target = torch.split(entropy_weights(probabilities), sizes)
         source, target = torch.split(self.critic(inputs), sizes)
-        loss = adversarial_loss(source, target, *features.valid, **weights, smoothing=self.smoothing, group=self.group)
+        loss = adversarial_loss(
+            source, target, *features.valid,
+            weight_source=weight_source, weight_target=weight_target, smoothing=self.smoothing,
+        )  # fmt: skip
         if self.penalty:
             source_inputs, target_inputs = torch.split(inputs, sizes)
-            slope = gradient_penalty(self.critic, source_inputs, target_inputs, *features.valid, group=self.group)
+            slope = gradient_penalty(self.critic, source_inputs, target_inputs, *features.valid)
             loss = loss + self.penalty * slope
         return loss, (source, target)
 
     def _loss_without_critic(self, features: DomainFeatures) -> Tensor:
         if self.method in DISCREPANCIES:
-            return DISCREPANCIES[self.method](features.source, features.target, *features.valid, group=self.group)
+            return DISCREPANCIES[self.method](features.source, features.target, *features.valid)
         scores = features.target_scores(self.temperature)
-        return PREDICTION_LOSSES[self.method](scores, features.valid_target, group=self.group)
+        return PREDICTION_LOSSES[self.method](scores, features.valid_target)

@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from xmodal.distributed.rank_consistency import all_reduce_sum
-from xmodal.distributed.ranks import Group
 from xmodal.training.objectives.gradient_norms import GradientNorms
 
 
@@ -80,8 +79,8 @@ def _distances(modality: str, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return values
 
 
-def sum_over_ranks(values: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
+def sum_over_ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the sum of each value over ranks, by one reduction of all of them together."""
-    flat = all_reduce_sum(torch.cat([x.detach().double().reshape(-1) for x in values.values()]), group)
+    flat = all_reduce_sum(torch.cat([x.detach().double().reshape(-1) for x in values.values()]))
     parts = torch.split(flat, [x.numel() for x in values.values()])
     return {name: part.reshape(x.shape) for (name, x), part in zip(values.items(), parts, strict=True)}

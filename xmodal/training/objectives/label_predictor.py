@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn, stack
 from torch.nn import functional as F
 
-from xmodal.distributed.ranks import Group, world_size
+from xmodal.distributed.ranks import world_size
 
 Scores = dict[str, Float[Tensor, "B C"]]
 
@@ -20,16 +20,16 @@ class LabelPredictor(nn.Module):
         self.accuracy: Float[Tensor, ""] | None = None  # on the rows of the last forward of all ranks
 
     def forward(
-        self, rows: Float[Tensor, "B D"], label: Int64[Tensor, "B"], valid: Bool[Tensor, "B"], group: Group
+        self, rows: Float[Tensor, "B D"], label: Int64[Tensor, "B"], valid: Bool[Tensor, "B"]
     ) -> Float[Tensor, ""]:
         """Return this rank's share of the unweighted mean; rows of class -1 have no label and are ignored."""
-        losses, accuracy = classification_losses({"label": self.head(rows)}, label, valid, group)
+        losses, accuracy = classification_losses({"label": self.head(rows)}, label, valid)
         self.accuracy = accuracy["label"]
         return losses["label"]
 
 
 def classification_losses(
-    scores: Scores, label: Int64[Tensor, "B"], valid: Bool[Tensor, "B"], group: Group
+    scores: Scores, label: Int64[Tensor, "B"], valid: Bool[Tensor, "B"]
 ) -> tuple[dict[str, Float[Tensor, ""]], dict[str, Float[Tensor, ""]]]:
     """Return cross-entropies and accuracies by the name of the scores.
 
@@ -39,8 +39,8 @@ def classification_losses(
     counted = valid & (label >= 0)
     hits = [((score.detach().argmax(1) == label) & counted).sum() for score in scores.values()]
     counts = stack([counted.sum(), *hits]).double()
-    if (world := world_size(group)) > 1:
-        dist.all_reduce(counts, group=group)
+    if (world := world_size()) > 1:
+        dist.all_reduce(counts)
     number = counts[0].clamp(min=1)
     share = (world / number).float()
     losses = {name: share * sum_cross_entropy(score, label, counted) for name, score in scores.items()}

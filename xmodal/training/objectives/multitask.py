@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from xmodal.batch import Batch
-from xmodal.distributed.ranks import Group, world_size
+from xmodal.distributed.ranks import world_size
 from xmodal.encoders.multitask_classifier import MultitaskClassifier
 from xmodal.errors import ConfigError, nearest
 from xmodal.gradients import FeatureSplitter
@@ -39,7 +39,6 @@ class TaskObjective(Objective):
         *,
         only: Sequence[str] | None = None,
         splitter: FeatureSplitter | None = None,
-        group: Group = None,
     ) -> None:
         super().__init__()
         self.tasks = model.tasks if only is None else tuple(only)
@@ -48,7 +47,7 @@ class TaskObjective(Objective):
                 raise ConfigError(f"no task {task!r}; {nearest(task, model.tasks)}")
         if splitter is not None and splitter.objectives != len(self.tasks):
             raise ConfigError(f"the splitter has {splitter.objectives} objectives for {len(self.tasks)} tasks")
-        self.model, self.splitter, self.group = model, splitter, group
+        self.model, self.splitter = model, splitter
         for task in set(model.tasks) - set(self.tasks):
             model.heads[task].requires_grad_(False)  # not used in the loss: DDP would wait for their gradients
         self._accuracy: dict[str, Float[Tensor, ""]] = {}
@@ -72,8 +71,8 @@ class TaskObjective(Objective):
         counted = {task: batch.valid & (label >= 0) for task, label in labels.items()}
         hits = [((embeddings[t].detach().argmax(1) == labels[t]) & counted[t]).sum() for t in self.tasks]
         counts = torch.stack([*(rows.sum() for rows in counted.values()), *hits]).double()
-        if (world := world_size(self.group)) > 1:
-            dist.all_reduce(counts, group=self.group)
+        if (world := world_size()) > 1:
+            dist.all_reduce(counts)
         number = counts[: len(self.tasks)].clamp(min=1)
         self._accuracy = dict(zip(self.tasks, counts[len(self.tasks) :] / number, strict=True))
         share = (world / number).float()

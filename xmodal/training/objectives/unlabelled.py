@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from xmodal.distributed.ranks import Group
 from xmodal.losses.contrastive import info_nce
 from xmodal.losses.pseudo_pairs import pseudo_pair_loss
 
@@ -30,11 +29,10 @@ class UnlabelledLosses:
         first_view: Float[Tensor, "T D"],
         second_view: Float[Tensor, "T D"],
         valid: Bool[Tensor, "T"],
-        group: Group,
     ) -> Float[Tensor, ""]:
         """Compute InfoNCE between two views of each row (SimCLR, Chen et al. 2020), with both views as anchors."""
         log_scale = torch.tensor(math.log(1 / TEMPERATURE), dtype=first_view.dtype, device=first_view.device)
-        return info_nce(first_view, second_view, log_scale, valid=valid, group=group)
+        return info_nce(first_view, second_view, log_scale, valid=valid)
 
     def pseudo_pair_loss(
         self,
@@ -43,9 +41,6 @@ class UnlabelledLosses:
         scale: Float[Tensor, ""],
         valid: Bool[Tensor, "T"],
         valid_texts: Bool[Tensor, "C"],
-        group: Group,
     ) -> Float[Tensor, ""]:
         """Compute InfoNCE on pairs of rows and texts that are mutual nearest neighbours, with a constant `scale`."""
-        return pseudo_pair_loss(
-            rows, texts, scale.detach().exp(), valid, valid_texts, threshold=self.threshold, group=group
-        )
+        return pseudo_pair_loss(rows, texts, scale.detach().exp(), valid, valid_texts, threshold=self.threshold)
