@@ -28,7 +28,7 @@ from xmodal.search.trial import BASELINE, FAILED, FINALIST, FINISHED, REJECTED, 
 WORST = -1e300  # finite: between two infinities Tune's percentile has no value
 ROUNDING = 1e-7  # of a percent, by which a budget may fall short of a rung
 MEDIAN_OF = 3  # others, before there is a median to go by
-NEVER = 1000  # percent: a trial is not paused while there are too few others for a median
+NEVER = float("inf")  # percent: a trial is not paused while there are too few others for a median
 """Schedulers whose state follows from the records: they are told all of these when a sweep is resumed."""
 REPLAYED = ("asha", "median")
 

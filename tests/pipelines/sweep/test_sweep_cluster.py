@@ -36,9 +36,9 @@ DRIVER = textwrap.dedent(
         nodes = {node.node_id: node for node in (cluster.add_node(num_cpus=2, object_store_memory=store)
                                                  for _ in range(3))}
         cluster.wait_for_nodes()
-    words = f'''--search optim.learning_rate=choice(0.001,0.002,0.003,0.004) --algorithm grid --metric loss --mode min
+    words = f'''--search optim.learning_rate=choice(0.001,0.002) --algorithm grid --concurrent 2 --metric loss --mode min
         --runs {folder} --scheduler fifo --finalists 0 --retries 3 -- jobs.pretrain vit-tiny --corpus {corpus}
-        {" ".join(model_flags())} --vocab-size 600 --batch-size 24 --steps 90 --learning-rate 0.001 --log-every 5
+        {" ".join(model_flags())} --vocab-size 600 --batch-size 24 --steps 60 --learning-rate 0.001 --log-every 5
         --checkpoint-every 15 --address {cluster.address}'''
     config = job.parse(words.split()).config
     used, lost, events = collections.Counter(), [], []
@@ -91,9 +91,9 @@ def test_trials_use_several_nodes_survive_the_loss_of_one_and_leave_nothing_behi
     assert done.returncode == 0, done.stderr[-3000:]
     end = json.loads((tmp_path / "end.json").read_text())
     assert end["nodes"] >= 2 and end["lost"] == 1, "no node was lost while workers trained on it"
-    assert [trial["status"] for trial in end["trials"]] == ["finished"] * 5, end["trials"]
+    assert [trial["status"] for trial in end["trials"]] == ["finished"] * 3, end["trials"]
     for trial in end["trials"]:
-        assert [report["step"] for report in trial["reports"]] == list(range(5, 91, 5))
+        assert [report["step"] for report in trial["reports"]] == list(range(5, 61, 5))
     assert end["left"] == [], "placement groups or actors outlive the sweep"
     listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert not [line for line in listing.splitlines() if str(tmp_path) in line]
