@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,21 @@ def test_reading_the_settings_imports_no_ray():
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout == f"False {value}\n"
+
+
+@pytest.mark.ray
+def test_a_placement_group_that_waits_is_seen(ray_here):
+    """One of this job; those of other jobs do not count."""
+    assert not ray_compat.has_pending_placement_group()
+    group = ray.util.placement_group([{"CPU": 10_000}])
+    try:
+        deadline = time.monotonic() + 20
+        while not ray_compat.has_pending_placement_group():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        ray.util.remove_placement_group(group)
+    ready = ray.util.placement_group([{"CPU": 0.1}])
+    ray.get(ready.ready())
+    assert not ray_compat.has_pending_placement_group()
+    ray.util.remove_placement_group(ready)

@@ -36,10 +36,10 @@ DRIVER = textwrap.dedent(
         nodes = {node.node_id: node for node in (cluster.add_node(num_cpus=2, object_store_memory=store)
                                                  for _ in range(3))}
         cluster.wait_for_nodes()
-    words = f'''--search optim.learning_rate=choice(0.001,0.002) --algorithm grid --concurrent 2 --metric loss --mode min
-        --runs {folder} --scheduler fifo --finalists 0 --retries 3 -- jobs.pretrain vit-tiny --corpus {corpus}
-        {" ".join(model_flags())} --vocab-size 600 --batch-size 24 --steps 60 --learning-rate 0.001 --log-every 5
-        --checkpoint-every 15 --address {cluster.address}'''
+    words = f'''--search optim.learning_rate=choice(0.001,0.002) --algorithm grid --metric loss --mode min
+        --concurrent 2 --runs {folder} --scheduler fifo --finalists 0 --retries 3 --
+        jobs.pretrain vit-tiny --corpus {corpus} {" ".join(model_flags())} --vocab-size 600 --batch-size 24
+        --steps 60 --learning-rate 0.001 --log-every 5 --checkpoint-every 15 --address {cluster.address}'''
     config = job.parse(words.split()).config
     used, lost, events = collections.Counter(), [], []
 
@@ -70,7 +70,8 @@ DRIVER = textwrap.dedent(
     while left and time.monotonic() < deadline:
         time.sleep(0.5)
         left = [str(group) for state in ("CREATED", "PENDING", "RESCHEDULING") for group in groups(state)]
-        left += [str(actor) for actor in actors().values() if actor["State"] != "DEAD"]
+        left += [str(actor) for actor in actors().values()
+                 if actor["State"] != "DEAD" and not actor["IsDetached"]]  # Ray Data keeps some for every cluster
     end = {"trials": [trial.to_plain() for trial in result.trials], "nodes": len(used), "lost": len(lost), "left": left}
     Path(folder, "end.json").write_text(json.dumps(end))
     for node in cluster.list_all_nodes():
