@@ -18,14 +18,14 @@ for any field of the run's configuration by its dotted name (in a shell the pare
 
 The sweep is a `ray.tune.Tuner`. Every trial is a complete run in RUNS/NAME/trials, on any node of the cluster, with a
 job of its own. Points are drawn by --algorithm random, grid, or a searcher of Ray Tune (tpe, cmaes, nsga2, hyperopt,
-bayesopt), trials are stopped by --scheduler: asha stops those that are behind at shares of their budget (never before a
-strength that ramps up has come near its peak), median those behind the median, hyperband halves in brackets, pbt and
-pb2 copy checkpoints of the best over the worst, and fifo stops none. Trial 0 is always the baseline: the run with
-lambda = 0, or with the plain sum of the losses. The metric is any that the run logs, except those that read labels or
-pairs of the target (oracle/...). A guard rejects a trial and says why. The best trials are repeated with other seeds;
-among those that one standard error does not separate, the one closest to the baseline is chosen. At the end the command
-of the chosen run is printed, and RUNS/NAME gets results.parquet, tensorboard/ and index.html. --regret CORPUS evaluates
-all trials on pairs of the target afterwards; --beside NAME shows another sweep of RUNS on the page.
+bayesopt), trials are stopped by --scheduler: asha stops those that are behind at shares of their budget (never before
+a strength that ramps up has come near its peak), median those behind the median, pbt and pb2 copy checkpoints of the
+best over the worst, and fifo stops none. Trial 0 is always the baseline: the run with lambda = 0, or with the plain
+sum of the losses. The metric is any that the run logs, except those that read labels or pairs of the target
+(oracle/...). A guard rejects a trial and says why. The best trials are repeated with other seeds; among those that
+one standard error does not separate, the one closest to the baseline is chosen. At the end the command of the chosen
+run is printed, and RUNS/NAME gets results.parquet, tensorboard/ and index.html. --regret CORPUS evaluates all trials
+on pairs of the target afterwards; --beside NAME shows another sweep of RUNS on the page.
 
 A trial that fails, hangs or loses its node is tried again, continues from its last checkpoint, and is recorded with its
 error. A sweep may be killed at any moment: the same command with --resume continues it, and repeats no finished trial.

@@ -79,7 +79,7 @@ def trial_table(trials: Sequence[Trial], plan: Any, elapsed_s: float) -> Table:
     """Return a table of trials with their values and metrics; its title has the best so far and the remaining time."""
     ended = sum(trial.over for trial in trials)
     parts = [
-        f"{ended} of {plan.planned} trials over",
+        f"{ended} of {plan.trial_count} trials over",
         _best_text(trials, plan),
         _eta_text(trials, plan, elapsed_s),
     ]
@@ -90,7 +90,7 @@ def trial_table(trials: Sequence[Trial], plan: Any, elapsed_s: float) -> Table:
         table.add_column(objective.metric.removeprefix("validation/"), justify="right")
     table.add_column("state", overflow="fold")
     running = [trial for trial in trials if not trial.over]
-    ranked = _ranked([trial for trial in trials if trial.over], plan)
+    ranked = _rank_trials([trial for trial in trials if trial.over], plan)
     for trial in (running + ranked)[:MAX_ROWS]:
         table.add_row(*_cells(trial, plan))
     if len(trials) > MAX_ROWS:
@@ -107,14 +107,14 @@ def _cells(trial: Trial, plan: Any) -> list[str]:
     return [trial.name + kind, *values, str(trial.seed), f"{trial.share:.0%}", *scores, state]
 
 
-def _ranked(trials: Sequence[Trial], plan: Any) -> list[Trial]:
+def _rank_trials(trials: Sequence[Trial], plan: Any) -> list[Trial]:
     """Return the trials sorted: those that have finished come first, the best of them at the top."""
     by = plan.by[0]
     return sorted(trials, key=lambda t: (t.status != FINISHED, -(by.better(t) if by.better(t) is not None else -1e300)))
 
 
 def _best_text(trials: Sequence[Trial], plan: Any) -> str:
-    ranked = [trial for trial in _ranked(trials, plan) if trial.status == FINISHED]
+    ranked = [trial for trial in _rank_trials(trials, plan) if trial.status == FINISHED]
     return f"best {ranked[0].last(plan.by[0].metric):.4g} ({ranked[0].name})" if ranked else ""
 
 
@@ -126,7 +126,7 @@ def _eta_text(trials: Sequence[Trial], plan: Any, elapsed_s: float) -> str:
     mean = sum(ended) / len(ended)
     unfinished = [trial for trial in trials if trial.status in (RUNNING, WAITING, PAUSED)]
     seconds = sum(max(0.0, mean - trial.seconds) for trial in unfinished)
-    seconds += mean * max(0, plan.planned - len(trials))
+    seconds += mean * max(0, plan.trial_count - len(trials))
     return f"ETA {clock(seconds / max(1, plan.concurrent))}"
 
 

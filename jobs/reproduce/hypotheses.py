@@ -77,12 +77,14 @@ def _features(trials: Trials, primary: str) -> PredictionResult:
 
 def _sharing_costs(trials: Trials, primary: str) -> PredictionResult:
     prediction = "Under the plain sum, sharing the encoder costs the harder task against a model of its own."
-    return _gain(trials, prediction, "uniform", "hard-alone", "hard", lambda gain, error: gain > error, "points alone")
+    return _compare_arms(
+        trials, prediction, "uniform", "hard-alone", "hard", lambda gain, error: gain > error, "points alone"
+    )
 
 
 def _harder_task(trials: Trials, primary: str) -> PredictionResult:
     prediction = "MMPareto lifts the harder task above uniform with steps as long (uniform x gamma)."
-    return _gain(trials, prediction, "uniform-gamma", "mmpareto", "hard", lambda gain, error: gain > error)
+    return _compare_arms(trials, prediction, "uniform-gamma", "mmpareto", "hard", lambda gain, error: gain > error)
 
 
 PREDICTIONS: Mapping[str, Check] = {
@@ -117,14 +119,14 @@ def _positive(prediction: str, margin: Sequence[float], evidence: str) -> Predic
 
 
 def _at_least(trials: Trials, prediction: str, baseline: str, arm: str, primary: str) -> PredictionResult:
-    return _gain(trials, prediction, baseline, arm, primary, lambda gain, error: gain >= -error)
+    return _compare_arms(trials, prediction, baseline, arm, primary, lambda gain, error: gain >= -error)
 
 
 def _equal(trials: Trials, prediction: str, baseline: str, arm: str, primary: str) -> PredictionResult:
-    return _gain(trials, prediction, baseline, arm, primary, lambda gain, error: abs(gain) <= 2 * error)
+    return _compare_arms(trials, prediction, baseline, arm, primary, lambda gain, error: abs(gain) <= 2 * error)
 
 
-def _gain(
+def _compare_arms(
     trials: Trials,
     prediction: str,
     baseline: str,

@@ -43,8 +43,8 @@ class SweepConfig:
     algorithm_options: tuple[str, ...] = ()
     """options of that searcher as NAME=VALUE, e.g. n_startup_trials=20"""
     points: int = 3  # number of grid points in each field; all combinations are tried, whatever --trials says
-    scheduler: Literal["fifo", "asha", "median", "hyperband", "pbt", "pb2"] = "asha"
-    """how Ray Tune stops trials early: asha, median, hyperband, pbt and pb2 (population based training), or fifo,
+    scheduler: Literal["fifo", "asha", "median", "pbt", "pb2"] = "asha"
+    """how Ray Tune stops trials early: asha, median, pbt and pb2 (population based training), or fifo,
     which runs all to the end"""
     scheduler_options: tuple[str, ...] = ()
     """options of that scheduler as NAME=VALUE, e.g. brackets=2"""

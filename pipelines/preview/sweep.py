@@ -25,13 +25,13 @@ def preview_sweep(config: SweepConfig) -> dict[str, Any]:
         pipeline = importlib.import_module(f"pipelines.preview.{type(run).__module__.rpartition('.')[2]}")
         preview = pipeline.preview_run(replace(run, run=replace(run.run, name="check")))
     points = PointSource(plan)
-    drawn = (points.draw(number) for number in range(1, 1 + min(SHOWN, plan.drawn)))
+    drawn = (points.draw(number) for number in range(1, 1 + min(SHOWN, plan.draw_count)))
     first = [plan.baseline_trial(), *(trial for trial in drawn if trial is not None)]
     shown = replace(plan.config, run=None)
     return {
         "config": to_plain(shown),
         "space": list(plan.config.search),
-        "trials": {"drawn": plan.drawn, "in_all": plan.planned},
+        "trials": {"drawn": plan.draw_count, "in_all": plan.trial_count},
         "first": [{"kind": trial.kind, "values": to_plain(dict(trial.values))} for trial in first],
         "rungs": plan.rungs.budget_shares() if plan.config.scheduler == "asha" else [],
         "run": preview or to_plain(run),

@@ -37,9 +37,15 @@ class Room:
         """
         return self.fixed or most_at_once(self.workers, self.per_worker, cluster.capacity()) + 1
 
-    def actor_resources(self) -> dict[str, float]:
-        """Return what the next trial's actor reserves: room on a node that is not preempted, where there is any."""
-        return {STEADY: 1.0} if ray.available_resources().get(STEADY, 0.0) >= 1 else {"CPU": ACTOR_CPUS}
+    def share(self, resources: ResourceConfig) -> ResourceConfig:
+        """Return the resources of a run with what each of its workers reserves as one of several trials."""
+        cpus, gpus = self.per_worker.get("CPU"), self.per_worker.get("GPU", 0.0)
+        return replace(resources, cpus_per_worker=cpus, gpus_per_worker=gpus)
+
+
+def steady_units() -> int:
+    """Return how many actors of trials nodes that are not preempted take, by the resource `steady`."""
+    return int(ray.cluster_resources().get(STEADY, 0.0))
 
 
 def connect(resources: ResourceConfig, concurrent: int | None) -> Room:

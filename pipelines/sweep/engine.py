@@ -66,7 +66,7 @@ def run(config: SweepConfig, on_event: OnSweepEvent = lambda event: None) -> Swe
     if plan.address is None:  # trials that need no cluster: Tune needs one all the same
         cluster.connect(ResourceConfig(), check=False)
     recorder = SweepRecorder(plan, open_store(plan.config), on_event)
-    with recorder.stored():
+    with recorder.store_at_end():
         _tune(recorder, SweepSearch(recorder), samples=-1)
         if plan.population_based and recorder.mistake is None and (members := _members(recorder)):
             _tune(recorder, BasicVariantGenerator(), samples=1, members=members)
@@ -83,14 +83,14 @@ def _tune(
     plan = recorder.plan
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is recorded, and shown in a line
     os.environ.update(TUNE_SETTINGS | {"TUNE_MAX_PENDING_TRIALS_PG": str(max(plan.concurrent, len(members)))})
-    inner = make_scheduler(plan, population=bool(members))
+    inner = make_scheduler(plan, members=members)
     with tempfile.TemporaryDirectory(prefix="xmodal-tune-") as scratch:
         tune.Tuner(
             trainable_class(plan.spec),
             param_space={"trial": tune.grid_search([plan.trial_config(trial) for trial in members])} if members else {},
             tune_config=tune.TuneConfig(
                 search_alg=search,
-                scheduler=SweepScheduler(inner, recorder),
+                scheduler=SweepScheduler(inner, recorder, members=members),
                 num_samples=samples,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -111,7 +111,7 @@ def _members(recorder: SweepRecorder) -> list[Trial]:
     """Return the population, drawn where the sweep begins; of one that is resumed those that are not over."""
     store, plan = recorder.store, recorder.plan
     points = SweepSearch(recorder).points
-    while sum(trial.kind == SEARCH for trial in store.trials) < plan.drawn:
+    while sum(trial.kind == SEARCH for trial in store.trials) < plan.draw_count:
         point = points.draw(store.next_number())
         if point is None:
             break

@@ -7,7 +7,13 @@ from typing import Any
 
 from xmodal.errors import ConfigError, nearest
 
-SET_BY_US = ("self", "metric", "mode", "space", "sampler", "points_to_evaluate", "time_attr", "max_t")
+FLAGS = {  # of jobs.sweep, for options that its records and reasons must know
+    "grace_period": "--grace", "reduction_factor": "--reduction", "quantile_fraction": "--reduction",
+    "perturbation_interval": "--intervals", "seed": "--seed", "random_state": "--seed", "random_state_seed": "--seed",
+    "metric": "--metric", "mode": "--mode", "space": "--search", "hyperparam_mutations": "--search",
+    "hyperparam_bounds": "--search",
+}  # fmt: skip
+SET_BY_US = ("self", "sampler", "points_to_evaluate", "time_attr", "max_t", "custom_explore_fn", "stop_last_trials")
 
 
 def parse_options(flag: str, words: Sequence[str]) -> dict[str, Any]:
@@ -32,5 +38,7 @@ def check_options(flag: str, options: Mapping[str, Any], target: Callable[..., A
     """Raise ConfigError for an option that `target` does not take, or that the sweep sets itself."""
     taken = [name for name in inspect.signature(target).parameters if name not in SET_BY_US]
     for name in options:
+        if name in FLAGS:
+            raise ConfigError(f"{flag} {name}: give {FLAGS[name]} instead")
         if name not in taken:
             raise ConfigError(f"{flag}: {getattr(target, '__name__', target)} has no {name!r}: {nearest(name, taken)}")

@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.config.sweep import POPULATION_BASED, SweepConfig
 from pipelines.runtime.output_path import check_output
 from pipelines.sweep.clone import check_may_differ
-from pipelines.sweep.cluster import check_run, connect, index_corpora
+from pipelines.sweep.cluster import check_run, connect, index_corpora, steady_units
 from pipelines.sweep.options import parse_options
 from pipelines.sweep.presets import baseline_of, with_preset
 from pipelines.sweep.scheduler_classes import check_scheduler
@@ -24,7 +24,7 @@ from xmodal.search.objective import Guard, SearchObjective, objectives, parse_gu
 from xmodal.search.ranges import Units
 from xmodal.search.rungs import Rungs, grace_of_ramp
 from xmodal.search.space import SearchSpace, parse_space
-from xmodal.search.trial import BASELINE, SEARCH, WAITING, Trial
+from xmodal.search.trial import BASELINE, CLONE, SEARCH, WAITING, Trial
 
 GRACE = 0.25  # of the budget, where nothing ramps up
 
@@ -51,14 +51,14 @@ class Plan:
     address: str | None = None  # of the cluster; None: the trials need none
     concurrent: int = 1  # trials at a time when the sweep begins
     count_room: Callable[[], int] = lambda: 1  # trials at a time, as the cluster is now
-    actor_resources: Callable[[], Mapping[str, float]] | None = None  # of the next trial's actor
+    count_steady: Callable[[], int] = lambda: 0  # actors of trials that nodes which are not preempted take
 
     @property
     def population_based(self) -> bool:
         return self.config.scheduler in POPULATION_BASED
 
     @property
-    def drawn(self) -> int:
+    def draw_count(self) -> int:
         """Return the number of trials that are drawn from the space."""
         if self.population_based:
             return self.config.population
@@ -70,10 +70,10 @@ class Plan:
         return 0 if self.population_based or len(self.by) > 1 else self.config.finalists
 
     @property
-    def planned(self) -> int:
+    def trial_count(self) -> int:
         """Return the number of trials in all: with the baseline, and the repeats of finalists."""
-        repeats = 0 if self.finalists == 0 else (min(self.finalists, self.drawn) + 1) * (self.config.seeds - 1)
-        return 1 + self.drawn + repeats
+        repeats = 0 if self.finalists == 0 else (min(self.finalists, self.draw_count) + 1) * (self.config.seeds - 1)
+        return 1 + self.draw_count + repeats
 
     @property
     def spec(self) -> TrialSpec:
@@ -87,13 +87,17 @@ class Plan:
             options=self.config.storage,
         )
 
-    def trial_config(self, trial: Trial) -> dict[str, Any]:
-        """Return what Tune hands to the actor of a trial; `units` is what population based training changes."""
+    def trial_config(self, trial: Trial, *, steady: bool = False) -> dict[str, Any]:
+        """Return what Tune hands to the actor of a trial, on a `steady` node or any.
+
+        `units` is what population based training changes; a copy starts from `parent` (name, step).
+        """
         units = trial.units or ()
+        parent = f"trial-{trial.parent:03d}" if trial.kind == CLONE and trial.parent is not None else None
         return {
             "number": trial.number, "name": trial.name, "values": dict(trial.values), "seed": trial.seed,
             "units": {str(axis): float(unit) for axis, unit in enumerate(units)},
-            "actor": dict(self.actor_resources()) if self.actor_resources else None,
+            "parent": (parent, trial.parent_step), "steady": steady,
         }  # fmt: skip
 
     def baseline_trial(self) -> Trial:
@@ -115,9 +119,9 @@ class Plan:
         return {"trial": {"units": unit_axes(self.space)}}
 
     @property
-    def bounds(self) -> dict[str, list[float]]:
+    def bounds(self) -> dict[str, Any]:
         """Return what PB2 may change, as Tune wants it."""
-        return {f"trial/units/{axis}": [0.0, 1.0] for axis in range(self.space.size)}
+        return {"trial": {"units": {str(axis): [0.0, 1.0] for axis in range(self.space.size)}}}
 
     def explore(self, config: dict[str, Any]) -> dict[str, Any]:
         """Bring a copy's units back into the unit cube, as if its walls were mirrors.
@@ -173,12 +177,11 @@ def prepare(config: SweepConfig, on_event: Callable[[Any], None]) -> Plan:
     plan = outline(replace(plan.config, run=check_run(plan.config.run, plan.config.sweep.runs)))
     room = connect(plan.run.resources, plan.config.concurrent)
     index_corpora(plan.run, on_event)
-    cpus, gpus = room.per_worker.get("CPU"), room.per_worker.get("GPU", 0.0)
-    resources = replace(plan.run.resources, address=room.address, cpus_per_worker=cpus, gpus_per_worker=gpus)
+    resources = replace(room.share(plan.run.resources), address=room.address)
     data = replace(plan.run.data, cache=plan.run.data.cache or AUTO)  # equal rows are decoded once for all trials
     return replace(
         plan, run=replace(plan.run, resources=resources, data=data), address=room.address, concurrent=room.count(),
-        count_room=room.count, actor_resources=room.actor_resources,
+        count_room=room.count, count_steady=steady_units,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from xmodal.search.space import SearchSpace
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPreset:
-    """One line for the help, and what takes the place of flags that are not given."""
+    """A named search: a line for the help, and what takes the place of flags that are not given."""
 
     summary: str
     kind: str  # pipelines.config.KIND of the runs that it is for
@@ -53,7 +53,7 @@ PRESETS: Mapping[str, SweepPreset] = {
 
 
 def with_preset(config: SweepConfig) -> SweepConfig:
-    """Flags that were not given as the preset has them. ConfigError for an unknown one, or one of another kind."""
+    """Fill in flags that were not given from the preset; ConfigError for an unknown one, or one of another kind."""
     if config.preset is None:
         return config
     if config.preset not in PRESETS:
@@ -72,7 +72,7 @@ def with_preset(config: SweepConfig) -> SweepConfig:
 
 
 def _measurable(guards: tuple[str, ...], run: Any) -> tuple[str, ...]:
-    """Those whose metric this run measures."""
+    """Return the guards whose metric this run measures."""
     held_out, target = getattr(run, "validation", None), getattr(run, "target_validation", None)
     return tuple(
         guard
@@ -83,7 +83,7 @@ def _measurable(guards: tuple[str, ...], run: Any) -> tuple[str, ...]:
 
 
 def baseline_of(run: Any, space: SearchSpace) -> dict[str, Any]:
-    """The swept fields without the method: lambda = 0, the plain sum of the losses; others as the run has them."""
+    """Return the swept fields without the method (lambda = 0, the plain sum of losses); others as the run has them."""
     values = {path: value_at(run, path) for path in space.ranges}
     known = set(paths(run))
     if "domain.strength" in known and any(path.startswith("domain.") for path in values):

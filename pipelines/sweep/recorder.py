@@ -25,14 +25,14 @@ SECONDS_PER_COUNT = 10.0  # of the room in the cluster
 OnSweepEvent = Callable[[Any], None]  # receives dicts of the sweep, and events of the indexing before it
 
 
-class Unstored:
+class EmptyPickle:
     """Something that Tune pickles into its scratch folder, where nobody reads it: nothing of it is stored."""
 
     def __reduce__(self) -> Any:
         return (object, ())
 
 
-class SweepRecorder(Unstored):
+class SweepRecorder(EmptyPickle):
     """The records of all trials, which trials are at work, and the events of a sweep."""
 
     def __init__(self, plan: Plan, store: TrialStore, on_event: OnSweepEvent) -> None:
@@ -40,13 +40,14 @@ class SweepRecorder(Unstored):
         self.on_end: Callable[[Trial], None] = lambda trial: None  # hears of every trial that is over
         self.mistake: ConfigError | None = None  # one that every trial would make
         self.active: set[int] = set()  # numbers of trials that Tune holds and that are not paused
+        self._steady: set[int] = set()  # numbers of trials whose actors ask for a node that is not preempted
         self._began: dict[int, float] = {}
         self._seconds_before: dict[int, float] = {}
         self._table_due = self._count_due = 0.0
         self._concurrent = plan.concurrent
 
     @contextmanager
-    def stored(self) -> Iterator[None]:
+    def store_at_end(self) -> Iterator[None]:
         """Store every report at the end of the block, however it ends."""
         try:
             yield
@@ -60,6 +61,14 @@ class SweepRecorder(Unstored):
             self._count_due = time.monotonic() + SECONDS_PER_COUNT
             self._concurrent = self.plan.count_room()
         return len(self.active) < self._concurrent
+
+    def trial_config(self, trial: Trial) -> dict[str, Any]:
+        """Return what Tune hands to the actor of a trial that is about to start, and count it as at work."""
+        steady = len(self._steady & self.active) < self.plan.count_steady()
+        self.active.add(trial.number)
+        if steady:
+            self._steady.add(trial.number)
+        return self.plan.trial_config(trial, steady=steady)
 
     def start(self, number: int) -> None:
         """Record an attempt that Tune has placed on a node."""
@@ -99,7 +108,7 @@ class SweepRecorder(Unstored):
     def finish(self, number: int, result: Mapping[str, Any]) -> Trial | None:
         """Record the end of a run; None where another attempt follows."""
         if "failed" in result:
-            self.fail(number, result["failed"], retry=False)
+            self.fail(number, result["failed"], retry=False, mistake=True)
             return None
         self.report(number, result)
         trial = self.store[number]
@@ -155,20 +164,19 @@ class SweepRecorder(Unstored):
         self.end(number, statuses.STOPPED, f"gave way to a copy of {source.name} at step {step:,}")
         return copy
 
-    def fail(self, number: int, error: str, *, retry: bool) -> None:
+    def fail(self, number: int, error: str, *, retry: bool, mistake: bool = False) -> None:
         """Record the failure of an attempt: another one follows, or the trial is over.
 
-        A mistake of the baseline ends the sweep, since every trial would make it.
+        A `mistake` (no attempt would help) of the baseline ends the sweep, since every trial would make it.
         """
         trial = self.store[number]
         changes = {"errors": (*trial.errors, error), "why": error, "seconds": self._seconds(number)}
         if retry:
             self._tell("again", self.store.change(number, status=statuses.WAITING, **changes))
             return
-        attempted = trial.attempts
         self.store.change(number, **changes)
         self.end(number, statuses.FAILED, error)
-        if trial.kind == BASELINE and attempted <= self.plan.config.retries:  # no attempt would have helped
+        if trial.kind == BASELINE and mistake:
             self.store.change(number, status=statuses.WAITING, attempts=0)
             self.mistake = ConfigError(f"the run itself cannot work, swept or not: {error}")
 
@@ -210,7 +218,9 @@ class RecordingCallback(Callback):
         self._recorder.fail(trial.config["trial"]["number"], error_of(trial), retry=True)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._recorder.fail(trial.config["trial"]["number"], error_of(trial), retry=False)
+        number = trial.config["trial"]["number"]
+        began = self._recorder.store[number].attempts > 0  # else no node could even make its actor
+        self._recorder.fail(number, error_of(trial), retry=False, mistake=not began)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """End the run of a trial that was stopped: Tune may keep its actor for another one."""

@@ -1,4 +1,4 @@
-"""A sweep that has ended in; results.parquet, TensorBoard's table of hyper-parameters, the page and the command out."""
+"""Write what a sweep has found: results.parquet, TensorBoard's table of hyper-parameters, the page and the command."""
 
 import json
 import shlex
@@ -30,8 +30,8 @@ PARQUET, PAGE = "results.parquet", "index.html"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """Where everything lies; `command` runs what was chosen."""
+class SweepFiles:
+    """The files of a sweep that has ended; `command` runs what was chosen."""
 
     page: str
     parquet: str
@@ -40,8 +40,8 @@ class Told:
     regret: str
 
 
-def write(result: SweepResult) -> Told:
-    """Everything beside the trials; written anew at every call."""
+def write(result: SweepResult) -> SweepFiles:
+    """Write everything but the trials, anew at every call, and return where it is."""
     options, plan = result.plan.config.storage, result.plan
     chosen = None
     if result.chosen is not None:
@@ -49,7 +49,7 @@ def write(result: SweepResult) -> Told:
     command = command_of(plan.config.command, plan.config.run, chosen.values) if chosen is not None else ""
     _record_choice(result, chosen, options)
     judged = sealed_oracle.judge(result, result.uri, result.trials) if chosen is not None else {}
-    regret = sealed_oracle.told(result, judged)
+    regret = sealed_oracle.regret_lines(result, judged)
     storage.write(storage.join(result.uri, PARQUET), _parquet(result), options=options)
     _hyper_parameters(result, options)
     page = render_search(
@@ -69,7 +69,7 @@ def write(result: SweepResult) -> Told:
         )
     )
     storage.write(storage.join(result.uri, PAGE), page.encode(), options=options)
-    return Told(
+    return SweepFiles(
         page=storage.join(result.uri, PAGE),
         parquet=storage.join(result.uri, PARQUET),
         run=storage.join(result.uri, TRIALS, chosen.name) if chosen else "",
@@ -87,7 +87,7 @@ def _record_choice(result: SweepResult, chosen: Trial | None, options: StorageOp
 
 
 def command_of(words: Sequence[str], run: Any, values: Mapping[str, Any]) -> str:
-    """The command of a run with the swept fields as flags, those that it had replaced."""
+    """Return the command of a run with the swept fields as flags, in place of those that it had."""
     kept = list(words)
     added: list[str] = []
     for path, value in values.items():
@@ -103,7 +103,7 @@ def command_of(words: Sequence[str], run: Any, values: Mapping[str, Any]) -> str
 
 
 def flag_of(run: Any, path: str) -> str:
-    """How a field is called on the command line: by its own name, unless it says another."""
+    """Return the flag of a field: its own name, unless it says another."""
     *folders, last = path.split(".")
     for part in folders:
         run = getattr(run, part)
@@ -116,7 +116,7 @@ def flag_of(run: Any, path: str) -> str:
 
 
 def _without(words: list[str], flag: str) -> list[str]:
-    """The words but for a flag and what follows it up to the next one."""
+    """Return the words without a flag and what follows it up to the next one."""
     kept, skipping = [], False
     for word in words:
         if word.startswith("--"):
@@ -149,7 +149,7 @@ def _row(trial: Trial, result: SweepResult) -> dict[str, Any]:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """Numbers as numbers, pairs as lists; a mixture as JSON text."""
+    """Return a column of numbers or of lists (pairs); of a mixture as JSON text."""
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float}:
         return pa.array([None if value is None else float(value) if float in kinds else value for value in values])
@@ -161,7 +161,7 @@ def _column(values: list[Any]) -> pa.Array:
 
 
 def _hyper_parameters(result: SweepResult, options: StorageOptions) -> None:
-    """One entry for each trial, as TensorBoard's HParams tab reads them; those of an earlier call are replaced."""
+    """Write an entry for each trial for TensorBoard's HParams tab, in place of those of an earlier call."""
     from tensorboardX import SummaryWriter
 
     place = storage.join(result.uri, "tensorboard")

@@ -1,6 +1,6 @@
 """Wrap a scheduler of Ray Tune by what Tune's own do not know: the baseline, guards, and a sweep's records.
 
-Tune's schedulers decide (asynchronous successive halving, the median rule, HyperBand, population based training). The
+Tune's schedulers decide (asynchronous successive halving, the median rule, population based training). The
 wrapper shows them every report as `budget` (percent of a full run) and `score` (larger is better), and has the last
 word in four cases, since these would end what should go on:
 
@@ -20,7 +20,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from pipelines.sweep.plan import Plan
-from pipelines.sweep.recorder import SweepRecorder, Unstored
+from pipelines.sweep.recorder import EmptyPickle, SweepRecorder
 from pipelines.sweep.scheduler_classes import scheduler_class
 from xmodal.search.objective import SearchObjective
 from xmodal.search.trial import BASELINE, FAILED, FINALIST, FINISHED, REJECTED, SEARCH, STOPPED, Trial, TrialReport
@@ -29,17 +29,16 @@ WORST = -1e300  # finite: between two infinities Tune's percentile has no value
 ROUNDING = 1e-7  # of a percent, by which a budget may fall short of a rung
 MEDIAN_OF = 3  # others, before there is a median to go by
 NEVER = float("inf")  # percent: a trial is not paused while there are too few others for a median
-"""Schedulers whose state follows from the records: they are told all of these when a sweep is resumed."""
-REPLAYED = ("asha", "median")
+REPLAYED = ("asha", "median")  # schedulers whose state follows from the records, and is made anew on a resume
 
 
-def make_scheduler(plan: Plan, *, population: bool) -> TrialScheduler:
+def make_scheduler(plan: Plan, *, members: Sequence[Trial]) -> TrialScheduler:
     """Return Tune's scheduler for a plan; its time is `budget`, in percent of a full run.
 
-    One of a `population` is for its members alone: whatever runs before them is not scheduled.
+    One of a population is for its `members` alone: whatever runs before them is not scheduled.
     """
     config, rungs = plan.config, plan.rungs
-    if plan.population_based and not population:
+    if plan.population_based and not members:
         return FIFOScheduler()
     common: dict[str, Any] = {"time_attr": "budget", "metric": "score", "mode": "max"}
     grace, reduction = 100 * rungs.grace, rungs.reduction
@@ -47,24 +46,34 @@ def make_scheduler(plan: Plan, *, population: bool) -> TrialScheduler:
         "perturbation_interval": 100 / config.intervals, "quantile_fraction": min(0.5, 1 / reduction),
         "log_config": False, "synch": True, "custom_explore_fn": plan.explore,
     }  # fmt: skip
-    halving = {"max_t": 100, "reduction_factor": reduction, "stop_last_trials": False}
+    halving = {"max_t": 100, "grace_period": grace, "reduction_factor": reduction, "stop_last_trials": False}
     defaults: dict[str, dict[str, Any]] = {
         "fifo": {},
-        "asha": common | halving | {"grace_period": grace},
+        "asha": common | halving,
         "median": common | {"grace_period": grace, "min_samples_required": MEDIAN_OF, "min_time_slice": NEVER},
-        "hyperband": common | halving,
         "pbt": common | interval | {"hyperparam_mutations": plan.mutations},
         "pb2": common | interval | {"hyperparam_bounds": plan.bounds},
     }  # fmt: skip
     return scheduler_class(config.scheduler)(**defaults[config.scheduler] | dict(plan.scheduler_options))
 
 
-class SweepScheduler(Unstored, TrialScheduler):
+def last_boundary(members: Sequence[Trial], intervals: int) -> float:
+    """Return the percent of a run at the last boundary that a member of a population has passed; 0 at the start.
+
+    Tune's clock for a population begins there: it counts boundaries one by one, and a member of a resumed sweep that
+    were beyond its first one would wait for ever.
+    """
+    furthest = max((trial.share for trial in members), default=0.0)
+    return 100 * math.floor(furthest * intervals + 1e-9) / intervals
+
+
+class SweepScheduler(EmptyPickle, TrialScheduler):
     """A scheduler of Tune with the rules of a sweep on top; see the module's description."""
 
-    def __init__(self, inner: TrialScheduler, recorder: SweepRecorder) -> None:
+    def __init__(self, inner: TrialScheduler, recorder: SweepRecorder, *, members: Sequence[Trial] = ()) -> None:
         super().__init__()
         self._inner, self._recorder, self._plan = inner, recorder, recorder.plan
+        self._clock_start = last_boundary(members, recorder.plan.config.intervals)
         self._replayed = False
         self._numbers: dict[str, int] = {}  # by Tune's id of a trial, which keeps it when it becomes a copy
 
@@ -75,7 +84,7 @@ class SweepScheduler(Unstored, TrialScheduler):
         recorded = self._recorder.store[number_of(trial)]
         again = trial.trial_id in self._numbers
         self._numbers[trial.trial_id] = recorded.number
-        if self._shown(recorded):
+        if self._is_scheduled(recorded):
             self._inner.on_trial_add(tune_controller, trial)
             if not again and self._plan.config.scheduler in REPLAYED:
                 self._tell_reports(tune_controller, trial, recorded)
@@ -101,10 +110,10 @@ class SweepScheduler(Unstored, TrialScheduler):
         if guarded and (why := recorder.violation(recorded)):
             recorder.end(recorded.number, REJECTED, why)
             return self.STOP
-        told = self._told(recorded.reports[-1], result)
-        if told is None or not self._shown(recorded):
+        inner_result = self._inner_result(recorded.reports[-1], result)
+        if inner_result is None or not self._is_scheduled(recorded):
             return self.CONTINUE
-        decision = self._inner.on_trial_result(tune_controller, trial, told)
+        decision = self._inner.on_trial_result(tune_controller, trial, inner_result)
         if free or decision != self.STOP:
             return self.CONTINUE if free else decision
         why = stop_reason(plan, recorded, recorder.store.trials)
@@ -118,12 +127,12 @@ class SweepScheduler(Unstored, TrialScheduler):
         number = number_of(trial)
         ended = self._recorder.store[number].over
         recorded = None if ended else self._recorder.finish(number, result)
-        if not self._shown(self._recorder.store[number]):
+        if not self._is_scheduled(self._recorder.store[number]):
             return
         finished = recorded is not None and recorded.status == FINISHED and recorded.reports
-        told = self._told(recorded.reports[-1], result) if recorded is not None and finished else None
-        if told is not None:
-            self._inner.on_trial_complete(tune_controller, trial, told)
+        inner_result = self._inner_result(recorded.reports[-1], result) if recorded is not None and finished else None
+        if inner_result is not None:
+            self._inner.on_trial_complete(tune_controller, trial, inner_result)
         else:
             self._inner.on_trial_remove(tune_controller, trial)
 
@@ -132,11 +141,11 @@ class SweepScheduler(Unstored, TrialScheduler):
         recorded = self._recorder.store[number_of(trial)]
         if not recorded.over:
             self._recorder.end(recorded.number, STOPPED, f"at {recorded.share:.0%} of its budget it was not continued")
-        if self._shown(recorded):
+        if self._is_scheduled(recorded):
             self._inner.on_trial_remove(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        if self._shown(self._recorder.store[number_of(trial)]):
+        if self._is_scheduled(self._recorder.store[number_of(trial)]):
             self._inner.on_trial_error(tune_controller, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
@@ -148,11 +157,11 @@ class SweepScheduler(Unstored, TrialScheduler):
     def debug_string(self) -> str:
         return self._inner.debug_string()
 
-    def _shown(self, recorded: Trial) -> bool:
+    def _is_scheduled(self, recorded: Trial) -> bool:
         """Whether the inner scheduler knows a trial: not a repeat, and a baseline only where it does no harm."""
         return recorded.kind != FINALIST and (recorded.kind != BASELINE or self._plan.config.scheduler in REPLAYED)
 
-    def _told(self, report: TrialReport, result: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _inner_result(self, report: TrialReport, result: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return a report as the inner scheduler hears it; None for one without the metric, or between boundaries."""
         objective = self._plan.by[0]
         if len(self._plan.by) > 1 or objective.metric not in report.metrics:
@@ -160,7 +169,8 @@ class SweepScheduler(Unstored, TrialScheduler):
         if self._plan.population_based and report.step % (report.steps // self._plan.config.intervals):
             return None
         return {
-            "budget": 100 * report.share + ROUNDING, "score": score(report, objective), "step": report.step,
+            "budget": 100 * report.share - self._clock_start + ROUNDING, "score": score(report, objective),
+            "step": report.step,
             "training_iteration": result.get("training_iteration", report.step),
         }  # fmt: skip
 
@@ -176,8 +186,8 @@ class SweepScheduler(Unstored, TrialScheduler):
 
     def _tell_reports(self, tune_controller: Any, trial: TuneTrial, recorded: Trial) -> None:
         for report in recorded.reports:
-            if report.share < 1 and (told := self._told(report, {})) is not None:
-                self._inner.on_trial_result(tune_controller, trial, told)
+            if report.share < 1 and (inner_result := self._inner_result(report, {})) is not None:
+                self._inner.on_trial_result(tune_controller, trial, inner_result)
 
     def _record_copies(self, tune_controller: Any) -> None:
         """Give a record of its own to each trial that population based training has made a copy of another one."""

@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 
 from pipelines.sweep.finalists import next_repeat
 from pipelines.sweep.plan import Plan
-from pipelines.sweep.recorder import SweepRecorder, Unstored
+from pipelines.sweep.recorder import EmptyPickle, SweepRecorder
 from pipelines.sweep.searchers import AXES, make_searcher
 from xmodal.errors import ConfigError
 from xmodal.search.ranges import Units
@@ -23,7 +23,7 @@ TRIES = 50  # of points whose values cannot stand together, one after the other
 SAME = 1e-9  # units: two points at most so far apart are one
 
 
-class SweepSearch(Unstored, Searcher):
+class SweepSearch(EmptyPickle, Searcher):
     """Suggests the trials of a sweep to Tune; `config["trial"]` describes one to its actor."""
 
     def __init__(self, recorder: SweepRecorder) -> None:
@@ -43,8 +43,7 @@ class SweepSearch(Unstored, Searcher):
         if trial is None:
             return None if self._numbers else Searcher.FINISHED
         self._numbers[trial_id] = trial.number
-        recorder.active.add(trial.number)
-        return {"trial": self._plan.trial_config(trial)}
+        return {"trial": recorder.trial_config(trial)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Let go of a trial; the searcher heard of its end when that was recorded."""
@@ -67,7 +66,7 @@ class SweepSearch(Unstored, Searcher):
         if not store.trials:
             return store.add(plan.baseline_trial())
         drawn = sum(trial.kind == SEARCH for trial in store.trials)
-        while drawn < plan.drawn and not plan.population_based:
+        while drawn < plan.draw_count and not plan.population_based:
             point = self.points.draw(store.next_number())
             if point is None:
                 break

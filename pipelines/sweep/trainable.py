@@ -19,7 +19,6 @@ What Tune stores as a checkpoint is a pointer to one that the run itself has com
 needs not even that: its run continues from its newest checkpoint.
 """
 
-import importlib
 import json
 import time
 from collections.abc import Mapping
@@ -32,7 +31,7 @@ from ray import tune
 
 from pipelines.config.run import RunOptions
 from pipelines.sweep.clone import newest_committed
-from pipelines.sweep.cluster import ACTOR_CPUS, connect
+from pipelines.sweep.cluster import ACTOR_CPUS, STEADY, check_run, connect
 from pipelines.sweep.trial_process import DONE, FAILED, PRELOADED, REPORT, Attempt, TrialProcess
 from xmodal import storage
 from xmodal.errors import ConfigError, nearest
@@ -101,13 +100,8 @@ def xmodal_trainable(job: str, config: Any, *, concurrent: int | None = None, **
     kind = type(config).__module__.rpartition(".")[2]
     if kind != job.removeprefix("jobs."):
         raise ConfigError(f"this is a configuration of jobs.{kind}, not of {job}")
-    runs = storage.absolute(config.run.runs)
-    stage = importlib.import_module(f"pipelines.stages.{kind}")
-    checked = stage.check(replace(config, run=RunOptions(name="check", runs=runs)))[0]
-    room = connect(config.resources, concurrent)
-    cpus, gpus = room.per_worker.get("CPU"), room.per_worker.get("GPU", 0.0)
-    resources = replace(checked.resources, cpus_per_worker=cpus, gpus_per_worker=gpus)
-    config = replace(checked, run=RunOptions(name=config.run.name, runs=runs), resources=resources)
+    checked = check_run(config, storage.absolute(config.run.runs))
+    config = replace(checked, resources=connect(config.resources, concurrent).share(checked.resources))
     return trainable_class(TrialSpec(config=config, options=config.data.storage, **spec))
 
 
@@ -123,8 +117,9 @@ class XmodalTrainable(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        of_sweep = config.get("trial", {}).get("actor")
-        return tune.PlacementGroupFactory([dict(of_sweep or cls.spec.actor_resources)], strategy="SPREAD")
+        steady = config.get("trial", {}).get("steady", False)
+        needs = {STEADY: 1.0} if steady else dict(cls.spec.actor_resources)
+        return tune.PlacementGroupFactory([needs], strategy="SPREAD")
 
     def setup(self, config: dict[str, Any]) -> None:
         self._process = TrialProcess(PRELOADED if self.spec.needs_cluster else ())
@@ -175,11 +170,10 @@ class XmodalTrainable(tune.Trainable):
     def load_checkpoint(self, checkpoint_dir: Any) -> None:
         """Start as a copy of another trial's checkpoint; a trial's own run continues by itself."""
         pointer = json.loads(Path(checkpoint_dir, POINTER).read_text())
-        if pointer["run"] == self._uri or not pointer["step"]:
-            return
-        if not self._of_sweep:  # a sweep has named the copy already; of one trial there may be several, one by one
-            name = f"{self._config.run.name}-from-{pointer['run'].rpartition('-')[2]}-{pointer['step']}"
-            self._config = replace(self._config, run=replace(self._config.run, name=name))
+        if self._of_sweep or pointer["run"] == self._uri or not pointer["step"]:
+            return  # a sweep has named copy and parent already
+        name = f"{self._config.run.name}-from-{pointer['run'].rpartition('-')[2]}-{pointer['step']}"
+        self._config = replace(self._config, run=replace(self._config.run, name=name))
         self._parent = (pointer["run"], pointer["step"])
 
     @property
@@ -189,14 +183,16 @@ class XmodalTrainable(tune.Trainable):
     def _prepare(self, config: Mapping[str, Any]) -> None:
         """Take the values of a trial: those that a sweep has drawn, or those of Tune by dotted field."""
         base, self._of_sweep = self.spec.config, "trial" in config
+        self._parent = (None, 0)
         if self._of_sweep:
             trial = config["trial"]
             values, name = {**trial["values"], "seed": trial["seed"]}, trial["name"]
+            parent, step = trial["parent"]
+            self._parent = (storage.join(base.run.runs, parent) if parent else None, step)
         else:
             values, name = plain_values(config), f"{base.run.name}-{self.trial_id}"
         changed = self.configure(base, values)
         self._config = replace(changed, run=RunOptions(name=name, runs=base.run.runs))
-        self._parent = (None, 0)
         self._last: dict[str, Any] = {}
         self._started = False
 
@@ -226,18 +222,18 @@ class XmodalTrainable(tune.Trainable):
         self._started = True
 
     def _result(self, message: dict[str, Any]) -> dict[str, Any] | None:
-        """Return a report as a result of Tune; None for one that is not to be told now."""
+        """Return a report as a result of Tune; None for one that Tune need not hear now."""
         step, steps = message["step"], message["steps"]
         self._last = {
             **message["metrics"], "step": step, "steps": steps, "budget": 100.0 * step / max(1, steps),
             "run": self._uri, "reported": tuple(message["metrics"]),
         }  # fmt: skip
-        at_end = step >= steps  # told when the run's last checkpoint is committed
+        at_end = step >= steps  # returned when the run's last checkpoint is committed
         again = message.get("again", False) and not self._of_sweep  # Tune has heard it before the trial was restarted
         return None if at_end or again else self._last
 
     def _fail(self, error: str, *, retry: bool) -> dict[str, Any]:
-        """Raise what another attempt may overcome. A sweep is told the rest as a result: Tune would retry that, too."""
+        """Raise what another attempt may overcome. A sweep gets the rest as a result: Tune would retry that, too."""
         if retry or not self._of_sweep:
             raise TrialFailed(error)
         return {**self._last, "failed": error, "done": True}

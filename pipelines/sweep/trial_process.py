@@ -130,10 +130,10 @@ def serve(pipe: Connection, environment: dict[str, str]) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             attempt, scratch = pipe.recv()
-            _carry_out(attempt, scratch, pipe)
+            _run_attempt(attempt, scratch, pipe)
 
 
-def _carry_out(attempt: Attempt, scratch: str, pipe: Connection) -> None:
+def _run_attempt(attempt: Attempt, scratch: str, pipe: Connection) -> None:
     lock = threading.Lock()
 
     def send(message: Message) -> None:
@@ -198,14 +198,14 @@ def _saying_that_it_waits(send: Send, address: str | None) -> Iterator[None]:
         return
     ended = threading.Event()
 
-    def watch() -> None:
+    def report_waiting() -> None:
         from pipelines.runtime import ray_compat
 
         while not ended.wait(WAITS_EVERY_S):
             if ray_compat.has_pending_placement_group():
                 send({"kind": WAITS})
 
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=report_waiting, daemon=True)
     thread.start()
     try:
         yield

@@ -32,7 +32,7 @@ SECONDS_PER_WRITE = 2.0  # of a trial that only reported
 
 
 class TrialStore:
-    """All trials of a sweep by number; the same on disk after every change of a status."""
+    """The records of all trials of a sweep by number, the same in storage after every change of a status."""
 
     def __init__(self, uri: str, record: dict[str, Any], trials: dict[int, Trial], options: StorageOptions) -> None:
         self.uri, self.record, self.options = uri, record, options
@@ -94,7 +94,7 @@ class TrialStore:
 
 
 def open_store(config: Any) -> TrialStore:
-    """A new sweep's, or with `resume` the one that is there, whose unfinished trials wait again.
+    """Open the records of a new sweep, or with `resume` of the one that is there: its unfinished trials wait again.
 
     ConfigError where it exists already without `resume`, does not with it, or was asked for something else.
     """
@@ -133,7 +133,7 @@ def open_store(config: Any) -> TrialStore:
 
 
 def as_begun(config: Any) -> Any:
-    """On a resume, the very checkpoint that the sweep's trials start from: the run behind it may have a newer one."""
+    """Return the configuration with the very checkpoint that a resumed sweep began from: there may be a newer one."""
     known = _read(storage.join(config.sweep.runs, config.sweep.name), config.storage) if config.sweep.resume else None
     begun = (known or {}).get("config", {}).get("run", {}).get("start_from")
     asked = getattr(config.run, "start_from", None)
@@ -143,11 +143,11 @@ def as_begun(config: Any) -> Any:
 
 
 def read_sweep(runs: str, name: str, options: StorageOptions) -> tuple[dict[str, Any], list[Trial]]:
-    """The record and the trials of a sweep that is there; ConfigError where none is."""
+    """Return the record and the trials of a sweep that exists; ConfigError where there is none."""
     uri = storage.join(runs, name)
     known = _read(uri, options)
     if known is None:
-        raise ConfigError(f"there is no sweep {name!r} in {runs} to stand beside this one")
+        raise ConfigError(f"there is no sweep {name!r} in {runs} to compare with")
     return known, sorted(_trials(uri, options), key=lambda trial: trial.number)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,16 +58,16 @@ def test_all_trials_end_the_baseline_is_one_and_the_best_is_found(tmp_path):
         1,
         2,
     }  # two finalists and the baseline, two more seeds each
-    assert len(result.trials) == 13 == result.plan.planned
+    assert len(result.trials) == 13 == result.plan.trial_count
     nearest = max(result.trials[:7], key=lambda t: fake_trials.gain(t.values["optim.learning_rate"]))
     assert result.chosen.best == nearest.number
     assert {m["kind"] for m in news} >= {"started", "ended", "table"}
-    told = results.write(result)
-    table = pq.read_table(told.parquet).to_pydict()
+    files = results.write(result)
+    table = pq.read_table(files.parquet).to_pydict()
     assert table["status"] == [FINISHED] * 13 and table["oracle/accuracy"][0] == -table["score"][0]
-    page = Path(told.page).read_text()
+    page = Path(files.page).read_text()
     assert "Parallel coordinates" in page and "Importance" in page and "http" not in page.replace("http-equiv", "")
-    assert f"--learning-rate {result.trials[result.chosen.trial].values['optim.learning_rate']}" in told.command
+    assert f"--learning-rate {result.trials[result.chosen.trial].values['optim.learning_rate']}" in files.command
     assert list(tmp_path.glob("sweep/tensorboard/trial-*/**/events*"))
     assert "oracle" not in page  # nobody asked for the regret
     asked = sweep.run(config(tmp_path, finalists=2, seeds=3, resume=True, regret="sealed"), news.append)
@@ -134,6 +135,29 @@ def test_a_population_lives_on_in_copies_of_its_best(tmp_path):
     assert len(finished) == 4
     with pytest.raises(ConfigError, match="cannot change within a run"):
         sweep.run(config(tmp_path / "b", search=("optim.weight_decay=uniform(0,0.5)",), **given))
+
+
+def test_a_copy_that_was_recorded_and_not_yet_made_is_made_when_its_sweep_is_resumed(tmp_path):
+    """Its driver was killed in between: it starts with its parent's weights, not with none."""
+    given = {"scheduler": "pbt", "population": 4, "intervals": 4, "concurrent": 2, "seed": 1}
+    result = sweep.run(config(tmp_path, **given))
+    copy = max((t for t in result.trials if t.kind == CLONE and t.status == FINISHED), key=lambda t: t.parent_step)
+    shutil.rmtree(f"{result.uri}/trials/{copy.name}")
+    cut = replace(copy, status="paused", ended=0, attempts=0, reports=copy.reports[: copy.parent_step])
+    Path(result.uri, "records", f"{copy.number:03d}.json").write_text(json.dumps(cut.to_plain()))
+    again = sweep.run(config(tmp_path, **given, resume=True))
+    made = again.trials[copy.number]
+    assert made.status == FINISHED and whole(made) and made.last("score") == copy.last("score")
+    parent = f"trial-{copy.parent:03d}"
+    assert parent in {name for name, *_ in fake_trials.lineage(f"{result.uri}/trials/{copy.name}")}
+
+
+def test_pb2_copies_and_ends(tmp_path):
+    pytest.importorskip("sklearn")
+    result = sweep.run(config(tmp_path, scheduler="pb2", population=4, intervals=3, concurrent=2))
+    assert [t for t in result.trials if t.kind == CLONE]
+    assert all(t.status in (FINISHED, STOPPED) for t in result.trials)
+    assert all(0 <= unit <= 1 for t in result.trials for unit in t.units)
 
 
 SCRIPT = """
@@ -206,7 +230,7 @@ def _undisturbed(config):
     plan = outline(config)
     points = PointSource(plan)
     return [replace(plan.baseline_trial(), number=0)] + [
-        replace(points.draw(number), number=number) for number in range(1, 1 + plan.drawn)
+        replace(points.draw(number), number=number) for number in range(1, 1 + plan.draw_count)
     ]
 
 

@@ -131,7 +131,7 @@ def test_a_grid_has_every_combination_once_and_then_ends(tmp_path):
     plan = plan_of(tmp_path, algorithm="grid", points=3)
     points = PointSource(plan)
     drawn = [points.draw(number) for number in range(10)]
-    assert plan.drawn == 9 and drawn[9] is None
+    assert plan.draw_count == 9 and drawn[9] is None
     assert len({tuple(trial.values.values()) for trial in drawn[:9]}) == 9
 
 
@@ -165,6 +165,8 @@ def test_points_whose_values_cannot_stand_together_are_not_run(tmp_path):
         ({"scheduler_options": ("bracket=2",)}, "has no 'bracket': did you mean 'brackets'"),
         ({"scheduler_options": ("brackets",)}, "is not NAME=VALUE"),
         ({"scheduler_options": ("time_attr=step",)}, "has no 'time_attr'"),
+        ({"scheduler_options": ("grace_period=5",)}, "--scheduler-options grace_period: give --grace instead"),
+        ({"algorithm": "tpe", "algorithm_options": ("seed=5",)}, "--algorithm-options seed: give --seed instead"),
     ],
 )
 def test_a_search_that_cannot_be_is_one_sentence_with_its_fix(tmp_path, changes, message):
@@ -176,8 +178,8 @@ def test_a_search_that_cannot_be_is_one_sentence_with_its_fix(tmp_path, changes,
 
 def test_options_reach_the_class_that_takes_them(tmp_path):
     assert parse_options("--a", ["b=2", "c=[1]", "d=word"]) == {"b": 2, "c": [1], "d": "word"}
-    plan = plan_of(tmp_path, scheduler_options=("reduction_factor=5",))
-    assert make_scheduler(plan, population=False)._reduction_factor == 5
+    plan = plan_of(tmp_path, scheduler_options=("brackets=2",))
+    assert len(make_scheduler(plan, members=())._brackets) == 2
 
 
 class Sweep:
@@ -187,7 +189,7 @@ class Sweep:
         self.plan = plan_of(folder, algorithm="random", **changes)
         resumed = replace(self.plan.config, sweep=replace(self.plan.config.sweep, resume=(folder / "sweep").exists()))
         self.recorder = SweepRecorder(self.plan, open_store(resumed), lambda event: None)
-        self.scheduler = SweepScheduler(make_scheduler(self.plan, population=False), self.recorder)
+        self.scheduler = SweepScheduler(make_scheduler(self.plan, members=()), self.recorder)
         self.trials = {}
 
     def start(self, number):
@@ -309,3 +311,13 @@ def test_an_interval_of_tune_is_a_pair_in_order_within_its_ends(low_unit, width_
     drawn = interval(0.1, 10, log=log) | {"low_unit": low_unit, "width_unit": width_unit}
     low, high = plain_values({"balance.rescale": drawn})["balance.rescale"]
     assert 0.1 <= low <= high <= 10
+
+
+def test_as_many_actors_ask_for_a_steady_node_as_there_is_room(tmp_path):
+    sweep = Sweep(tmp_path)
+    recorder = SweepRecorder(replace(sweep.plan, count_steady=lambda: 2), sweep.recorder.store, lambda event: None)
+    trials = [recorder.store.add(sweep.plan.search_trial({}, None)) for _ in range(4)]
+    assert [recorder.trial_config(trial)["steady"] for trial in trials[:3]] == [True, True, False]
+    recorder.start(0)
+    recorder.end(0, FINISHED, "")
+    assert recorder.trial_config(trials[3])["steady"]

@@ -50,7 +50,7 @@ DRIVER = textwrap.dedent(
     def committed():
         return list(Path(folder).glob("sweep/trials/*/checkpoints/step-*/COMMITTED.json"))
 
-    def watch():
+    def watch_nodes():
         while True:
             time.sleep(0.2)
             if not ray.is_initialized():
@@ -63,7 +63,7 @@ DRIVER = textwrap.dedent(
                 lost.append(sorted(at_work)[0])
                 cluster.remove_node(nodes[lost[0]], allow_graceful=False)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch_nodes, daemon=True).start()
     result = sweep.run(config, lambda event: isinstance(event, dict) and events.append(event["kind"]))
     deadline = time.monotonic() + 60
     left = ["?"]

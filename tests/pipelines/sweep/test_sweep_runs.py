@@ -84,9 +84,9 @@ def test_trials_of_a_cluster_end_early_die_with_their_driver_and_are_resumed(sce
     assert same_tensors(
         read_weights(one), read_weights(other)
     )  # killed and resumed, and undisturbed: the same configuration
-    told = results.write(result)
+    files = results.write(result)
     assert json.loads((tmp_path / "sweep/sweep.json").read_text())["chosen"]["trial"] == result.chosen.trial
-    pasted = pretrain_job.parse(told.command.split()[3:])
+    pasted = pretrain_job.parse(files.command.split()[3:])
     assert pasted.optim.learning_rate == 0.001 and pasted.optim.steps == 24
 
     again = sweep.run(
