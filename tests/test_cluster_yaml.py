@@ -40,7 +40,8 @@ def test_the_image_is_the_pinned_ray_and_python(written):
 def test_the_head_is_on_demand_and_runs_no_tasks_and_workers_are_spot(written):
     types = dict(written["available_node_types"])
     head = types.pop(written["head_node_type"])
-    assert head["resources"] == {"CPU": 0} and "InstanceMarketOptions" not in head["node_config"]
+    assert head["resources"]["CPU"] == 0 and head["resources"]["steady"] > 0
+    assert "InstanceMarketOptions" not in head["node_config"]
     for node in types.values():
         assert node["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
         assert node["resources"]["CPU"] > 0 and node["min_workers"] == 0

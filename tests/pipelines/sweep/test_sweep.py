@@ -102,7 +102,7 @@ def test_asha_stops_what_lags_behind_at_a_share_of_its_own_budget(tmp_path):
 
 def test_trouble_is_tried_again_recorded_and_sinks_nothing(tmp_path):
     search = ("trouble.kind=choice(none,raises,raises_once,hangs,killed,memory)",)
-    result = sweep.run(config(tmp_path, search=search, algorithm="grid", silent_s=6.0))
+    result = sweep.run(config(tmp_path, search=search, algorithm="grid", silent_s=20.0))
     found = {t.values["trouble.kind"]: t for t in result.trials[1:]}
     assert {kind for kind, t in found.items() if t.status == FINISHED} == {"none", "raises_once"}
     assert len(found["raises_once"].errors) == 1 and found["raises_once"].attempts == 2
@@ -111,7 +111,7 @@ def test_trouble_is_tried_again_recorded_and_sinks_nothing(tmp_path):
     )  # went on from its checkpoint, no step twice
     for kind, told in {
         "raises": "planted error",
-        "hangs": "nothing for 6 s",
+        "hangs": "nothing for 20 s",
         "killed": "signal 9",
         "memory": "MemoryError",
     }.items():
