@@ -11,6 +11,7 @@ other. The captions of held-out sketches show at the end how much that helped. A
 one says so: a finished run is evaluated again, an interrupted one is continued only with --resume.
 """
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from pipelines.config.resources import ResourceConfig
 from pipelines.config.run import RunOptions
 from pipelines.config.target import TargetConfig
 from pipelines.config.validation import ValidationConfig
+from pipelines.runtime.processes import map_in_processes
 from xmodal import storage
 from xmodal.data import synthetic
 from xmodal.errors import ConfigError
@@ -75,6 +77,24 @@ class DemoConfig:
     @property
     def sketches_held_out(self) -> str:
         return storage.join(self.runs, "demo-corpus", "sketches-held-out")
+
+    @property
+    def corpora(self) -> tuple["SceneCorpus", ...]:
+        """The photos and sketches to train on, and those held out; no scene is in two of them."""
+        return (
+            SceneCorpus(label="training pairs", uri=self.train, domain="photo", rows=self.rows, start=0),
+            SceneCorpus(
+                label="sketches", uri=self.sketches_train, domain="sketch", rows=self.sketches, start=2_000_000
+            ),
+            SceneCorpus(label="held-out pairs", uri=self.held_out, domain="photo", rows=HELD_OUT_ROWS, start=1_000_000),
+            SceneCorpus(
+                label="held-out sketches",
+                uri=self.sketches_held_out,
+                domain="sketch",
+                rows=HELD_OUT_ROWS,
+                start=3_000_000,
+            ),
+        )
 
     @property
     def adaptation(self) -> AdaptConfig:
@@ -123,19 +143,56 @@ class DemoConfig:
         )
 
 
-def write(uri: str, domain: str, rows: int, start: int, label: str) -> None:
-    """Write a corpus of scenes unless `uri` holds it already; ConfigError where it holds another one."""
-    done = storage.join(uri, "_SUCCESS")
-    wanted = f"rows={rows} start={start} seed={SEED}"
-    if storage.exists(done):
-        written = storage.read(done).decode()
-        if written != wanted:
-            raise ConfigError(f"{uri} holds another corpus ({written}, not {wanted}): add --fresh to replace it")
-        print(f"found the {label} in {uri}")
-        return
-    with console.progress(label, "scenes") as report:
-        synthetic.write_corpus(uri, domain, rows, SEED, start=start, size=72, rows_per_shard=512, progress=report)
-    storage.write(done, wanted.encode())
+@dataclass(frozen=True, kw_only=True)
+class SceneCorpus:
+    """A corpus to draw: its folder, and which scenes in which style it holds."""
+
+    label: str
+    uri: str
+    domain: str
+    rows: int
+    start: int  # number of its first scene; corpora that share none begin far apart
+
+    @property
+    def content(self) -> str:
+        return f"rows={self.rows} start={self.start} seed={SEED}"
+
+    @property
+    def done(self) -> str:
+        return storage.join(self.uri, "_SUCCESS")
+
+    def is_drawn(self) -> bool:
+        """Return whether the folder holds this corpus; ConfigError where it holds another one."""
+        if not storage.exists(self.done):
+            return False
+        drawn = storage.read(self.done).decode()
+        if drawn != self.content:
+            raise ConfigError(
+                f"{self.uri} holds another corpus ({drawn}, not {self.content}): add --fresh to replace it"
+            )
+        return True
+
+    def draw(self) -> int:
+        """Draw the corpus; return the number of its scenes."""
+        synthetic.write_corpus(self.uri, self.domain, self.rows, SEED, start=self.start, size=72, rows_per_shard=512)
+        storage.write(self.done, self.content.encode())
+        return self.rows
+
+
+def draw_corpora(demo: DemoConfig) -> None:
+    """Draw the corpora that an earlier demo has not left, two at a time."""
+    missing = []
+    for corpus in demo.corpora:
+        if corpus.is_drawn():
+            print(f"found the {corpus.label} in {corpus.uri}")
+        else:
+            missing.append(corpus)
+    drawn, rows = 0, sum(corpus.rows for corpus in missing)
+    with console.progress("drawing", "scenes") as report:
+        report(0, rows)
+        for count in map_in_processes(SceneCorpus.draw, missing, min(2, len(missing), os.cpu_count() or 1)):
+            drawn += count
+            report(drawn, rows)
 
 
 def state_of(runs: str, name: str, steps: int) -> str:
@@ -172,6 +229,7 @@ def run(demo: DemoConfig) -> None:
             storage.delete_tree(storage.join(demo.runs, name))
     state_by_run = states(demo)
     check_states(demo, state_by_run)
+    draw_corpora(demo)
     pretrain_on_photos(demo, state_by_run[NAME])
     adapt_to_sketches(demo, state_by_run)
     compare_on_sketches(demo)
@@ -185,8 +243,6 @@ def pretrain_on_photos(demo: DemoConfig, state: str) -> None:
     from pipelines.stages.pretrain import run as train
 
     uri = storage.join(demo.runs, NAME)
-    write(demo.train, "photo", demo.rows, 0, "training pairs")
-    write(demo.held_out, "photo", HELD_OUT_ROWS, 1_000_000, "held-out pairs")
     if state == "finished":
         print(f"found a finished run in {uri}: measuring it again (--fresh starts anew)")
     else:
@@ -199,7 +255,6 @@ def adapt_to_sketches(demo: DemoConfig, states: Mapping[str, str]) -> None:
     """Train the encoder further, once on photos alone and once with sketches that have no captions."""
     from pipelines.stages.adapt import run as train
 
-    write(demo.sketches_train, "sketch", demo.sketches, 2_000_000, "sketches")
     for config, label in ((demo.control, "control"), (demo.adaptation, "adapt")):
         state = states[config.run.name]
         if state == "finished":
@@ -215,7 +270,6 @@ def compare_on_sketches(demo: DemoConfig) -> None:
 
     before, control, adapted = (storage.join(demo.runs, name) for name in (NAME, CONTROL, ADAPTED))
     source, target = demo.held_out, demo.sketches_held_out
-    write(target, "sketch", HELD_OUT_ROWS, 3_000_000, "held-out sketches")
     result = compare_runs(
         compare.CompareConfig(
             adapted=(adapted,), before=(before,), control=(control,), centre=True, source=source, target=target

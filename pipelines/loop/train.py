@@ -1,4 +1,10 @@
-"""The training loop of one rank: restore, stream, step, validate, report, save. All stages share it."""
+"""The training loop of one rank: restore, stream, step, validate, report, save. All stages share it.
+
+No step calls a collective of Ray Train. They go through one actor, which takes 0.7 ms of its time for each rank and
+never releases more than 1,000 of them, and `ray.train.report` blocks until the controller's next poll, which is every
+2 s. Metrics leave rank 0 as events without an answer; a preemption notice of any rank reaches all of them in the
+all-reduce of the step.
+"""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,7 +13,6 @@ from functools import partial
 from typing import Any, Protocol
 
 import ray
-import ray.train
 import torch
 
 from pipelines.config.training import TrainingConfig
@@ -15,6 +20,7 @@ from pipelines.loop.row_ledger import RowLedger
 from pipelines.loop.saver import Saver, restore
 from pipelines.loop.stage_model import StageModel
 from pipelines.loop.stopwatch import Stopwatch
+from pipelines.runtime import ray_compat
 from pipelines.runtime.event_queue import to_json
 from pipelines.runtime.events import (
     Event,
@@ -40,7 +46,6 @@ from xmodal.training.engine.state import TrainState
 from xmodal.training.engine.step import train_step
 
 STOPS = (ConfigError, NeverSynchronised, NonFiniteLoss, TooManyBadRows)  # on all ranks, and again after a restart
-PREEMPTION_CHECK_STEPS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +107,7 @@ def _train(job: RankJob, rank: Rank) -> None:
         WorkerGroupStart(step=state.step, steps=job.steps, workers=rank.world_size, node=node, checkpoint=checkpoint)
     )
     stopwatch = Stopwatch(rows_per_step=sum(stream.plan.global_batch for stream in streams))
-    preemption, averager = Preemption(), MetricAverager()
+    averager, saved_before_preemption = MetricAverager(), False
     evaluators = [ray.get(held_out).evaluator(rank) for held_out in job.held_out]
     logging, checkpoints = job.config.logging, job.config.checkpoints
     with Saver(
@@ -111,6 +116,7 @@ def _train(job: RankJob, rank: Rank) -> None:
     ) as saver:  # fmt: skip
         step_batches = on_device(_step_batches(job, rank, streams, state.step), rank.device)
         for step_batch, batch in stopwatch.time_waits(step_batches):
+            state.notice = ray_compat.preemption_is_announced()
             metrics = train_step(state, batch)
             averager.add(metrics)
             ledger.record(state.step, step_batch, metrics)
@@ -129,9 +135,10 @@ def _train(job: RankJob, rank: Rank) -> None:
                 values = to_json(metrics)
                 saver.log(state.step, values)
                 report(StepMetrics(step=state.step, steps=job.steps, metrics=values))
-                ray.train.report({"step": state.step, **values})  # for Ray's own bookkeeping and for Tune
-            if last or state.step % checkpoints.checkpoint_every == 0 or preemption.is_announced(state.step):
+            announced = state.notices > 0 and not saved_before_preemption  # one checkpoint for a notice is enough
+            if last or state.step % checkpoints.checkpoint_every == 0 or announced:
                 saver.save(state)
+                saved_before_preemption = saved_before_preemption or announced
 
 
 def _report(job: RankJob, event: Event) -> None:
@@ -174,17 +181,3 @@ def evaluate(evaluators: Sequence[Evaluator], state: TrainState, *, last: bool) 
             metrics |= evaluator.evaluate(state)
             metrics["validation/seconds"] += seconds
     return metrics
-
-
-class Preemption:
-    """Checks every few steps whether a node of this run is about to go; all ranks check at the same steps."""
-
-    def __init__(self) -> None:
-        self._saved = False
-
-    def is_announced(self, step: int) -> bool:
-        """Return True once, at the first check after a notice: then a checkpoint is worth its time."""
-        if self._saved or step % PREEMPTION_CHECK_STEPS:
-            return False
-        self._saved = ray.train.get_preemption_info() is not None
-        return self._saved

@@ -8,7 +8,6 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray.train.collective import broadcast_from_rank_zero
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,12 @@ class Rank:
         return self.index == 0
 
     def share(self, value: object) -> Any:
-        """Return rank 0's value on every rank. It travels through the object store: a broadcast is meant for 1 kB."""
-        reference = [ray.put(value)] if self.first else None
-        (reference,) = broadcast_from_rank_zero(reference)
-        return ray.get(reference)
+        """Return rank 0's value on every rank. A value with references to Ray's objects travels with them."""
+        if self.world_size == 1:
+            return value
+        sent = [ray.cloudpickle.dumps(value) if self.first else None]
+        dist.broadcast_object_list(sent, src=0, device=self.device)
+        return ray.cloudpickle.loads(sent[0])
 
     def gather(self, values: list[Any]) -> list[Any]:
         """Return the values of all ranks joined, on every rank, in the order of the ranks."""

@@ -175,6 +175,20 @@ def test_metrics_are_those_of_the_global_batch_on_every_rank():
         assert actual == pytest.approx(expected, rel=1e-4)
 
 
+def noticed_steps() -> list[int]:
+    state = new_state()
+    counts = []
+    for number in range(3):
+        state.notice = number > 0 and current_rank() in (1, 3)
+        train_step(state, rank_batch(number))
+        counts.append(state.notices)
+    return counts
+
+
+def test_every_rank_learns_of_another_ranks_notice_in_the_same_step():
+    assert run(noticed_steps, 4) == [[0, 2, 2]] * 4
+
+
 def unused_parameter() -> None:
     encoder = ToyEncoder()
     encoder.towers["image"].idle = torch.nn.Linear(2, 2)

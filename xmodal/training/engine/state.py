@@ -44,6 +44,8 @@ class TrainState:
     step: int = 0
     clamps: Tensor  # int64 scalar on the device: number of steps after which the scale was clamped
     ddp_warmed_up: bool = False  # whether DDP has rebuilt its buckets in this process
+    notice: bool = False  # whether this rank knows that its machine will soon be taken away; set by the caller
+    notices: int = 0  # number of ranks that had a notice at the last step, alike on all ranks
 
     @classmethod
     def create(

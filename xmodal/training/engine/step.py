@@ -28,6 +28,7 @@ class StepMetrics:
     n_valid: float
     n_bad: float
     mean_step: float  # mean step number over ranks
+    notices: float  # number of ranks with a notice that their machine will soon be taken away
     clamps: float
     grad_norm: float
     further: dict[str, float]  # metrics of the objective (logit_scale, temperature), of the space and of an audit
@@ -38,7 +39,7 @@ def train_step(state: TrainState, batch: Batch) -> Metrics:
 
     `loss` is the mean over all valid rows. `grad_norm` is the norm before clipping. `n_valid` and `n_bad` count rows
     of all ranks (padding is neither). `clamps` counts earlier steps that ended with the scale clamped. The metrics
-    include those of an `audit`.
+    include those of an `audit`. `state.notices` tells how many ranks came with a `state.notice`.
 
     Raises NonFiniteLoss on every rank, without an update, if the loss or a gradient of any rank is not finite.
     Raises RanksDiverged if the ranks' weights or steps differ, and NeverSynchronised if their gradients differ; weights
@@ -63,6 +64,7 @@ def train_step(state: TrainState, batch: Batch) -> Metrics:
         restore_buffers(state.objective, buffers)
         state.optimizer.zero_grad()
         raise_nonfinite(state, batch, loss=metrics.loss, grad_norm=metrics.grad_norm)
+    state.notices = round(metrics.notices)
     rate = state.schedule(state.step)
     _update(state, rate, norm)
     return _plain_metrics(metrics, rate)
@@ -103,18 +105,19 @@ def _gradient_norm(state: TrainState) -> Tensor:
 def _reduce_metrics(
     state: TrainState, batch: Batch, losses: Losses, norm: Tensor, audit_metrics: dict[str, Tensor]
 ) -> StepMetrics:
-    """Combine the ranks' values by one all-reduce of five numbers and one read by the host."""
+    """Combine the ranks' values by one all-reduce of six numbers and one read by the host."""
     share = losses.sum.detach().double() / world_size()
     bad = ~(share.isfinite() & norm.isfinite())
     unreadable = (~batch.valid & (batch.row >= 0)).sum()
     step = torch.full_like(share, state.step / world_size())
-    to_reduce = torch.stack([share, bad.double(), batch.valid.sum().double(), unreadable.double(), step])
+    notice = torch.full_like(share, state.notice)
+    to_reduce = torch.stack([share, bad.double(), batch.valid.sum().double(), unreadable.double(), step, notice])
     further = state.objective.metrics() | audit_metrics
     if state.space is not None and state.space.decision is not None:
         further |= state.space.decision.metrics()
     same_on_ranks = torch.stack([x.detach().double() for x in (state.clamps, norm, *further.values())])
     values = torch.cat([all_reduce_sum(to_reduce), same_on_ranks]).tolist()
-    names = ("loss", "bad_ranks", "n_valid", "n_bad", "mean_step", "clamps", "grad_norm")
+    names = ("loss", "bad_ranks", "n_valid", "n_bad", "mean_step", "notices", "clamps", "grad_norm")
     further_values = dict(zip(further, values[len(names) :], strict=True))
     return StepMetrics(**dict(zip(names, values, strict=False)), further=further_values)
 
