@@ -4,7 +4,7 @@
     python docs/generate.py --check    fails where a page is not what the code says
 
 `reference/cli.md` comes from the parsers of the commands: what `--help` prints, as Markdown. `api.md` comes from the
-docstrings of the public names of `xmodal`.
+docstrings of the public names of `xmodal`, and the picture of the order of rows from the order itself.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]  # the page beside this file, and the code of this checkout
 
 from generate_api import api_page  # noqa: E402  (after the path)
+from generate_order import order_picture  # noqa: E402
 
 PRESET_WORDS = {"jobs.pretrain": ["vit-tiny"], "jobs.classify": ["clips"]}  # commands whose first word is a preset
 ARCHITECTURE_PRESETS = ("vit-tiny", "conv-tiny", "hog-tiny", "resnet50-bert", "av-tiny", "hub")
@@ -158,7 +159,11 @@ def _cell(text: str) -> str:
     return re.sub(r"([|*_<>\[\]])", r"\\\1", text)
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"api.md": api_page, "reference/cli.md": cli_page}
+PAGES: Mapping[str, Callable[[], str]] = {
+    "api.md": api_page,
+    "reference/cli.md": cli_page,
+    "images/stream-order.svg": order_picture,
+}
 
 
 def main(words: list[str]) -> int:

@@ -16,12 +16,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from xmodal.batch import Batch
 from xmodal.data.decode.fields import Column, Field
+from xmodal.data.formats.extent_store import ExtentStore
 from xmodal.data.index.corpus import Corpus, open_corpus
 from xmodal.data.index.field_maps import field_map
 from xmodal.data.stream import blocks
 from xmodal.data.stream.blocks import Block, BlockTask, RowDecoder
-from xmodal.data.stream.order import StreamPlan, choose_block_rows
-from xmodal.errors import ConfigError, TooManyBadRows
+from xmodal.data.stream.order import SHUFFLES, Shuffle, StreamPlan, choose_block_rows
+from xmodal.errors import ConfigError, TooManyBadRows, nearest
 
 ROWS_BEFORE_JUDGEMENT = 1000  # so few rows say nothing about the share of bad ones
 
@@ -39,15 +40,18 @@ class StreamingDataset(IterableDataset[Batch]):
         fields: what decodes a sample, e.g. `ImageField(size=224)` and `TextField(tokenizer_json=...)`.
         global_batch: rows of a step over all ranks; a multiple of `world_size`.
         seed: key of the order and of the fields' augmentation.
-        shuffle: false keeps the order of the corpus.
+        shuffle: how rows are mixed: "off" (the order of the corpus), "task" (the rows of a read task among each
+            other), "wide" (every batch has rows from hundreds of runs of the corpus) or "full" (all rows).
+        store: where encoded rows wait for their step if they are shuffled widely; by default a folder in ~/.cache.
         fields_from: where the fields are found, e.g. `("image=jpg|png", "text=json:caption")`; empty: the usual names.
         rank, world_size: of this process; by default those of the initialised process group, else 0 of 1.
-        rows_per_task: rows that are read and permuted together.
+        rows_per_task: rows that are read together.
         read_ahead: read tasks of which this rank's rows are decoded ahead, each in a thread of its own.
         max_bad_fraction: share of bad rows above which iteration raises TooManyBadRows.
 
     With a `DataLoader` pass `batch_size=None`; its workers share the steps among them and batches still come in order.
-    Each rank and each worker reads the bytes of whole read tasks and decodes its own rows only.
+    Each rank and each worker decodes its own rows only. Encoded bytes are read for whole read tasks (`task`), or come
+    through the store, which processes of one machine share (`wide`, `full`).
 
     To resume, give `state_dict()` of the moment to `load_state_dict`. `state_dict` counts the batches that this process
     has yielded; with DataLoader workers, which prefetch in processes of their own, load `{"step": steps_taken}`.
@@ -65,7 +69,8 @@ class StreamingDataset(IterableDataset[Batch]):
         *,
         global_batch: int,
         seed: int = 0,
-        shuffle: bool = True,
+        shuffle: Shuffle = "wide",
+        store: ExtentStore | None = None,
         fields_from: Sequence[str] = (),
         rank: int | None = None,
         world_size: int | None = None,
@@ -77,6 +82,8 @@ class StreamingDataset(IterableDataset[Batch]):
         self.rank, self.world_size = _place(rank, world_size)
         if global_batch < 1 or global_batch % self.world_size:
             raise ConfigError(f"global_batch={global_batch} must be a positive multiple of {self.world_size} ranks")
+        if shuffle not in SHUFFLES:
+            raise ConfigError(f"shuffle={shuffle!r}: {nearest(str(shuffle), SHUFFLES)}")
         if rows_per_task < 1 or read_ahead < 0:
             raise ConfigError(f"rows_per_task={rows_per_task} must be at least 1, read_ahead={read_ahead} at least 0")
         self.corpus = open_corpus(corpus) if isinstance(corpus, str) else corpus
@@ -86,6 +93,7 @@ class StreamingDataset(IterableDataset[Batch]):
         self.plan = StreamPlan(
             extents.rows, extents.shard, seed, global_batch, shuffle=shuffle, target_task_rows=rows_per_task
         )
+        self.store = store or ExtentStore()
         self.read_ahead = read_ahead
         self.max_bad_fraction = max_bad_fraction
         self.bad_rows: list[dict[str, Any]] = []  # records of the rows that this process could not decode
@@ -150,7 +158,7 @@ class StreamingDataset(IterableDataset[Batch]):
         positions = range(task.read_task.skip, task.read_task.stop, task.rows_per_block)
         if not any(map(wanted, positions)):
             return []
-        return list(blocks.read_blocks(task, self.row_decoder, wanted=wanted))
+        return list(blocks.read_blocks(task, self.row_decoder, store=self.store, wanted=wanted))
 
     def _is_wanted(self, task: BlockTask, steps: range, position: int) -> bool:
         """Whether the block at this row of the task is of one of these steps, and this rank's."""

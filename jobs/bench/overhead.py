@@ -122,6 +122,6 @@ def load_batches(corpus: str, directory: str, batch_size: int) -> list[Batch]:
     fields = (ImageField(size=64), TextField(tokenizer_json=load_tokenizer(directory), length=32))
     decoder = RowDecoder(parse_field_map(("image=jpg", "text=txt")), fields)
     opened = open_corpus(corpus)
-    plan = StreamPlan(opened.extents.rows, opened.extents.shard, 0, batch_size, shuffle=False)
+    plan = StreamPlan(opened.extents.rows, opened.extents.shard, 0, batch_size, shuffle="off")
     tasks = blocks.block_tasks(opened, plan, 0, plan.steps_per_epoch, batch_size)
     return [batch_of_blocks([block], decoder.columns) for task in tasks for block in blocks.read_blocks(task, decoder)]

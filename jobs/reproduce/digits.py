@@ -1,18 +1,13 @@
-"""Read files of handwritten digits into arrays of images and classes."""
+"""Split the handwritten digits of MNIST into those for training, validation and test."""
 
-import io
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
-from PIL import Image
-
+from jobs.bench.digit_images import CLASSES, SIDE, LabelledImages, read_digits
 from xmodal.errors import ConfigError
 
-CLASSES, SIDE = 10, 28
-VALIDATION_ROWS = 5_000  # the last digits of the training file
+__all__ = ["CLASSES", "SIDE", "VALIDATION_ROWS", "LabelledImages", "read_digits", "read_splits"]
 
-LabelledImages = tuple[np.ndarray, np.ndarray]  # uint8 [N, 28, 28], int64 [N]
+VALIDATION_ROWS = 5_000  # the last digits of the training file
 
 
 def read_splits(root: Path, rows: int | None) -> dict[str, LabelledImages]:
@@ -31,10 +26,3 @@ def read_splits(root: Path, rows: int | None) -> dict[str, LabelledImages]:
         "validation": (images[train_rows:], label[train_rows:]),
         "test": read_digits(root / "digits" / "mnist_test.parquet"),
     }
-
-
-def read_digits(path: Path) -> LabelledImages:
-    """Return the images and classes of a Parquet file of PNG images."""
-    table = pq.read_table(path)
-    images = [np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in table["image"].to_pylist()]
-    return np.stack(images), table["label"].to_numpy().astype(np.int64)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from xmodal.data.decode.fields import parse_field_map
+from xmodal.data.stream.order import SHUFFLES, Shuffle
 from xmodal.errors import ConfigError, nearest
 from xmodal.storage import StorageOptions
 
@@ -23,9 +24,16 @@ class DataConfig:
     index: str | None = None  # URI of a folder in which indexes of corpora are cached; None: beside each corpus
     hash_extents: bool = False  # store a SHA-256 of every extent in the index and check it at every read
     max_bad_fraction: float = 0.01  # share of rows, from 0 to 1, that may be damaged before the run stops
-    rows_per_task: int = 1024
-    """number of rows that one read task reads and shuffles together; more rows take more
-    memory"""
+    shuffle: Shuffle = "wide"
+    """how rows are mixed: off (the order of the corpus), task (the rows of a read task, which come
+    from a few neighbouring runs; reads least), wide (every batch has rows from hundreds of runs;
+    encoded rows wait for their step on the local disk, some 100 batches of them) or full (one
+    permutation of all rows; the corpus passes through the local disk, which should hold it)"""
+    shuffle_gb: float = 16.0
+    """gigabytes of each machine's disk for the rows that wait, of remote or Parquet shards; what
+    does not fit is read again"""
+    shuffle_folder: str = "auto"  # folder on each machine for these rows; auto: a folder in ~/.cache
+    rows_per_task: int = 1024  # number of rows that one read task reads; more rows take more memory
     tasks_per_segment: int = 4096
     """number of read tasks in one Ray Dataset, of which a run starts one after the other; each
     start takes seconds"""
@@ -49,6 +57,16 @@ class DataConfig:
         if self.cache is not None and "://" in self.cache:
             raise ConfigError(
                 f"cache={self.cache}: decoded blocks are memory-mapped from a disk; give a local folder, or auto"
+            )
+        if self.shuffle not in SHUFFLES:
+            raise ConfigError(f"shuffle={self.shuffle!r}: {nearest(self.shuffle, SHUFFLES)}")
+        if not 0 < self.shuffle_gb < math.inf:
+            raise ConfigError(
+                f"shuffle_gb={self.shuffle_gb} must be above 0 and finite; --shuffle task needs no room on the disk"
+            )
+        if "://" in self.shuffle_folder:
+            raise ConfigError(
+                f"shuffle_folder={self.shuffle_folder}: rows wait on a local disk; give a local folder, or auto"
             )
         if not 0 < self.cache_gb < math.inf:
             raise ConfigError(f"cache_gb={self.cache_gb} must be above 0 and finite; --cache off stores nothing")

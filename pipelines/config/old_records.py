@@ -11,6 +11,7 @@ from typing import Any
 
 from pipelines.config.architectures import ARCHITECTURES
 from pipelines.config.classifier import ClassifierConfig
+from pipelines.config.data import DataConfig
 from pipelines.config.logging import CheckpointConfig, LoggingConfig
 from pipelines.config.model import ModelConfig
 from pipelines.config.run import RunOptions
@@ -19,6 +20,7 @@ from xmodal.storage import StorageOptions
 
 Record = dict[str, Any]
 _CLASSIFIER = to_plain(ClassifierConfig())
+_SHUFFLE = {name: value for name, value in to_plain(DataConfig(corpus=("",))).items() if name.startswith("shuffle")}
 _OF_TEXT = {name: _CLASSIFIER[name] for name in ("modalities", "tokenizer", "vocab_size", "context")}
 
 
@@ -33,6 +35,8 @@ def upgrade_run(config: Mapping[str, Any]) -> Record:
         upgraded["checkpoints"] = _select(cadence, _names(CheckpointConfig))
     if isinstance(upgraded.get("data"), Mapping) and "storage" not in upgraded["data"]:
         upgraded["data"] = _nest(upgraded["data"], "storage", _names(StorageOptions))
+    if isinstance(upgraded.get("data"), Mapping) and "shuffle" not in upgraded["data"]:  # there was one order
+        upgraded["data"] = {**_SHUFFLE, **upgraded["data"], "shuffle": "task"}
     if "fusion" in (upgraded.get("model") or {}):  # a classifier; before there were texts, it was one of clips
         upgraded["model"] = {**_OF_TEXT, **upgraded["model"]}
     if "arguments" in (upgraded.get("model") or {}):

@@ -59,7 +59,7 @@ def _count_correct(
     """Count the rows that the fusion, each head and the mean of the heads classify correctly, and all rows."""
     names = ("multimodal", *model.modalities, "ensemble")
     correct, rows = dict.fromkeys(names, 0), 0
-    plan = StreamPlan(corpus.extents.rows, corpus.extents.shard, 0, size, shuffle=False)
+    plan = StreamPlan(corpus.extents.rows, corpus.extents.shard, 0, size, shuffle="off")
     for batch in batches(corpus, decoder, plan, plan.steps_per_epoch):
         scores = model.scores(batch.to(_device()))
         scores["ensemble"] = torch.stack([F.softmax(scores[name], 1) for name in model.modalities]).mean(0)

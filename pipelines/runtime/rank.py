@@ -17,6 +17,8 @@ class Rank:
     index: int
     world_size: int
     device: torch.device
+    host_group: dist.ProcessGroup | None = None
+    """group for values of the host: batches are fetched in a thread, whose collectives must not meet those of a step"""
 
     @classmethod
     def here(cls) -> "Rank":
@@ -25,7 +27,8 @@ class Rank:
         device = ray.train.torch.get_device()
         if device.type == "cpu":
             torch.set_num_threads(1)
-        return cls(context.get_world_rank(), context.get_world_size(), device)
+        host_group = dist.new_group(backend="gloo") if context.get_world_size() > 1 else None
+        return cls(context.get_world_rank(), context.get_world_size(), device, host_group)
 
     @property
     def first(self) -> bool:
@@ -36,8 +39,8 @@ class Rank:
         """Return rank 0's value on every rank. A value with references to Ray's objects travels with them."""
         if self.world_size == 1:
             return value
-        sent = [ray.cloudpickle.dumps(value) if self.first else None]
-        dist.broadcast_object_list(sent, src=0, device=self.device)
+        sent: list[Any] = [ray.cloudpickle.dumps(value) if self.first else None]
+        dist.broadcast_object_list(sent, src=0, group=self.host_group)
         return ray.cloudpickle.loads(sent[0])
 
     def gather(self, values: list[Any]) -> list[Any]:

@@ -29,7 +29,7 @@ from xmodal.training.objective import Objective
 
 MAY_CHANGE = ("run", "resources", "logging", "checkpoints", "validation", "target_validation", "balance.audit_every",
               "data.index", "data.tasks_per_segment", "data.max_bad_fraction", "data.storage", "data.cache",
-              "data.cache_gb")  # fmt: skip
+              "data.cache_gb", "data.shuffle_gb", "data.shuffle_folder")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from pipelines.runtime.events import IndexProgress, OnEvent, notifier
 from pipelines.stream.source import Stream
 from xmodal.data.decode.fields import Field, FieldMap
 from xmodal.data.decode.text import clean_caption
+from xmodal.data.formats.extent_store import ExtentStore
 from xmodal.data.index import corpus as corpora
 from xmodal.data.index.corpus import Corpus, RawSample
 from xmodal.data.stream.block_cache import BlockCache
@@ -104,9 +105,11 @@ def build_streams(
             corpus.extents.shard,
             seed + number,  # each corpus of a mixture has an order of its own
             share,
+            shuffle=data.shuffle,
             target_task_rows=data.rows_per_task,
         )
-        streams.append(Stream(corpus, plan, RowDecoder(mapping, fields), number, role, _block_cache(data)))
+        decoder, store = RowDecoder(mapping, fields), _extent_store(data)
+        streams.append(Stream(corpus, plan, decoder, number, role, _block_cache(data), store))
     return streams
 
 
@@ -114,6 +117,10 @@ def _block_cache(data: DataConfig) -> BlockCache | None:
     if data.cache in (None, "off"):
         return None
     return BlockCache(folder=str(data.cache), limit_bytes=round(data.cache_gb * 1e9))
+
+
+def _extent_store(data: DataConfig) -> ExtentStore:
+    return ExtentStore(folder=data.shuffle_folder, limit_bytes=round(data.shuffle_gb * 1e9))
 
 
 def sample_captions(corpus: Corpus, mapping: FieldMap, *, most: int, extents: int = 64) -> list[str]:

@@ -2,11 +2,14 @@
 
 One Ray Dataset reads a *segment* of the plan, a run of steps that may span epochs. Rank 0 builds it and splits it;
 Ray's splitter hands out equal blocks in order, round robin, so rank r gets blocks r, r + W, ... of the same sequence
-for any number of workers W.
+for any number of workers W. Building and starting a Dataset takes seconds, so the next one is built while this one is
+read, and starts to read when three quarters of this one's steps are delivered.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -16,6 +19,7 @@ from xmodal.batch import Batch
 from xmodal.data.stream import blocks
 from xmodal.streaming import batch_of_blocks
 
+START_NEXT_AT = 0.75  # share of a segment's steps that are delivered when the next segment starts to read
 CORPUS_SHIFT = 48  # a batch's row number is corpus index << 48 | row in the corpus: unique over a mixture
 
 
@@ -57,28 +61,70 @@ def step_batches(
     streams are joined into one batch, in the order of the streams, whose roles are the batch's `parts`: streams of
     one role stand side by side.
     """
-    for first, last in segments(streams, start, stop, most_tasks):
-        splits = [ray.put(_split(streams, first, last, world_size, reserved))] if rank == 0 else None
-        (shared,) = share(splits)  # a reference inside a list: a broadcast is meant for small values
-        parts = [
-            _rank_blocks(split[rank], stream, world_size)
-            for split, stream in zip(ray.get(shared), streams, strict=True)
-        ]
-        for _ in range(first, last):
-            yield join([next(part) for part in parts], streams)
-        for part in parts:
-            assert next(part, None) is None, "the stream held more rows than the plan"
+    build = partial(_split, streams, world_size=world_size, reserved=reserved)
+    runs = list(segments(streams, start, stop, most_tasks))
+    pool = ThreadPoolExecutor(1 + len(streams), thread_name_prefix="xmodal-segment")
+    begin = partial(_begin, streams=streams, rank=rank, world_size=world_size, share=share, pool=pool)
+    try:
+        parts = begin(pool.submit(build, *runs[0]) if rank == 0 and runs else None) if runs else []
+        for (first, last), following in zip(runs, [*runs[1:], None], strict=True):
+            building = pool.submit(build, *following) if rank == 0 and following else None
+            upcoming: list[_RankBlocks] = []
+            for step in range(first, last):
+                if following and not upcoming and step >= first + (last - first) * START_NEXT_AT:
+                    upcoming = begin(building)
+                yield join([part.take_step() for part in parts], streams)
+            for part in parts:
+                part.check_ended()
+            parts = upcoming
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _RankBlocks:
+    """A rank's blocks of one stream in one segment, step by step; those of the first step are fetched at once."""
+
+    def __init__(self, steps: Iterator[list[blocks.Block]], pool: ThreadPoolExecutor) -> None:
+        self._steps = steps
+        self._first: Future[list[blocks.Block]] | None = pool.submit(next, steps)
+
+    def take_step(self) -> list[blocks.Block]:
+        """Return the blocks of the next step."""
+        if self._first is not None:
+            first, self._first = self._first.result(), None
+            return first
+        return next(self._steps)
+
+    def check_ended(self) -> None:
+        """Raise AssertionError where the stream holds more rows than the plan."""
+        assert next(self._steps, None) is None, "the stream held more rows than the plan"
+
+
+def _begin(
+    building: Future[Any] | None,
+    *,
+    streams: Sequence[Stream],
+    rank: int,
+    world_size: int,
+    share: Callable[[Any], Any],
+    pool: ThreadPoolExecutor,
+) -> list[_RankBlocks]:
+    """Give the splits that rank 0 builds to all ranks, and begin to read this rank's part of each stream."""
+    splits = None if building is None else [ray.put(building.result())]  # a broadcast is meant for small values
+    (shared,) = share(splits)
+    parts = zip(ray.get(shared), streams, strict=True)
+    return [_RankBlocks(_step_blocks(split[rank], stream, world_size), pool) for split, stream in parts]
 
 
 def _split(
-    streams: Sequence[Stream], first: int, last: int, world_size: int, reserved: dict[str, float]
+    streams: Sequence[Stream], first: int, last: int, *, world_size: int, reserved: dict[str, float]
 ) -> list[list[ray.data.DataIterator]]:
     """For every stream, one iterator for every rank."""
     datasets = [dataset(stream, first, last, world_size, reserved) for stream in streams]
     return [d.streaming_split(world_size, equal=True) for d in datasets]
 
 
-def _rank_blocks(split: ray.data.DataIterator, stream: Stream, world_size: int) -> Iterator[list[blocks.Block]]:
+def _step_blocks(split: ray.data.DataIterator, stream: Stream, world_size: int) -> Iterator[list[blocks.Block]]:
     """The blocks of one rank, step by step."""
     rows = stream.plan.global_batch // world_size
     gathered: list[blocks.Block] = []

@@ -21,6 +21,7 @@ from ray.data.datasource import ReadTask as RayReadTask
 from pipelines.runtime import ray_compat
 from pipelines.runtime.cluster import CPUS_PER_READ
 from xmodal.data.decode.fields import Column
+from xmodal.data.formats.extent_store import ExtentStore
 from xmodal.data.index.corpus import Corpus
 from xmodal.data.stream import block_cache, blocks
 from xmodal.data.stream.block_cache import BlockCache
@@ -38,6 +39,7 @@ class Stream:
     number: int = 0  # of the corpus in a mixture
     role: str = "source"  # of its rows in a batch
     cache: BlockCache | None = None  # where decoded blocks are kept
+    store: ExtentStore | None = None  # where encoded rows of a widely shuffled order wait for their step
 
     def block_rows(self, world_size: int) -> int:
         return choose_block_rows(self.plan.global_batch, world_size, self.plan.task_rows, self.decoder.row_bytes)
@@ -51,7 +53,7 @@ class _Source(Datasource):
         self._rows_per_block = stream.block_rows(world_size)
         self._tasks = list(blocks.block_tasks(stream.corpus, stream.plan, start, stop, self._rows_per_block))
         self._row_bytes = stream.decoder.row_bytes
-        self._recipe, self._cache = ray.put(stream.decoder), stream.cache
+        self._recipe, self._cache, self._store = ray.put(stream.decoder), stream.cache, stream.store
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -66,16 +68,21 @@ class _Source(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[RayReadTask]:
-        return [RayReadTask(_reader(task, self._recipe, self._cache), self._metadata(task)) for task in self._tasks]
+        return [
+            RayReadTask(_reader(task, self._recipe, self._cache, self._store), self._metadata(task))
+            for task in self._tasks
+        ]
 
     def _metadata(self, task: blocks.BlockTask) -> BlockMetadata:
         rows = task.read_task.stop - task.read_task.skip
         return BlockMetadata(num_rows=rows, size_bytes=rows * self._row_bytes, exec_stats=None, input_files=None)
 
 
-def _reader(task: blocks.BlockTask, recipe: Any, cache: BlockCache | None) -> Callable[[], Iterator[pa.Table]]:
+def _reader(
+    task: blocks.BlockTask, recipe: Any, cache: BlockCache | None, store: ExtentStore | None
+) -> Callable[[], Iterator[pa.Table]]:
     def read() -> Iterator[pa.Table]:
-        decoded = block_cache.read_cached_blocks(task, ray.get(recipe), cache, new_block=_two_in_turn())
+        decoded = block_cache.read_cached_blocks(task, ray.get(recipe), cache, store=store, new_block=_two_in_turn())
         return (to_table(block) for block in decoded)
 
     return read

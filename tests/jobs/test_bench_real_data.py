@@ -44,8 +44,8 @@ def test_every_listed_file_belongs_to_one_dataset_and_has_a_checksum() -> None:
 def test_everything_that_experiments_and_benchmarks_need_is_listed() -> None:
     for name in get_args(ExperimentName):
         assert expected_files(ENTRIES[name].needs) and datasets_of(ENTRIES[name].needs)
-    assert {name for name in bench.benchmarks() if bench.needs_of(name)} == {"av", "icons", "ingest"}
-    assert all(expected_files(bench.needs_of(name)) for name in ("av", "icons", "ingest"))
+    assert {name for name in bench.benchmarks() if bench.needs_of(name)} == {"av", "icons", "ingest", "shuffle"}
+    assert all(expected_files(bench.needs_of(name)) for name in ("av", "icons", "ingest", "shuffle"))
 
 
 def test_complete_data_are_accepted(folder: Path) -> None:

@@ -54,7 +54,7 @@ def test_its_report_names_the_corpora_and_shows_queries_before_and_after(first):
 def test_its_output_is_its_own(first):
     """Ray's chatter is kept away: every line is one that the demo wrote."""
     _, done = first
-    own = ("[pretrain]", "[control]", "[adapt]", "training", "held-out", "sketches")
+    own = ("[pretrain]", "[control]", "[adapt]", "drawing")
     foreign = [line for line in done.stderr.splitlines() if not line.startswith(own)]
     assert foreign == []
 

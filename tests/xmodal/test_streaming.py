@@ -105,7 +105,7 @@ def test_resumed_loader_workers_yield_what_was_left(corpus: str, expected: list)
 
 
 def test_without_shuffling_rows_come_in_the_order_of_the_corpus(corpus: str) -> None:
-    rows = torch.cat([batch.row for batch in dataset(corpus, shuffle=False)])
+    rows = torch.cat([batch.row for batch in dataset(corpus, shuffle="off")])
     assert rows[:ROWS].tolist() == list(range(ROWS))
 
 

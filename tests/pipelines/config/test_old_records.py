@@ -107,7 +107,20 @@ SWEEP = """
 null, "profile": null, "anonymous": false}}
 """
 
-SHORT = ["--runs", "/data/runs", "--checkpoint-every", "2", "--keep", "4", "--log-every", "2", "--address", "local"]
+ORDER = ["--shuffle", "task"]  # the one that there was
+SHORT = [
+    *ORDER,
+    "--runs",
+    "/data/runs",
+    "--checkpoint-every",
+    "2",
+    "--keep",
+    "4",
+    "--log-every",
+    "2",
+    "--address",
+    "local",
+]
 AV_TINY = {"seconds": 0.5, "frames": 3, "size": 32, "bands": 16, "widths": (8, 16), "dim": 16}
 CLIP_FIELDS = ["--fields", "video=mp4", "audio=mp4"]
 TINY_RUN = ["vit-tiny", "--corpus", "/data/photos", *model_flags(), "--vocab-size", "600", "--batch-size", "24"]
@@ -137,14 +150,15 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_old_run_has_the_configuration_that_the_same_command_gives_today(name):
+def test_an_old_run_has_the_configuration_that_its_command_gives_today_with_the_old_order(name):
     text, job, words = CASES[name]
     assert upgrade_run(json.loads(text)) == to_plain(job.parse(words))
 
 
-def test_an_old_sweep_has_the_configuration_that_the_same_command_gives_today():
+def test_an_old_sweep_has_the_configuration_that_its_command_gives_today_with_the_old_order():
     recorded = upgrade_sweep(json.loads(SWEEP))
     run = ["jobs.pretrain", *TINY_RUN, "--steps", "4", "--runs", "/data/runs", "--log-every", "2", "--address", "local"]
+    run += ORDER
     flags = ["--name", "s", "--runs", "/data/runs", "--search", "optim.learning_rate=loguniform(1e-4,1e-2)"]
     flags += ["--metric", "loss", "--mode", "min", "--trials", "2", "--finalists", "0"]
     flags += ["--scheduler", "fifo", "--concurrent", "1"]

@@ -73,7 +73,7 @@ def evaluate_on_rank_0(untrained, held_out, ranks):
     state = TrainState.create(objective, schedule=CosineSchedule(peak=1e-3, total_steps=9), seed=0)
     cpu = torch.device("cpu")
     others = [held_out_pairs.evaluator(Rank(i, ranks, cpu)).encode(state) for i in range(1, ranks)]
-    metrics = held_out_pairs.evaluator(RankOfMany(0, ranks, cpu, tuple(others))).evaluate(state)
+    metrics = held_out_pairs.evaluator(RankOfMany(0, ranks, cpu, others=tuple(others))).evaluate(state)
     assert objective.training
     return metrics
 

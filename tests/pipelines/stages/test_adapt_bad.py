@@ -145,7 +145,7 @@ def test_images_and_texts_of_the_target_have_different_orders(untrained, scenes,
     opened = domain_corpora.open_domains(config, lambda message: None)
     streams = adapt.build_streams(config, opened, model, start.tokenizer)
     assert [stream.role for stream in streams] == ["source", "target", "target_text"]
-    images, texts = ([task.permutation().tolist() for task in stream.plan.tasks(0, 4)] for stream in streams[1:])
+    images, texts = ([task.picks.tolist() for task in stream.plan.tasks(0, 4)] for stream in streams[1:])
     assert images != texts and sorted(images[0]) == sorted(texts[0])
     assert len({stream.number for stream in streams}) == 3
 

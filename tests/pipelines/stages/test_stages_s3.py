@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -35,8 +36,17 @@ TINY = (
 )  # fmt: skip
 
 
+DISKS = tempfile.TemporaryDirectory(prefix="xmodal-disks-")
+
+
+def start_words(corpus: str, runs: str, name: str = "a") -> list[str]:
+    """Return the words of a start on a machine of its own: nothing has been read to its disk."""
+    disk = f"{DISKS.name}/{uuid.uuid4().hex}"
+    return ["vit-tiny", "--corpus", corpus, "--runs", runs, "--name", name, "--shuffle-folder", disk, *TINY]
+
+
 def train(corpus: str, runs: str, *flags: str, name: str = "a") -> JobResult:
-    return run_job(pretrain, "vit-tiny", "--corpus", corpus, "--runs", runs, "--name", name, *TINY, *flags)
+    return run_job(pretrain, *start_words(corpus, runs, name), *flags)
 
 
 def result(run: str) -> dict[str, bytes]:
@@ -142,7 +152,7 @@ def test_a_run_killed_during_an_upload_and_resumed_through_faults_equals_an_unin
 def kill_when(it_is_time: Callable[[], bool], corpus: str, runs: str) -> None:
     """Start a run with a Ray of its own, kill its process group, and return when all its processes have ended."""
     mark = uuid.uuid4().hex
-    words = ["vit-tiny", "--corpus", corpus, "--runs", runs, "--name", "a", *TINY, "--address", "local"]
+    words = [*start_words(corpus, runs), "--address", "local"]
     driver = subprocess.Popen(
         fork_server.command("jobs.pretrain", *words),
         env={**os.environ, "XMODAL_TEST_MARK": mark},

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from xmodal.data.stream import order
 from xmodal.data.stream.order import StreamPlan
 
+shuffles = pytest.mark.parametrize("shuffle", ["task", "wide", "full"])
 extents = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 5)), min_size=1, max_size=40)
 
 
-def make_plan(spec, seed, batch, target_task_rows=64, *, shuffle=True):
+def make_plan(spec, seed, batch, target_task_rows=64, *, shuffle="task"):
     rows, shard = (np.array(column) for column in zip(*spec, strict=True))
     return StreamPlan(rows, shard, seed, batch, shuffle=shuffle, target_task_rows=target_task_rows)
 
@@ -22,6 +23,10 @@ def rows_of(plan, tasks):
     """Yield the rows of some tasks in the order of delivery."""
     starts = np.cumsum(plan.extent_rows) - plan.extent_rows
     for task in tasks:
+        if task.picks is not None:
+            picked = task.picks[task.skip : task.stop].tolist()
+            yield from (int(starts[extent]) + row if extent >= 0 else -1 for extent, row in picked)
+            continue
         rows = np.concatenate(
             [starts[p.extent] + p.first + np.arange(p.rows) for p in task.slices] or [np.empty(0, int)]
         )
@@ -34,28 +39,36 @@ def global_batches(plan, start, stop):
     return [rows[i : i + plan.global_batch] for i in range(0, len(rows), plan.global_batch)]
 
 
-@given(extents, st.integers(0, 2**32), st.integers(1, 200), st.integers(0, 3))
-def test_an_epoch_delivers_every_row_once_and_pads_only_its_last_batch(spec, seed, batch, epoch):
-    plan = make_plan(spec, seed, batch)
+@shuffles
+@given(spec=extents, seed=st.integers(0, 2**32), batch=st.integers(1, 200), epoch=st.integers(0, 3))
+def test_an_epoch_delivers_every_row_once_and_pads_only_its_last_batch(shuffle, spec, seed, batch, epoch):
+    plan = make_plan(spec, seed, batch, shuffle=shuffle)
     first = epoch * plan.steps_per_epoch
     batches = global_batches(plan, first, first + plan.steps_per_epoch)
     assert all(len(rows) == batch for rows in batches)
     flat = [row for rows in batches for row in rows]
     assert sorted(row for row in flat if row >= 0) == list(range(plan.rows))
-    assert all(row == -1 for row in flat[plan.rows :])
+    assert all(row >= 0 for rows in batches[:-1] for row in rows)
 
 
-@given(extents, st.integers(0, 99), st.integers(1, 100), st.data())
-def test_resume_at_any_step_yields_the_rest_of_the_run(spec, seed, batch, data):
-    plan = make_plan(spec, seed, batch)
+@shuffles
+@given(spec=extents, seed=st.integers(0, 99), batch=st.integers(1, 100), data=st.data())
+def test_resume_at_any_step_yields_the_rest_of_the_run(shuffle, spec, seed, batch, data):
+    plan = make_plan(spec, seed, batch, shuffle=shuffle)
     stop = 2 * plan.steps_per_epoch + 1
     step = data.draw(st.integers(0, stop - 1))
     assert global_batches(plan, step, stop) == global_batches(plan, 0, stop)[step:]
 
 
-@given(extents, st.integers(0, 99), st.sampled_from([12, 24, 48, 96, 144]), st.integers(100, 4000))
-def test_the_world_size_does_not_change_the_global_batches(spec, seed, batch, row_bytes):
-    plan = make_plan(spec, seed, batch)
+@shuffles
+@given(
+    spec=extents,
+    seed=st.integers(0, 99),
+    batch=st.sampled_from([12, 24, 48, 96, 144]),
+    row_bytes=st.integers(100, 4000),
+)
+def test_the_world_size_does_not_change_the_global_batches(shuffle, spec, seed, batch, row_bytes):
+    plan = make_plan(spec, seed, batch, shuffle=shuffle)
     expected = global_batches(plan, 0, plan.steps_per_epoch)
     for world in (1, 2, 3, 4):
         size = order.choose_block_rows(batch, world, plan.task_rows, row_bytes, target_bytes=10_000)
@@ -72,28 +85,34 @@ def test_the_world_size_does_not_change_the_global_batches(spec, seed, batch, ro
             )
 
 
-@given(extents, st.integers(0, 99), st.integers(1, 50))
-def test_epochs_and_seeds_differ(spec, seed, batch):
-    plan = make_plan(spec, seed, batch)
+@shuffles
+@given(spec=extents, seed=st.integers(0, 99), batch=st.integers(1, 50))
+def test_epochs_and_seeds_differ(shuffle, spec, seed, batch):
+    plan = make_plan(spec, seed, batch, shuffle=shuffle)
     if plan.rows < 30:
         return
     first = global_batches(plan, 0, plan.steps_per_epoch)
     assert first != global_batches(plan, plan.steps_per_epoch, 2 * plan.steps_per_epoch)
-    assert first != global_batches(make_plan(spec, seed + 1, batch), 0, plan.steps_per_epoch)
+    assert first != global_batches(make_plan(spec, seed + 1, batch, shuffle=shuffle), 0, plan.steps_per_epoch)
 
 
 def test_without_shuffle_rows_come_in_the_order_of_the_corpus():
-    plan = make_plan([(5, 0), (7, 1), (3, 1)], 0, 4, shuffle=False)
+    plan = make_plan([(5, 0), (7, 1), (3, 1)], 0, 4, shuffle="off")
     assert list(chain.from_iterable(global_batches(plan, 0, 4))) == [*range(15), -1]
 
 
-def test_the_order_equals_recorded_values():
+@shuffles
+def test_the_order_equals_recorded_values(shuffle):
     """A change of these recorded rows would break the resume of every existing run."""
-    plan = make_plan([(5, 0), (7, 1), (4, 2)], 7, 8)
-    assert global_batches(plan, 0, 2) == GOLDEN
+    plan = make_plan([(5, 0), (7, 1), (4, 2)], 7, 8, shuffle=shuffle)
+    assert global_batches(plan, 0, 2) == RECORDED[shuffle]
 
 
-GOLDEN = [[12, 0, 14, 2, 13, 15, 3, 4], [11, 6, 9, 1, 8, 7, 10, 5]]
+RECORDED = {
+    "task": [[12, 0, 14, 2, 13, 15, 3, 4], [11, 6, 9, 1, 8, 7, 10, 5]],
+    "wide": [[10, 5, 8, 12, 3, 6, 0, 4], [13, 7, 1, 2, 9, 11, 14, 15]],
+    "full": [[10, 5, 8, 12, 3, 6, 0, 4], [13, 7, 1, 2, 9, 11, 14, 15]],  # so small an epoch is one window
+}
 
 
 def test_neighbours_come_from_different_shards():

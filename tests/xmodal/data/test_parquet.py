@@ -141,8 +141,8 @@ def test_only_the_selected_columns_are_read(tmp_path, monkeypatch):
 def test_extents_of_one_row_group_decode_it_once(tmp_path, monkeypatch):
     write(tmp_path / "0.parquet", {"n": np.arange(2000)})
     corpus = open_corpus(str(tmp_path))
-    real, calls = extent_reader._read_group, []
-    monkeypatch.setattr(extent_reader, "_read_group", lambda *a: calls.append(1) or real(*a))
+    real, calls = extent_reader.read_row_group, []
+    monkeypatch.setattr(extent_reader, "read_row_group", lambda *a: calls.append(1) or real(*a))
     assert len(corpus.extents) == 4 and len(rows_of(corpus)) == 2000 and len(calls) == 1
 
 

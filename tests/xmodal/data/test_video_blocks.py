@@ -26,7 +26,7 @@ FIELDS = (VideoField(frames=4, rate=10.0, size=32, window=WINDOW), AudioField(wi
 def blocks_of(uri: str, specs: tuple, fields: tuple, rows_per_block: int = 4, index: str | None = None) -> list[dict]:
     """Return all blocks of one epoch in the order of the shards."""
     corpus = open_corpus(uri, index=index)
-    plan = StreamPlan(corpus.extents.rows, corpus.extents.shard, 0, rows_per_block, shuffle=False)
+    plan = StreamPlan(corpus.extents.rows, corpus.extents.shard, 0, rows_per_block, shuffle="off")
     decoder = RowDecoder(parse_field_map(specs), fields)
     tasks = block_tasks(corpus, plan, 0, plan.steps_per_epoch, rows_per_block)
     return [block for task in tasks for block in read_blocks(task, decoder)]

@@ -1,6 +1,7 @@
 """Random access to the bytes of a shard in memory, in an open file, or in storage."""
 
 import io
+import mmap
 from typing import IO, Protocol, runtime_checkable
 
 from xmodal import storage
@@ -30,7 +31,7 @@ class MemorySource:
     b'cde'
     """
 
-    def __init__(self, data: bytes, base: int = 0) -> None:
+    def __init__(self, data: bytes | mmap.mmap, base: int = 0) -> None:
         self.data = data
         self.base = base
 

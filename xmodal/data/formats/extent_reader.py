@@ -26,7 +26,7 @@ FOOTER_CACHE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class _ExtentLocation:
+class ExtentLocation:
     """One extent and where its bytes are."""
 
     uri: str
@@ -54,7 +54,7 @@ class _ExtentLocation:
         return data
 
 
-_Reader = Callable[[_ExtentLocation, Collection[str] | None], list[RawSample]]
+_Reader = Callable[[ExtentLocation, Collection[str] | None], list[RawSample]]
 
 
 def read_extent(corpus: Corpus, extent: int, *, columns: Collection[str] | None = None) -> list[RawSample]:
@@ -65,7 +65,7 @@ def read_extent(corpus: Corpus, extent: int, *, columns: Collection[str] | None 
     itself fails.
     """
     selection = None if columns is None else frozenset(columns)
-    location = _locate(corpus, extent)
+    location = locate_extent(corpus, extent)
     read = _read_parquet if corpus.format == "parquet" else _read_tar
     samples = _read_or_fault(read, location, selection)
     if samples[-1].fault and samples[-1].fault.reason != "missing_member":
@@ -73,10 +73,11 @@ def read_extent(corpus: Corpus, extent: int, *, columns: Collection[str] | None 
     return samples
 
 
-def _locate(corpus: Corpus, number: int) -> _ExtentLocation:
+def locate_extent(corpus: Corpus, number: int) -> ExtentLocation:
+    """Return where the bytes of an extent are."""
     e = corpus.extents
     shard = corpus.shards[e.shard[number]]
-    return _ExtentLocation(
+    return ExtentLocation(
         uri=storage.join(corpus.uri, shard.path),
         shard=shard,
         first_row=int(e.first_row[number]),
@@ -88,7 +89,7 @@ def _locate(corpus: Corpus, number: int) -> _ExtentLocation:
     )
 
 
-def _read_or_fault(read: _Reader, extent: _ExtentLocation, columns: Collection[str] | None) -> list[RawSample]:
+def _read_or_fault(read: _Reader, extent: ExtentLocation, columns: Collection[str] | None) -> list[RawSample]:
     """Read an extent; where that fails, return its rows with the reason."""
     try:
         return read(extent, columns)
@@ -103,13 +104,18 @@ def _read_or_fault(read: _Reader, extent: _ExtentLocation, columns: Collection[s
     return [RawSample("", extent.offset, None, fault) for _ in range(extent.rows)]
 
 
-def _read_tar(extent: _ExtentLocation, columns: Collection[str] | None) -> list[RawSample]:
+def _read_tar(extent: ExtentLocation, columns: Collection[str] | None) -> list[RawSample]:
+    source = MemorySource(read_tar_bytes(extent), extent.offset)
+    return read_tar(source, extent.offset, source.size, extent.rows, columns)
+
+
+def read_tar_bytes(extent: ExtentLocation) -> bytes:
+    """Return the bytes of an extent of a tar, decompressed and verified; errors as those of storage, and BadSample."""
     if extent.shard.coding == "gzip":
         data = inflate_range(extent.source(window=8 << 20), extent.offset, extent.end)
     else:
         data = extent.source().read(extent.offset, extent.length)
-    source = MemorySource(extent.verify(data), extent.offset)
-    return read_tar(source, extent.offset, source.size, extent.rows, columns)
+    return extent.verify(data)
 
 
 @dataclass(frozen=True)
@@ -124,18 +130,36 @@ _footers: LRUCache[_Footer] = LRUCache(FOOTER_CACHE_BYTES)
 _tables: LRUCache[pa.Table] = LRUCache(ROW_GROUP_CACHE_BYTES)
 
 
-def _read_parquet(extent: _ExtentLocation, columns: Collection[str] | None) -> list[RawSample]:
-    version = (extent.uri, extent.shard.etag, extent.shard.size, extent.options)
-    footer = _footers.get(version, lambda: _read_footer(extent.source()), lambda f: f.metadata.serialized_size)
+def _read_parquet(extent: ExtentLocation, columns: Collection[str] | None) -> list[RawSample]:
+    group = locate_row_group(extent)
+    key = (*_version(extent), extent.sha256, group.number, columns)  # a table read without the hash is not verified
+    table = _tables.get(key, lambda: read_row_group(extent, group, columns), lambda t: t.nbytes)
+    numbers = range(extent.first_row, extent.first_row + extent.rows)
+    return raw_samples(table.slice(extent.first_row - group.first_row, extent.rows), numbers, columns)
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group of a Parquet file: its number, and the number of its first row in the file."""
+
+    number: int
+    first_row: int
+    metadata: pq.FileMetaData
+
+
+def _version(extent: ExtentLocation) -> tuple[object, ...]:
+    return (extent.uri, extent.shard.etag, extent.shard.size, extent.options)
+
+
+def locate_row_group(extent: ExtentLocation) -> RowGroup:
+    """Return the row group that holds an extent, by the footer; BadSample where it is not where it was indexed."""
+    footer = _footers.get(_version(extent), lambda: _read_footer(extent.source()), lambda f: f.metadata.serialized_size)
     group = int(np.searchsorted(footer.starts, extent.first_row, side="right")) - 1
     if group < 0 or extent.first_row + extent.rows > footer.starts[-1] or _group_offset(footer, group) != extent.offset:
         raise BadSample("shard_changed", f"its row groups no longer hold rows from {extent.first_row} on")
-    key = (*version, extent.sha256, group, columns)  # with the hash, since a table read without it is not verified
-    table = _tables.get(key, lambda: _read_group(extent, footer, group, columns), lambda t: t.nbytes)
-    rows = table.slice(extent.first_row - int(footer.starts[group]), extent.rows)
-    if len(rows) != extent.rows:
+    if extent.first_row + extent.rows > footer.starts[group + 1]:
         raise BadSample("shard_changed", f"row group {group} holds fewer rows than the index says")
-    return raw_samples(rows, extent.first_row, columns)
+    return RowGroup(group, int(footer.starts[group]), footer.metadata)
 
 
 def _group_offset(footer: _Footer, group: int) -> int:
@@ -152,13 +176,18 @@ def _read_footer(source: ByteSource) -> _Footer:
     return _Footer(metadata, np.cumsum([0, *rows], dtype=np.int64))
 
 
-def _read_group(extent: _ExtentLocation, footer: _Footer, group: int, columns: Collection[str] | None) -> pa.Table:
+def read_row_group(extent: ExtentLocation, group: RowGroup, columns: Collection[str] | None) -> pa.Table:
+    """Return all rows of the row group that holds an extent, with the columns that say what a row is called."""
     source: ByteSource = extent.source()
     if extent.sha256:
         data = extent.verify(source.read(extent.offset, extent.length))
         source = OverlaySource(MemorySource(data, extent.offset), source)
     try:
-        file = pq.ParquetFile(RangeFile(source), metadata=footer.metadata)
-        return file.read_row_group(group, columns=columns_to_read(file.schema_arrow, columns), use_threads=False)
+        file = pq.ParquetFile(RangeFile(source), metadata=group.metadata)
+        names = columns_to_read(file.schema_arrow, columns)
+        table: pa.Table = file.read_row_group(group.number, columns=names, use_threads=False)
     except PYARROW_ERRORS as error:
-        raise BadSample("bad_page", f"row group {group}: {str(error)[:200]}") from error
+        raise BadSample("bad_page", f"row group {group.number}: {str(error)[:200]}") from error
+    if extent.first_row - group.first_row + extent.rows > len(table):
+        raise BadSample("shard_changed", f"row group {group.number} holds fewer rows than the index says")
+    return table

@@ -4,7 +4,7 @@ Layouts: Hugging Face (`image: struct<bytes, path>`), plain binary and string co
 `caption`, `status`). Extension types are read as their storage type, so that no code of theirs is ever loaded.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -143,20 +143,20 @@ def columns_to_read(schema: pa.Schema, columns: Collection[str] | None) -> list[
     return [name for name in schema.names if name in names]
 
 
-def raw_samples(table: pa.Table, first_row: int, columns: Collection[str] | None) -> list[RawSample]:
+def raw_samples(table: pa.Table, numbers: Sequence[int], columns: Collection[str] | None) -> list[RawSample]:
     """Return the rows of a table as samples with the members `columns` (None: all columns).
 
-    `first_row` is the number of the table's first row in the file; it is the key where the table has no key column.
+    `numbers` are those of the rows in the file; a row's number is its key where the table has no key column.
     """
     values = {name: column_values(table.column(name)) for name in dict.fromkeys(table.column_names)}
     keys = next((values[name] for name in KEY_COLUMNS if name in values), [None] * len(table))
     member_columns = {name: column for name, column in values.items() if columns is None or name in columns}
     samples = []
-    for i in range(len(table)):
+    for i, number in enumerate(numbers):
         members = {name: column[i] for name, column in member_columns.items()}
-        key = str(first_row + i) if keys[i] is None else _safe_key(keys[i])
+        key = str(number) if keys[i] is None else _safe_key(keys[i])
         fault = _download_fault(members, {n: values[n][i] for n in (STATUS_COLUMN, ERROR_COLUMN) if n in values})
-        samples.append(RawSample(key, first_row + i, None if fault else members, fault))
+        samples.append(RawSample(key, number, None if fault else members, fault))
     return samples
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xmodal.data.formats.extent_store import ExtentStore
 from xmodal.data.stream import blocks
 from xmodal.data.stream.blocks import Block, BlockTask, RowDecoder
 
@@ -62,6 +63,7 @@ def read_cached_blocks(
     decoder: RowDecoder,
     cache: BlockCache | None,
     *,
+    store: ExtentStore | None = None,
     new_block: Callable[[RowDecoder, int], Block] | None = None,
 ) -> Iterator[Block]:
     """Yield the same blocks as `blocks.read_blocks`, from the cache if possible, and cache them otherwise.
@@ -69,7 +71,7 @@ def read_cached_blocks(
     Blocks from the cache are views of a memory-mapped file and must not be written to.
     """
     if cache is None:
-        yield from blocks.read_blocks(task, decoder, new_block=new_block)
+        yield from blocks.read_blocks(task, decoder, store=store, new_block=new_block)
         return
     path = cache.directory / f"{cache_key(task, decoder)}{BLOCKS_SUFFIX}"
     skip, stop = task.read_task.skip, task.read_task.stop
@@ -78,24 +80,29 @@ def read_cached_blocks(
         for start in range(skip, stop, task.rows_per_block):
             yield {name: array[start : min(start + task.rows_per_block, stop)] for name, array in rows.items()}
         return
-    decoded = blocks.read_blocks(task, decoder, new_block=new_block)
+    decoded = blocks.read_blocks(task, decoder, store=store, new_block=new_block)
     yield from _write_through(decoded, path, decoder, stop, cache) if skip == 0 else decoded
 
 
 def cache_key(task: BlockTask, decoder: RowDecoder) -> str:
     """Return 32 hex digits of everything that the task's rows depend on; a field counts with its `repr`."""
     e, read_task = task.corpus.extents, task.read_task
+    taken = [[piece.extent, piece.first, piece.rows] for piece in read_task.slices]
     slices = []
-    for first_row, piece in zip(task.first_rows, read_task.slices, strict=True):
-        n = piece.extent
+    for number, first_row in enumerate(task.first_rows.tolist()):
+        piece = taken[number] if taken else [number]
+        n = piece[0]
         shard = task.corpus.shards[int(e.shard[n])]
         sha = "" if e.sha256 is None else e.sha256[n].tobytes().hex()
         span = [int(e.first_row[n]), int(e.rows[n]), int(e.offset[n]), int(e.length[n])]
-        slices.append([shard.path, shard.size, shard.etag, *span, sha, first_row, piece.first, piece.rows])
+        slices.append([shard.path, shard.size, shard.etag, *span, sha, first_row, *piece[1:]])
+    order: list[object] = [read_task.seed, read_task.epoch, read_task.index, read_task.rows, read_task.shuffle]
+    if read_task.picks is not None:
+        order.append(sha256(read_task.picks.tobytes()).hexdigest())
     inputs = {
         "made by": _package_versions(),
         "corpus": [task.corpus.uri, task.corpus.format, slices],
-        "order": [read_task.seed, read_task.epoch, read_task.index, read_task.rows, read_task.shuffle],
+        "order": order,
         "recipe": [decoder.field_map.specs, [repr(field) for field in decoder.fields]],
     }
     return sha256(json.dumps(inputs).encode()).hexdigest()[:32]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from xmodal.data.decode.fields import Column, Field, FieldMap, row_views
+from xmodal.data.formats.extent_store import ExtentStore
 from xmodal.data.index.corpus import Corpus, RawSample, read_extent
 from xmodal.data.stream.order import ReadTask, RowRandom, StreamPlan
 from xmodal.errors import BadSample
@@ -55,9 +56,17 @@ class BlockTask:
     """A read task with the part of the corpus that it reads: small enough to send to a worker, whatever the corpus."""
 
     corpus: Corpus
-    first_rows: tuple[int, ...]  # for each slice, the number in the whole corpus of its extent's first row
+    first_rows: np.ndarray  # int64: for each slice, or each extent of the picks, the number of its first row
     read_task: ReadTask
     rows_per_block: int
+
+    def row_numbers(self) -> np.ndarray:
+        """Return the number in the whole corpus of each of the task's rows, along its slices or picks; -1: padding."""
+        picks = self.read_task.picks
+        if picks is not None:
+            return np.where(picks[:, 0] < 0, -1, self.first_rows[picks[:, 0]] + picks[:, 1])
+        pieces = zip(self.first_rows, self.read_task.slices, strict=True)
+        return np.concatenate([np.empty(0, np.int64), *(f + p.first + np.arange(p.rows) for f, p in pieces)])
 
 
 def block_tasks(
@@ -65,10 +74,16 @@ def block_tasks(
 ) -> Iterator[BlockTask]:
     """Yield the tasks of steps `start_step` to `stop_step` - 1, each of which can run on its own."""
     for task in plan.tasks(start_step, stop_step):
-        extents = np.array([piece.extent for piece in task.slices], dtype=np.int64)
-        slices = tuple(replace(piece, extent=i) for i, piece in enumerate(task.slices))
-        first_rows = tuple(int(row) for row in corpus.row_start[extents])
-        yield BlockTask(subset_corpus(corpus, extents), first_rows, replace(task, slices=slices), rows_per_block)
+        if task.picks is None:
+            extents = np.array([piece.extent for piece in task.slices], dtype=np.int64)
+            renumbered = replace(task, slices=tuple(replace(piece, extent=i) for i, piece in enumerate(task.slices)))
+        else:
+            real = task.picks[:, 0] >= 0
+            extents, number = np.unique(task.picks[real, 0], return_inverse=True)
+            picks = task.picks.copy()
+            picks[real, 0] = number
+            renumbered = replace(task, picks=picks)
+        yield BlockTask(subset_corpus(corpus, extents), corpus.row_start[extents], renumbered, rows_per_block)
 
 
 def subset_corpus(corpus: Corpus, extents: np.ndarray) -> Corpus:
@@ -83,29 +98,32 @@ def read_blocks(
     task: BlockTask,
     decoder: RowDecoder,
     *,
+    store: ExtentStore | None = None,
     new_block: Callable[[RowDecoder, int], Block] | None = None,
     wanted: Callable[[int], bool] | None = None,
 ) -> Iterator[Block]:
     """Read, decode and yield the task's blocks; a row that cannot be decoded is masked and raises no exception.
 
-    `new_block` returns the arrays of a block, with any content (default `allocate_block`). `wanted` chooses blocks by
-    their first row's position in the task; the others are not decoded. Raises `StorageError` when storage itself
-    fails; the task may then be run again and gives the same blocks.
+    `new_block` provides the memory; by default every block has memory of its own. Blocks whose position `wanted`
+    rejects are neither decoded nor yielded. Rows of a widely shuffled task come from the `store`; without one each of
+    its extents is read whole for the few rows of this task. Raises only for errors of storage itself.
     """
     allocate = new_block or allocate_block
-    samples = _samples(task, tuple(sorted(decoder.field_map.members)))
-    pieces = zip(task.first_rows, task.read_task.slices, strict=True)
-    numbers = np.concatenate(
-        [first + piece.first + np.arange(piece.rows) for first, piece in pieces] or [np.empty(0, np.int64)]
+    read_task = task.read_task
+    starts = range(read_task.skip, read_task.stop, task.rows_per_block)
+    chosen = [start for start in starts if wanted is None or wanted(start)]
+    numbers, order = task.row_numbers(), read_task.permutation()
+    members = tuple(sorted(decoder.field_map.members))
+    samples = (
+        _samples_of_slices(task, members)
+        if read_task.picks is None
+        else _samples_of_picks(task, members, store, chosen)
     )
-    order = task.read_task.permutation()
-    row_random = RowRandom(task.read_task.seed, task.read_task.epoch)
-    for start in range(task.read_task.skip, task.read_task.stop, task.rows_per_block):
-        if wanted is not None and not wanted(start):
-            continue
+    row_random = RowRandom(read_task.seed, read_task.epoch)
+    for start in chosen:
         positions = order[start : start + task.rows_per_block]
         block = allocate(decoder, len(positions))
-        block["epoch"][:] = task.read_task.epoch
+        block["epoch"][:] = read_task.epoch
         block["fault"][:] = 0
         block["row"][:] = np.where(positions < 0, -1, numbers[positions] if len(numbers) else -1)
         for slot, position in enumerate(positions):
@@ -123,7 +141,35 @@ def allocate_block(decoder: RowDecoder, rows: int) -> Block:
     return {name: np.empty((rows, *c.shape), c.dtype) for name, c in decoder.columns.items()}
 
 
-def _samples(task: BlockTask, members: tuple[str, ...]) -> list[RawSample | None]:
+def _samples_of_picks(
+    task: BlockTask, members: tuple[str, ...], store: ExtentStore | None, chosen: Sequence[int]
+) -> list[RawSample | None]:
+    """Return the samples of the blocks that begin at the positions `chosen`, in order; None elsewhere."""
+    picks = task.read_task.picks
+    assert picks is not None
+    samples: list[RawSample | None] = [None] * len(picks)
+    asked = np.zeros(len(picks), bool)
+    for start in chosen:
+        asked[start : start + task.rows_per_block] = True
+    positions = np.flatnonzero(asked & (picks[:, 0] >= 0))
+    positions = positions[np.argsort(picks[positions, 0], kind="stable")]
+    by_extent = np.split(positions, np.flatnonzero(np.diff(picks[positions, 0])) + 1) if len(positions) else []
+
+    def read(of_extent: np.ndarray) -> list[RawSample]:
+        extent, rows = int(picks[of_extent[0], 0]), picks[of_extent, 1].tolist()
+        if store is not None:
+            return store.read_rows(task.corpus, extent, rows, members)
+        whole = read_extent(task.corpus, extent, columns=members)
+        return [whole[row] for row in rows]
+
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
+        for of_extent, found in zip(by_extent, pool.map(read, by_extent), strict=True):
+            for position, sample in zip(of_extent, found, strict=True):
+                samples[position] = sample
+    return samples
+
+
+def _samples_of_slices(task: BlockTask, members: tuple[str, ...]) -> list[RawSample | None]:
     """Return the samples of all slices, in order."""
     slices = task.read_task.slices
     if not slices:

@@ -1,20 +1,30 @@
 """The deterministic order of rows: the rows of step s depend on the extent sizes, the seed and s alone.
 
-An epoch is a sequence of extents, cut into *read tasks* of a fixed number of rows; each task's rows are permuted. The
-tasks in order are the epoch; global batch s is its s-th run of `global_batch` rows. The number of workers has no
-influence. The last batch of an epoch is filled up with padding (row -1), so that no row is repeated or dropped.
+An epoch is cut into *read tasks* of a fixed number of rows. The tasks in order are the epoch; global batch s is its
+s-th run of `global_batch` rows. The number of workers has no influence. The last batch of an epoch is filled up with
+padding (row -1), so that no row is repeated or dropped. How rows come into this order is the plan's `shuffle`:
+
+- `off`: as they lie in the corpus.
+- `task`: the extents in random order; a task's rows, which come from a few of them, are permuted.
+- `wide`: the extents in random order; every step takes rows from hundreds of them (`xmodal.data.stream.lanes`).
+- `full`: one random permutation of all rows.
 
 Random numbers are raw 64-bit draws of Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), keyed
 through numpy's SeedSequence. numpy guarantees that both streams never change, so the order survives a numpy upgrade.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import Literal, get_args
 
 import numpy as np
 
-EPOCH, TASK, AUGMENT = range(3)  # the purposes of random streams; streams of different purposes never overlap
+from xmodal.data.stream.lanes import Lanes
+
+Shuffle = Literal["off", "task", "wide", "full"]
+SHUFFLES: tuple[Shuffle, ...] = get_args(Shuffle)
+EPOCH, TASK, AUGMENT, LANES = range(4)  # the purposes of random streams; streams of different purposes never overlap
 
 
 def philox(seed: int, *key: int) -> np.random.Philox:
@@ -79,9 +89,14 @@ class ReadTask:
     shuffle: bool
     skip: int  # rows before it were delivered before a restart
     stop: int  # rows from here on belong to later steps
+    picks: np.ndarray | None = field(default=None, compare=False, repr=False)
+    """int32 [rows, 2]: the extent of each row in the order of delivery, and its row in there; -1 is padding. Where
+    given, `slices` is empty"""
 
     def permutation(self) -> np.ndarray:
         """Return the positions of the task's rows (counted along `slices`) in the order of delivery; -1 is padding."""
+        if self.picks is not None:
+            return np.where(self.picks[:, 0] < 0, -1, np.arange(self.rows))
         unpadded = sum(piece.rows for piece in self.slices)
         order = np.arange(unpadded)
         if self.shuffle:
@@ -93,7 +108,7 @@ class ReadTask:
 class StreamPlan:
     """The order of one corpus under one seed and one global batch size.
 
-    `extent_rows` and `extent_shard` are int arrays with one entry per extent. `shuffle=False` keeps the order of the
+    `extent_rows` and `extent_shard` are int arrays with one entry per extent. `shuffle="off"` keeps the order of the
     corpus (for evaluation).
 
     >>> plan = StreamPlan(np.array([5, 3]), np.array([0, 1]), seed=0, global_batch=4)
@@ -107,14 +122,16 @@ class StreamPlan:
     extent_shard: np.ndarray
     seed: int
     global_batch: int
-    shuffle: bool = True
-    target_task_rows: int = 1024  # rows permuted together and read by one task; bounds its memory
+    shuffle: Shuffle = "task"
+    target_task_rows: int = 1024  # rows read by one task, which bounds its memory; `task` permutes no others with them
 
     def __post_init__(self) -> None:
         if self.global_batch < 1:
             raise ValueError(f"global_batch must be at least 1, not {self.global_batch}")
         if len(self.extent_rows) != len(self.extent_shard) or not len(self.extent_rows):
             raise ValueError("a plan needs at least one extent, and one shard number per extent")
+        if self.shuffle not in SHUFFLES:
+            raise ValueError(f"shuffle must be one of {', '.join(SHUFFLES)}, not {self.shuffle!r}")
 
     @cached_property
     def rows(self) -> int:
@@ -136,10 +153,30 @@ class StreamPlan:
 
     def task(self, epoch: int, index: int) -> ReadTask:
         """Return the `index`-th read task of `epoch`."""
-        order, ends = epoch_order(self, epoch)
         start = index * self.task_rows
         rows = min(self.task_rows, self.steps_per_epoch * self.global_batch - start)
-        stop = min(start + rows, self.rows)
+        if self.shuffle in ("wide", "full"):
+            picks = self._picks(epoch, start, rows)
+            return ReadTask(epoch, index, (), rows, self.seed, False, skip=0, stop=rows, picks=picks)
+        slices = self._slices(epoch, start, min(start + rows, self.rows))
+        return ReadTask(epoch, index, slices, rows, self.seed, self.shuffle == "task", skip=0, stop=rows)
+
+    def _picks(self, epoch: int, start: int, rows: int) -> np.ndarray:
+        """Return the extent and the row in it of `rows` positions of a well mixed epoch, from `start` on."""
+        order, ends = epoch_order(self, epoch)
+        lanes = Lanes(self.rows, self.global_batch, whole=self.shuffle == "full")
+        key = int(philox(self.seed, LANES, epoch).random_raw())
+        row = lanes.rows_at(np.arange(start, start + rows), key)
+        slot = np.searchsorted(ends, np.maximum(row, 0), side="right")
+        extent = order[slot]
+        first = ends[slot] - self.extent_rows[extent]
+        picks = np.stack([extent, row - first], axis=1).astype(np.int32)
+        picks[row < 0] = -1
+        return picks
+
+    def _slices(self, epoch: int, start: int, stop: int) -> tuple[ExtentSlice, ...]:
+        """Return the runs of rows that hold the rows from `start` to `stop` - 1 of an epoch of whole extents."""
+        order, ends = epoch_order(self, epoch)
         slots = range(int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, stop)) + 1)
         slices = []
         for slot in slots if stop > start else ():
@@ -148,7 +185,7 @@ class StreamPlan:
             begin = end - int(self.extent_rows[extent])
             first = max(start, begin)
             slices.append(ExtentSlice(extent, first - begin, min(stop, end) - first))
-        return ReadTask(epoch, index, tuple(slices), rows, self.seed, self.shuffle, skip=0, stop=rows)
+        return tuple(slices)
 
     def tasks(self, start_step: int, stop_step: int) -> Iterator[ReadTask]:
         """Yield the read tasks that deliver exactly the steps `start_step` to `stop_step` - 1."""
@@ -167,7 +204,7 @@ class StreamPlan:
 def epoch_order(plan: StreamPlan, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the extents of `epoch` in their order, and the running sum of their rows; two epochs are cached."""
     order = np.arange(len(plan.extent_rows))
-    if plan.shuffle:
+    if plan.shuffle != "off":
         order = interleave_shards(plan.extent_shard, philox(plan.seed, EPOCH, epoch))
     return order, np.cumsum(plan.extent_rows[order], dtype=np.int64)
 
