@@ -35,13 +35,14 @@ from xmodal.data.decode.image import ImageField
 from xmodal.data.formats.shard_writer import write_shards
 from xmodal.data.index import field_maps
 from xmodal.data.index.corpus import open_corpus
+from xmodal.data.stream.order import Shuffle
 
 NEEDS = ("photos/*.tar",)
 SIZE, BATCH, ROUNDS = 224, 256, 3
 PHOTOS, COPIES = 713, 29
 SKIPPED, COUNTED = 2048, 8192  # rows before the clock starts, rows on the clock
 PROCESSES = 2
-ON_RAY = ("tar", "parquet", "read_webdataset")
+ON_RAY = ("tar", "parquet", "tar_task", "parquet_task", "read_webdataset")
 
 Batches = Iterable[int]  # rows of each batch as it arrives
 
@@ -56,6 +57,8 @@ def run(folder: Path) -> Iterator[Measurement]:
         contenders: dict[str, Callable[[], Batches]] = {
             "tar": partial(xmodal_stream, str(tar)),
             "parquet": partial(xmodal_stream, str(parquet)),
+            "tar_task": partial(xmodal_stream, str(tar), "task"),
+            "parquet_task": partial(xmodal_stream, str(parquet), "task"),
             "webdataset": partial(webdataset_loader, shards, decode_with_pillow),
             "webdataset_our_decode": partial(webdataset_loader, shards, decode_with_xmodal),
             "read_webdataset": partial(ray_webdataset_reader, shards),
@@ -88,6 +91,8 @@ def measurements(rates: dict[str, list[float]], first: dict[str, list[float]]) -
         ("tar", "webdataset_our_decode", 0.9),
         ("tar", "read_webdataset", None),
         ("tar", "decode", 0.75),
+        ("tar", "tar_task", None),
+        ("parquet", "parquet_task", None),
         ("parquet", "webdataset", 1.3),
         ("parquet", "webdataset_our_decode", 0.9),
         ("parquet", "decode", 0.75),
@@ -137,10 +142,13 @@ def steady_rate(contender: Callable[[], Batches]) -> tuple[float, float]:
     return rate, first_s
 
 
-def xmodal_stream(uri: str) -> Iterator[int]:
-    """Yield the rows of each batch of the stream as a train worker reads it: tensors in this process."""
+def xmodal_stream(uri: str, shuffle: Shuffle = "wide") -> Iterator[int]:
+    """Yield the rows of each batch of the stream as a train worker reads it: tensors in this process.
+
+    Each time the extents are fetched anew.
+    """
     corpus = open_corpus(uri)
-    data = DataConfig(corpus=(uri,))
+    data = DataConfig(corpus=(uri,), shuffle=shuffle, shuffle_folder=tempfile.mkdtemp(dir=Path(uri).parent))
     mapping = field_maps.field_map(corpus, (), ("image",))
     streams = corpora.build_streams(
         data, [corpus], [mapping], (ImageField(size=SIZE),), batch_size=BATCH, workers=[1], seed=0
