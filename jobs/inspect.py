@@ -20,7 +20,7 @@ import numpy as np
 from jobs import arguments, console
 from pipelines.config.inspect import TERMINAL, InspectConfig
 from xmodal.data.extents import damage_summary
-from xmodal.data.index.survey import DuplicateRows
+from xmodal.data.index.survey import MIN_PAIRS, DuplicateRows, NeighbourLikeness
 from xmodal.formatting import clean_text, format_bytes, format_percent, pluralize
 from xmodal.report.charts.contact_sheet import terminal_grid
 
@@ -64,7 +64,24 @@ def describe(inspection: "Inspection") -> Iterator[str]:
     yield from _quantiles(survey.measures)
     yield f"same bytes    {_duplicates(survey.same_bytes, survey.rows)}"
     yield f"same caption  {_duplicates(survey.same_caption, survey.rows)}"
+    yield f"order         {_order(survey.neighbours)}"
     yield from _damage(inspection)
+
+
+def _order(neighbours: NeighbourLikeness) -> str:
+    """Say whether the corpus is sorted, and what that means for a training."""
+    if neighbours.pairs < MIN_PAIRS:
+        return "too few rows follow each other in the sample to say whether the corpus is sorted"
+    found = (
+        f"rows that follow each other share {format_percent(neighbours.captions)} of their captions' words (at random "
+        f"{format_percent(neighbours.captions_at_random)}), and {format_percent(neighbours.images)} have the same image"
+    )
+    if not neighbours.is_sorted:
+        return f"mixed: {found}"
+    return (
+        f"SORTED: {found}\n              --shuffle wide, the default of a training, mixes them; --shuffle task and off "
+        "would fill batches with rows that are alike"
+    )
 
 
 def _shares(counts: Mapping[str, int], rows: int) -> str:

@@ -29,6 +29,10 @@ class PrepareConfig:
     """name of the column of captions, or key in the JSON file beside an image; None: the one
     with a usual name"""
     base: str | None = None  # folder that relative image paths begin at; None: the folder of the table
+    shuffle: bool = True
+    """write the rows in random order: a table that is sorted, or has the captions of an image one
+    below the other, becomes a corpus that mixes well however it is read"""
+    seed: int = 0  # chooses the random order
     resize_short_side: int | None = None
     """largest short side in pixels, to which larger images are shrunk; None: images are stored
     unchanged"""
@@ -45,3 +49,5 @@ class PrepareConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"--{name.replace('_', '-')} must be positive, not {value}")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"--seed must lie in 0..2^63 - 1, not {self.seed}")

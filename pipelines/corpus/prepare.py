@@ -30,6 +30,7 @@ from xmodal.storage.local import PARTIAL
 
 RECORD, RECEIPTS, REFUSED = "_xmodal_prepare.json", "_xmodal_prepare", "_refused.jsonl"
 OURS = re.compile(r"\d{5,}\.(tar|parquet)|_refused\.jsonl|_xmodal_[a-z_]+(\.[a-z]+|/.*)")
+UNSHUFFLED = "that of the source"  # what a target of before has
 _READERS = 8  # images of one shard read at once
 
 
@@ -101,7 +102,8 @@ def make_plan(config: PrepareConfig) -> ShardPlan:
     storage.check(config.target, writable=True, options=config.storage)
     return plan_shards(
         listing, rows_per_shard=config.rows_per_shard,
-        bytes_per_shard=int(config.shard_mb * 1e6) if config.shard_mb else None, options=config.storage,
+        bytes_per_shard=int(config.shard_mb * 1e6) if config.shard_mb else None,
+        seed=config.seed if config.shuffle else None, options=config.storage,
     )  # fmt: skip
 
 
@@ -112,7 +114,11 @@ def _record(config: PrepareConfig, plan: ShardPlan) -> dict[str, Any]:
     return {
         "version": 1,
         "source": _absolute(config.source),
-        "settings": {name: getattr(config, name) for name in names} | {"base": _absolute(plan.listing.base)},
+        "settings": {name: getattr(config, name) for name in names}
+        | {
+            "base": _absolute(plan.listing.base),
+            "order": f"shuffled by seed {config.seed}" if config.shuffle else UNSHUFFLED,
+        },
         "listing": plan.listing.fingerprint,
         "shards": len(cuts),
         "cuts": pair_hash(json.dumps(cuts), None),
@@ -168,7 +174,7 @@ def _clear(config: PrepareConfig, files: dict[str, int]) -> dict[str, int]:
 
 def _check_record(config: PrepareConfig, stored: dict[str, Any], record: dict[str, Any]) -> None:
     """Raise CorpusError where the target's record is that of another run."""
-    old, new = stored.get("settings", {}), record["settings"]
+    old, new = {"order": UNSHUFFLED, **stored.get("settings", {})}, record["settings"]
     changed = [f"{n} was {old.get(n)}, now {new[n]}" for n in new if old.get(n) != new[n]]
     if stored.get("source") != record["source"]:
         changed.insert(0, f"source was {stored.get('source')}, now {record['source']}")

@@ -127,3 +127,24 @@ def test_a_corpus_in_storage_and_its_grid(s3_root: str) -> None:
     inspection = inspect.run(inspect.InspectConfig(corpus=f"{s3_root}/scenes", grid=f"{s3_root}/grid.png"))
     assert inspection.survey.rows == 12
     assert storage.read(f"{s3_root}/grid.png", 0, 4) == b"\x89PNG"
+
+
+def _write_captions(folder: Path, captions: list[str], image_of: list[int]) -> str:
+    samples = {
+        f"k{i:04}": corrupt_corpus.Sample(corrupt_corpus.valid_sample(image).image, caption.encode())
+        for i, (caption, image) in enumerate(zip(captions, image_of, strict=True))
+    }
+    corrupt_corpus.write_tar(folder, samples, shards=1)
+    return lines(inspect.run(inspect.InspectConfig(corpus=str(folder))))
+
+
+def test_a_corpus_that_is_sorted_is_said_to_be_with_what_it_means(tmp_path: Path) -> None:
+    names = ["cat", "dog", "tree", "house"]
+    by_class = [f"a photo of a {name} {i % 7}" for name in names for i in range(20)]
+    mixed = [by_class[i * 37 % 80] for i in range(80)]
+    assert "SORTED" in _write_captions(tmp_path / "sorted", by_class, list(range(80)))
+    assert "order         mixed" in _write_captions(tmp_path / "mixed", mixed, list(range(80)))
+    unlike = [f"word{i} other{i} third{i}" for i in range(80)]
+    five = _write_captions(tmp_path / "five", unlike, [i // 5 for i in range(80)])
+    assert "SORTED" in five and "have the same image" in five and "--shuffle wide" in five
+    assert "too few rows" in _write_captions(tmp_path / "few", by_class[:10], list(range(10)))

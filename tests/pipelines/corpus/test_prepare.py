@@ -372,3 +372,37 @@ def test_keys_are_safe_and_unique(path: str, caption: bytes) -> None:
     assert set(key) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
     assert key == pair_key(path, caption) != pair_key(path + "x", caption)
     assert key != pair_key(path, caption + b"x")
+
+
+def _captions_in_order(target: Path) -> list[str]:
+    corpus = open_corpus(str(target))
+    samples = [s for extent in range(len(corpus.extents)) for s in read_extent(corpus, extent)]
+    return [sample.members["txt"].decode() for sample in samples]
+
+
+def test_rows_are_shuffled_by_seed_unless_their_order_is_to_stay(tmp_path: Path) -> None:
+    pairs = _pairs(tmp_path, 40)
+    source, captions = _csv(tmp_path, pairs), [text for _, text in pairs.values()]
+    for name, asked in {"a": {}, "b": {"seed": 1}, "again": {}, "kept": {"shuffle": False}}.items():
+        _run(source, tmp_path / name, **asked)
+    orders = {name: _captions_in_order(tmp_path / name) for name in ("a", "b", "again", "kept")}
+    assert orders["kept"] == captions
+    assert sorted(orders["a"]) == sorted(orders["b"]) == sorted(captions)
+    assert orders["a"] == orders["again"] and len({tuple(order) for order in orders.values()}) == 3
+    assert sum(a == b for a, b in zip(orders["a"], captions, strict=True)) < 10
+    with pytest.raises(CorpusError, match="order was shuffled by seed 0, now shuffled by seed 1"):
+        _run(source, tmp_path / "a", seed=1)
+
+
+def test_a_target_begun_before_rows_were_shuffled_is_finished_in_its_order(tmp_path: Path) -> None:
+    source, target = _csv(tmp_path, _pairs(tmp_path)), tmp_path / "out"
+    _run(source, target, shuffle=False)
+    whole = _bytes(target)
+    record = json.loads((target / "_xmodal_prepare.json").read_text())
+    del record["settings"]["order"]
+    (target / "_xmodal_prepare.json").write_text(json.dumps(record))
+    (target / "00001.tar").unlink()
+    with pytest.raises(CorpusError, match="order was that of the source, now shuffled by seed 0"):
+        _run(source, target)
+    _run(source, target, shuffle=False)
+    assert _bytes(target)["00001.tar"] == whole["00001.tar"]

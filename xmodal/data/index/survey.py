@@ -5,10 +5,12 @@ Of a large corpus a sample is read; shares and numbers of duplicates are then th
 
 import hashlib
 import io
+import random
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from xmodal.data.index.corpus import Corpus, RawSample
 from xmodal.data.index.sampling import SamplePlan, read_sample
 from xmodal.errors import BadSample
 
+MIN_PAIRS = 30  # of neighbours, before anything is said about the order
 CHECK_SIZE = 32  # pixels a side, to which every image is decoded to check that it can be
 
 
@@ -57,6 +60,27 @@ class FaultCount:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NeighbourLikeness:
+    """How alike rows are that follow each other in the corpus, and rows at random; means over `pairs` of each.
+
+    `captions` is the share of words that two captions have in common (Jaccard), without those that most captions have;
+    `images` the share of equal images.
+    """
+
+    pairs: int
+    captions: float
+    captions_at_random: float
+    images: float
+    images_at_random: float
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether neighbours are much more alike than rows at random: sorted by class or source, or image by image."""
+        captions = self.captions > max(2 * self.captions_at_random, self.captions_at_random + 0.1)
+        return self.pairs >= MIN_PAIRS and (captions or self.images > self.images_at_random + 0.1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CorpusSurvey:
     """The result of a survey. `measures` maps a name with its unit to one number for each row or caption."""
 
@@ -67,6 +91,7 @@ class CorpusSurvey:
     measures: Mapping[str, np.ndarray]
     same_bytes: DuplicateRows
     same_caption: DuplicateRows
+    neighbours: NeighbourLikeness
     faults: tuple[FaultCount, ...]
     examples: tuple[SurveyExample, ...]
 
@@ -83,6 +108,7 @@ class _Counts:
     by_caption: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     captions: dict[int, str] = field(default_factory=dict)
     faults: dict[tuple[str, str], FaultCount] = field(default_factory=dict)
+    valid: list[tuple[int, frozenset[str], bytes]] = field(default_factory=list)  # row, words, hash of the image
 
 
 def survey_corpus(corpus: Corpus, mapping: FieldMap, *, max_rows: int, examples: int) -> CorpusSurvey:
@@ -95,6 +121,9 @@ def survey_corpus(corpus: Corpus, mapping: FieldMap, *, max_rows: int, examples:
     counts, chosen, missing = _Counts(), [], 0
     for number, (row, sample) in enumerate(read_sample(corpus, plan)):
         pair = _count_row(counts, sample, mapping)
+        if pair is not None:
+            words = frozenset(pair[1].lower().split())
+            counts.valid.append((row, words, hashlib.blake2b(pair[0] or b"", digest_size=16).digest()))
         missing += number in example_numbers
         if missing and pair is not None:  # the next valid row replaces a chosen one that is bad
             chosen.append(SurveyExample(row=row, key=sample.key, encoded=pair[0], caption=pair[1]))
@@ -109,6 +138,7 @@ def survey_corpus(corpus: Corpus, mapping: FieldMap, *, max_rows: int, examples:
         same_caption=_duplicates(
             counts.by_caption.values(), {id(v): counts.captions[k] for k, v in counts.by_caption.items()}
         ),
+        neighbours=_neighbours(counts.valid, with_images="image" in mapping.sources),
         faults=tuple(sorted(counts.faults.values(), key=lambda fault: -fault.rows)),
         examples=tuple(chosen),
     )
@@ -172,6 +202,30 @@ def _count_captions(counts: _Counts, key: str, value: Any) -> str:
         counts.by_caption[number].append(key)
         counts.captions.setdefault(number, caption)
     return cleaned[0]
+
+
+def _neighbours(valid: Sequence[tuple[int, frozenset[str], bytes]], *, with_images: bool) -> NeighbourLikeness:
+    """Compare rows with the next one of the corpus, and equally many pairs of rows at random."""
+    following = [(a, b) for a, b in pairwise(valid) if b[0] == a[0] + 1]
+    frequency = Counter(word for _, words, _ in valid for word in words)
+    common = {word for word, count in frequency.items() if count > len(valid) / 2}  # "a photo of": says nothing
+    draw = random.Random(0)
+    at_random = [(draw.choice(valid), draw.choice(valid)) for _ in following]
+    at_random = [(a, b) for a, b in at_random if a[0] != b[0]]
+
+    def likeness(pairs: Sequence[tuple[Any, Any]]) -> tuple[float, float]:
+        captions = [len((a[1] & b[1]) - common) / max(len((a[1] | b[1]) - common), 1) for a, b in pairs]
+        images = [with_images and a[2] == b[2] for a, b in pairs]
+        return sum(captions) / max(len(pairs), 1), sum(images) / max(len(pairs), 1)
+
+    (captions, images), (captions_at_random, images_at_random) = likeness(following), likeness(at_random)
+    return NeighbourLikeness(
+        pairs=len(following),
+        captions=captions,
+        captions_at_random=captions_at_random,
+        images=images,
+        images_at_random=images_at_random,
+    )
 
 
 def _duplicates(groups: Iterable[list[str]], captions: Mapping[int, str] | None = None) -> DuplicateRows:

@@ -37,11 +37,13 @@ def plan_shards(
     *,
     rows_per_shard: int | None = None,
     bytes_per_shard: int | None = None,
+    seed: int | None = None,
     options: StorageOptions | None = None,
 ) -> ShardPlan:
     """Reject the rows that the listing alone shows to be unusable, and split the others into shards.
 
-    A shard holds `rows_per_shard` rows or, where that is not given, about `bytes_per_shard` bytes of images.
+    A shard holds `rows_per_shard` rows or, where that is not given, about `bytes_per_shard` bytes of images. With a
+    `seed` the usable rows are permuted; each shard then holds its rows in random order.
     """
     usable, hashes, rejected = [], [], []
     position = 0
@@ -60,6 +62,11 @@ def plan_shards(
     repeated_rows = listing.table.take(pa.array(positions[repeated])).to_pylist()
     rejected += [rejection_record(row, duplicate) for row in repeated_rows]
     positions = positions[np.sort(first)]
+    if seed is not None:
+        draw = np.random.Philox(np.random.SeedSequence(seed)).random_raw(
+            len(positions)
+        )  # numpy guarantees both streams
+        positions = positions[np.argsort(draw, kind="stable")]
     if rows_per_shard or not bytes_per_shard:
         starts = np.arange(0, len(positions), rows_per_shard or ROWS_PER_SHARD)
     else:
