@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import combinations
@@ -42,6 +43,8 @@ __all__ = [
     "read_extent",
 ]
 
+STORE_EVERY_S = 20.0  # while shards are indexed: what a kill can cost ...
+STORING_SHARE = 0.05  # ... or longer, so that storing takes no larger share of the time
 MAX_IGNORED = 100  # paths in `Corpus.ignored`
 
 
@@ -60,7 +63,8 @@ def open_corpus(
 
     The index is stored in the corpus's folder, or in the folder `index`. Shards whose size or etag differs from the
     stored index are indexed again, by `map_shards(function, entries)`, which may run in parallel and return in any
-    order. `progress(done, total)` counts them; `notify` receives messages about changes, damage and ignored files.
+    order; what is done is stored every 20 s, so that a start after a kill goes on from there. `progress(done, total)`
+    counts them; `notify` receives messages about changes, damage and ignored files.
     `hash_extents` stores a SHA-256 of each extent, which every later read verifies. `rebuild` ignores the stored index.
 
     CorpusError: no shards, no usable sample, Parquet files with incompatible columns, an index of a newer xmodal.
@@ -81,7 +85,14 @@ def open_corpus(
     stale = _find_stale(listing, stored, say)
     hash_new = hash_extents or (stored is not None and stored.has_hashes)
     work = partial(index_shard, listing.base, options=options, hash_extents=hash_new)
-    fresh = {shard.shard.path: shard for shard in _with_progress(map_shards(work, stale), len(stale), progress)}
+    fresh: dict[str, ShardIndex] = {}
+    store_at = time.monotonic() + STORE_EVERY_S
+    for shard in _with_progress(map_shards(work, stale), len(stale), progress):
+        fresh[shard.shard.path] = shard
+        if time.monotonic() >= store_at and len(fresh) < len(stale):
+            began = time.monotonic()
+            _store(_index_of_done(listing, stored, stale, fresh), index_path, options, say)
+            store_at = time.monotonic() + max(STORE_EVERY_S, (time.monotonic() - began) / STORING_SHARE)
     merged = stored_index.merge_index(listing.format, listing.paths, stored, fresh)
     _check(uri, merged)
     if stale or stored is None or len(stored.shards) != len(merged.shards):
@@ -89,6 +100,16 @@ def open_corpus(
     _report_damage(merged, {entry.uri for entry in stale}, listing, say)
     ignored = listing.ignored[:MAX_IGNORED]
     return Corpus(listing.base, merged.format, merged.shards, merged.extents, merged.damage, options, ignored)
+
+
+def _index_of_done(
+    listing: Listing, stored: CorpusIndex | None, stale: Iterable[storage.Entry], fresh: dict[str, ShardIndex]
+) -> CorpusIndex:
+    """Return the index of the shards that need not be indexed any more; the next start finds the others missing."""
+    waiting = {relative_path(listing.base, entry.uri) for entry in stale} - fresh.keys()
+    return stored_index.merge_index(
+        listing.format, [path for path in listing.paths if path not in waiting], stored, fresh
+    )
 
 
 def index_uri(uri: str, listing: Listing, folder: str | None) -> str:
