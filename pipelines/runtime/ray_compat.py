@@ -158,12 +158,12 @@ SHORTEST_SLEEP_S, LONGEST_SLEEP_S = 0.01, 0.05
 
 @cache
 def backpressure_throttle() -> "type[ExecutionCallback]":
-    """Return a callback class that makes Ray Data's scheduling loop sleep while its consumer's queue is full.
+    """Return a callback class that makes Ray Data's scheduling loop sleep while it can only wait for its consumer.
 
-    Why: the loop waits for tasks that have something to give. Where all have and the queue is full it does not wait at
-    all: streams that are ahead of their training took half of two cores from it. Each sleep is longer the longer the
-    queue has been full: short ones cost a fast consumer (a cache, a GPU) little. Public way missing: a public callback
-    class, and the backpressure state of an operator.
+    Why: the loop waits for tasks that have something to give. Where all have and the queue is full, or where all have
+    ended and their blocks wait to be taken, it does not wait at all: streams that are ahead of their training took half
+    of two cores from it. Each sleep is longer the longer this has lasted: short ones cost a fast consumer (a cache, a
+    GPU) little. Public way missing: a public callback class, and the backpressure state of an operator.
     Test: test_stream.py::test_the_scheduling_loop_sleeps_only_while_it_is_ahead_of_its_consumer.
     """
     from ray.data._internal.execution.execution_callback import ExecutionCallback
@@ -173,7 +173,9 @@ def backpressure_throttle() -> "type[ExecutionCallback]":
             self.sleep_s = SHORTEST_SLEEP_S
 
         def on_execution_step(self, executor: Any) -> None:
-            if any(operator._in_task_output_backpressure for operator in executor._topology):
+            operators = executor._topology
+            is_full = any(operator._in_task_output_backpressure for operator in operators)
+            if is_full or not any(operator.num_active_tasks() for operator in operators):
                 time.sleep(self.sleep_s)
                 self.sleep_s = min(2 * self.sleep_s, LONGEST_SLEEP_S)
             else:

@@ -207,7 +207,8 @@ def test_the_scheduling_loop_sleeps_only_while_it_is_ahead_of_its_consumer(monke
     monkeypatch.setattr(ray_compat.time, "sleep", sleeps.append)
     throttle_class = ray_compat.backpressure_throttle()
     assert throttle_class in source._context(100, {}).execution_callback_classes
-    busy, full = (InputDataBuffer(DataContext.get_current(), []) for _ in range(2))
+    busy, full, ended = (InputDataBuffer(DataContext.get_current(), []) for _ in range(3))
+    monkeypatch.setattr(busy, "num_active_tasks", lambda: 2)
     full.notify_in_task_output_backpressure(True)
     throttle, level, ahead = throttle_class(), SimpleNamespace(_topology={busy: None}), {busy: None, full: None}
     throttle.on_execution_step(level)
@@ -219,3 +220,5 @@ def test_the_scheduling_loop_sleeps_only_while_it_is_ahead_of_its_consumer(monke
     throttle.on_execution_step(level)
     throttle.on_execution_step(SimpleNamespace(_topology=ahead))
     assert sleeps[-1] == ray_compat.SHORTEST_SLEEP_S and len(sleeps) == 10
+    throttle.on_execution_step(SimpleNamespace(_topology={ended: None}))  # all is read, and waits to be taken
+    assert len(sleeps) == 11
