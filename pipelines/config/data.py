@@ -35,8 +35,8 @@ class DataConfig:
     shuffle_folder: str = "auto"  # folder on each machine for these rows; auto: a folder in ~/.cache
     rows_per_task: int = 1024  # number of rows that one read task reads; more rows take more memory
     tasks_per_segment: int = 4096
-    """number of read tasks in one Ray Dataset, of which a run starts one after the other; each
-    start takes seconds"""
+    """largest number of read tasks in one Ray Dataset, of which a run starts one after the other; the
+    memory of the first worker grows with it"""
     cache: str | None = None
     """folder on each machine for decoded blocks, auto (a folder in ~/.cache) or off; None:
     auto in a sweep, else off"""

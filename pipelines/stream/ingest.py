@@ -19,6 +19,7 @@ from xmodal.batch import Batch
 from xmodal.data.stream import blocks
 from xmodal.streaming import batch_of_blocks
 
+FIRST_SEGMENT_TASKS = 64
 START_NEXT_AT = 0.75  # share of a segment's steps that are delivered when the next segment starts to read
 CORPUS_SHIFT = 48  # a batch's row number is corpus index << 48 | row in the corpus: unique over a mixture
 
@@ -34,14 +35,15 @@ class StepBatch:
 def segments(streams: Sequence[Stream], start: int, stop: int, most_tasks: int) -> Iterator[tuple[int, int]]:
     """Cut steps [start, stop) into runs of at most about `most_tasks` read tasks of any one stream.
 
-    Starting a Dataset costs seconds, so that small corpora must not pay it every epoch; its memory grows with the
-    number of its tasks, so that large ones must not have one for all.
+    Starting a Dataset costs seconds, so that small corpora must not pay it every epoch; its memory, and the time until
+    it begins, grow with the number of its tasks, so that large ones must not have one for all. The first run is short,
+    so that the first batch comes soon, and each is twice as long as the one before.
     """
-    steps = min(max(1, most_tasks * s.plan.task_rows // s.plan.global_batch) for s in streams)
+    tasks = min(FIRST_SEGMENT_TASKS, most_tasks)
     while start < stop:
-        end = min(start + steps, stop)
+        end = min(start + min(max(1, tasks * s.plan.task_rows // s.plan.global_batch) for s in streams), stop)
         yield start, end
-        start = end
+        start, tasks = end, min(2 * tasks, most_tasks)
 
 
 def step_batches(

@@ -7,6 +7,7 @@ import sys
 import tarfile
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -222,3 +223,13 @@ def test_the_scheduling_loop_sleeps_only_while_it_is_ahead_of_its_consumer(monke
     assert sleeps[-1] == ray_compat.SHORTEST_SLEEP_S and len(sleeps) == 10
     throttle.on_execution_step(SimpleNamespace(_topology={ended: None}))  # all is read, and waits to be taken
     assert len(sleeps) == 11
+
+
+def test_segments_begin_short_and_grow_up_to_their_limit():
+    stream = SimpleNamespace(plan=SimpleNamespace(task_rows=1024, global_batch=256))
+    runs = list(ingest.segments([stream], 10, 5000, 256))
+    assert runs[0][0] == 10 and runs[-1][1] == 5000
+    assert all(end == start for (_, end), (start, _) in pairwise(runs))
+    assert [end - start for start, end in runs][:5] == [256, 512, 1024, 1024, 1024]
+    assert list(ingest.segments([stream], 0, 12, 1)) == [(0, 4), (4, 8), (8, 12)]
+    assert list(ingest.segments([stream], 3, 3, 256)) == []
